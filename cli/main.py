@@ -1,0 +1,69 @@
+"""The `mnv3` command: one file per subcommand, loaded when it is asked for."""
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+# Subcommand -> its one-line help. The modules are imported late, so that `mnv3 --help` does not wait for them.
+COMMANDS = {
+    "train": "Train a network on pictures in folders.",
+    "evaluate": "Score a run, a .keras or a .tflite file on labelled pictures.",
+    "predict": "Say what is on pictures.",
+    "quantize": "Make the int8 form of a trained run (QAT or PTQ).",
+    "convert": "Write a .tflite file.",
+    "benchmark": "Measure the latency of .tflite files.",
+    "summary": "Show a model's layers, parameters and MACs.",
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(f"mnv3_tf.cli.{cmd_name}"), cmd_name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        from mnv3_tf.yaml_text import nearest
+
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"There is no command {args[0]!r}{nearest(args[0], COMMANDS)}. Commands: {', '.join(COMMANDS)}.")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="mnv3-tf", prog_name="mnv3")
+def cli() -> None:
+    """MobileNetV3 on a phone: train, quantize, convert, prove and measure."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line and exits: 0 done, 1 failed, 2 usage, 3 a gate did not pass, 4 no device."""
+    from mnv3_tf.errors import KitError
+
+    try:
+        code = cli.main(args=arguments, prog_name="mnv3", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("Stopped.", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except KitError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Options and output that several subcommands share."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+
+from mnv3_tf.progress import Advance
+
+
+def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds ``-c config.yaml`` and ``-o section.key=value``."""
+    command = click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE",
+                           help="Change one setting, such as train.epochs=40; may be given again.")(command)
+    return click.option("-c", "--config", "config_path", type=click.Path(dir_okay=False),
+                        help="YAML file with settings.")(command)
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")(command)
+
+
+def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the required ``--data``."""
+    return click.option("--data", required=True, type=click.Path(), metavar="PATH",
+                        help="Folder of class folders; or of train/, val/, test/; or with train_list.txt.")(command)
+
+
+def print_json(value: Any) -> None:
+    """Prints a JSON document on standard output."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def quiet_libraries() -> None:
+    """Keeps TensorFlow's start-up chatter off the terminal; its errors still show. Call before importing it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("ABSL_MIN_LOG_LEVEL", "2")
+    import logging
+    import warnings
+
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+class Terminal:
+    """Progress on standard error, with rich: a bar with time left on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    @contextlib.contextmanager
+    def task(self, description: str, total: int) -> Iterator[Advance]:
+        if not self.console.is_terminal:
+            yield self._plain(description, total)
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                      TextColumn("{task.fields[note]}"), console=self.console, transient=True) as bar:
+            task = bar.add_task(description, total=total, note="")
+            yield lambda done, note: bar.update(task, completed=done, note=note)
+
+    def _plain(self, description: str, total: int) -> Advance:
+        """One line at every tenth of the work that took more than a few seconds."""
+        import time
+
+        state = {"began": time.monotonic(), "printed": 0.0, "first": None}
+
+        def advance(done: int, note: str) -> None:
+            now = time.monotonic()
+            if state["first"] is None:
+                state["first"] = max(0, done - 1)
+            share = done / max(total, 1)
+            if now - state["began"] > 5 and share - state["printed"] >= 0.1:
+                state["printed"] = share
+                fresh = max(done - (state["first"] or 0), 1)
+                left = (now - state["began"]) / fresh * (total - done)
+                self.say(f"{description}: {done}/{total}, about {left:.0f} s left{', ' + note if note else ''}")
+
+        return advance
+
+
+def stdout_is_terminal() -> bool:
+    """Whether a person is looking at standard output."""
+    return sys.stdout.isatty()

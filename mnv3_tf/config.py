@@ -1,0 +1,331 @@
+"""The configuration of a run: frozen dataclasses, read from YAML and from ``-o section.key=value`` overrides.
+
+Every value is checked against its field's type; an unknown key is an error that names the nearest match.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from mnv3_tf.errors import InputError
+from mnv3_tf.yaml_text import YamlDocument, nearest, read_yaml
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network. See :func:`mnv3_tf.MobileNetV3` for the meaning of the keys."""
+
+    name: Literal["large", "small", "large_minimalistic", "small_minimalistic"] = "small"
+    block_table: str | None = None
+    alpha: float = 1.0
+    dropout: float = 0.2
+    inplanes: int | None = None
+    class_squeeze: int | None = None
+    class_expand: int | None = None
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How pictures become tensors.
+
+    Attributes:
+        image_size: one side in pixels, or [height, width]; each at least 32.
+        resize: "stretch", "crop" (centre crop) or "pad" (letterbox).
+        crop_fraction: for "crop", the share of the shorter side that the crop keeps.
+        interpolation: "bilinear", "bicubic", "area" or "nearest", with Pillow's antialiasing.
+        validation_fraction: share of each class set aside where the data set has no validation split.
+        strict: a broken picture, or one that is both in training and validation, fails the run.
+        cache_mb: memory for decoded pictures, in MiB; pictures beyond it are decoded again in every epoch.
+        workers: threads that prepare training pictures; null chooses by the machine.
+    """
+
+    image_size: int | tuple[int, int] = 224
+    resize: Literal["stretch", "crop", "pad"] = "stretch"
+    crop_fraction: float = 1.0
+    interpolation: Literal["bilinear", "bicubic", "area", "nearest"] = "bilinear"
+    validation_fraction: float = 0.15
+    strict: bool = False
+    cache_mb: int = 1024
+    workers: int | None = None
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes to training pictures; shares and strengths are 0 for off.
+
+    Attributes:
+        smallest_area: the random crop keeps at least this share of the picture; 1 switches cropping off.
+        aspect: the crop's aspect ratio varies within [1/(1+aspect), 1+aspect].
+        horizontal_flip, vertical_flip: mirror half of the pictures.
+        rotation: degrees, at most, either way.
+        brightness, contrast, saturation: strength of the colour changes, in 0..1.
+        erase: share of pictures with a rectangle blanked out.
+        mixup: alpha of the Beta distribution that mixes pairs of pictures and their labels.
+    """
+
+    smallest_area: float = 0.35
+    aspect: float = 0.33
+    horizontal_flip: bool = True
+    vertical_flip: bool = False
+    rotation: float = 15.0
+    brightness: float = 0.3
+    contrast: float = 0.3
+    saturation: float = 0.3
+    erase: float = 0.25
+    mixup: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Float training.
+
+    Attributes:
+        learning_rate: peak rate; null: a default of the optimizer, scaled with the batch size.
+        warmup_epochs: of linear warm-up before the cosine; null: a twentieth of the epochs, at most 5.
+        class_weights: "none", or "balanced" (inversely proportional to the class's pictures).
+        ema_decay: of the averaged copy of the weights that is evaluated beside the raw one; 0 for none.
+        batchnorm_momentum: null follows the number of steps per epoch.
+        mixed_precision: null: float16 arithmetic on a GPU, float32 on a CPU.
+        xla: null: on a GPU and on JAX, not on a CPU (where it trains this network 5 to 9 times slower).
+        checkpoint_minutes: the resumable state is written this often, and after every epoch.
+    """
+
+    epochs: int = 100
+    batch_size: int = 64
+    optimizer: Literal["adamw", "sgd", "rmsprop"] = "adamw"
+    learning_rate: float | None = None
+    weight_decay: float = 0.02
+    warmup_epochs: float | None = None
+    label_smoothing: float = 0.1
+    class_weights: Literal["none", "balanced"] = "none"
+    ema_decay: float = 0.99
+    batchnorm_momentum: float | None = None
+    mixed_precision: bool | None = None
+    xla: bool | None = None
+    checkpoint_minutes: float = 10.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class QuantizeConfig:
+    """Quantization.
+
+    Attributes:
+        epochs: of quantization-aware fine-tuning.
+        learning_rate: its peak rate (cosine to zero).
+        calibration_pictures: training pictures that the activation ranges start from.
+        teacher_weight: share of the loss that asks for the float model's answers; the rest asks for the labels.
+        temperature: of the teacher's probabilities.
+        range_decay: of the moving averages that the activation ranges follow, per step.
+        freeze_ranges: in the last part of the fine-tuning, as a share of it, the ranges stand still.
+    """
+
+    epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 2e-4
+    calibration_pictures: int = 512
+    teacher_weight: float = 0.7
+    temperature: float = 2.0
+    range_decay: float = 0.99
+    freeze_ranges: float = 0.3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Config:
+    """All sections."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain nested values, as written to YAML."""
+        plain = dataclasses.asdict(self)
+        size = plain["data"]["image_size"]
+        plain["data"]["image_size"] = list(size) if isinstance(size, tuple) else size
+        return plain
+
+
+# What each number may be: (lowest, highest, lowest itself allowed). Anything not listed is free.
+_RANGES: dict[str, tuple[float, float, bool]] = {
+    "model.alpha": (0, 16, False), "model.dropout": (0, 0.99, True), "model.inplanes": (1, 1e5, True),
+    "model.class_squeeze": (1, 1e5, True), "model.class_expand": (1, 1e5, True),
+    "data.crop_fraction": (0, 1, False), "data.validation_fraction": (0, 0.9, False), "data.cache_mb": (0, 1e7, True),
+    "data.workers": (1, 512, True),
+    "augment.smallest_area": (0, 1, False), "augment.aspect": (0, 4, True), "augment.rotation": (0, 180, True),
+    "augment.brightness": (0, 1, True), "augment.contrast": (0, 1, True), "augment.saturation": (0, 1, True),
+    "augment.erase": (0, 1, True), "augment.mixup": (0, 10, True),
+    "train.epochs": (1, 1e6, True), "train.batch_size": (1, 1e6, True), "train.learning_rate": (0, 100, False),
+    "train.weight_decay": (0, 10, True), "train.warmup_epochs": (0, 1e6, True), "train.label_smoothing": (0, 0.9, True),
+    "train.ema_decay": (0, 0.999999, True), "train.batchnorm_momentum": (0, 0.9999, True),
+    "train.checkpoint_minutes": (0, 1e6, False), "train.seed": (0, 2**32 - 1, True),
+    "quantize.epochs": (0, 1e6, True), "quantize.batch_size": (1, 1e6, True), "quantize.learning_rate": (0, 100, False),
+    "quantize.calibration_pictures": (1, 1e6, True), "quantize.teacher_weight": (0, 1, True),
+    "quantize.temperature": (0, 100, False), "quantize.range_decay": (0, 0.99999, True),
+    "quantize.freeze_ranges": (0, 1, True), "quantize.seed": (0, 2**32 - 1, True),
+}
+
+
+def load_config(path: str | Path | None = None, overrides: Iterable[str] = (), base: Config | None = None) -> Config:
+    """The defaults (or `base`), changed by a YAML file, then by overrides in their order.
+
+    Args:
+        path: YAML with the sections of :class:`Config`; None for none.
+        overrides: texts such as ``train.epochs=40`` or ``data.image_size=[160,128]``.
+        base: what to start from.
+
+    Raises:
+        InputError: unknown section or key (with the nearest match), a value of the wrong type or out of range; the message
+            names the file and line, or the override.
+    """
+    config = base or Config()
+    if path is not None:
+        document = read_yaml(path)
+        config = _apply_document(config, document)
+        table = config.model.block_table
+        if table and not Path(table).is_absolute() and "block_table" in (document.value or {}).get("model", {}):
+            config = _replace(config, "model", "block_table", str((Path(path).parent / table).resolve()))
+    for override in overrides:
+        config = _apply_override(config, override)
+    return config
+
+
+def save_config(path: str | Path, config: Config) -> None:
+    """Writes every value, defaults included, as YAML."""
+    from mnv3_tf.files import write_text
+
+    write_text(path, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The keys whose values differ, as ``train.epochs: 40 -> 60``."""
+    before, after = old.to_dict(), new.to_dict()
+    return [f"{section}.{key}: {before[section][key]} -> {after[section][key]}"
+            for section in before for key in before[section] if before[section][key] != after[section][key]]
+
+
+def _apply_document(config: Config, document: YamlDocument) -> Config:
+    if document.value is None:
+        return config
+    sections = _fields(Config)
+    for section, values in document.mapping(set(sections)).items():
+        where = f"{document.path}, line {document.line(section)}"
+        if values is None:
+            continue
+        if not isinstance(values, Mapping):
+            raise InputError(f"{where}: section {section!r} must hold key: value lines, got {values!r}.")
+        for key, value in values.items():
+            config = _set(config, section, str(key), value, f"{document.path}, line {document.line(section, key)}")
+    return config
+
+
+def _apply_override(config: Config, override: str) -> Config:
+    name, equals, text = override.partition("=")
+    section, dot, key = name.strip().partition(".")
+    where = f"-o {override}"
+    if not equals or not dot:
+        raise InputError(f"{where}: an override is written section.key=value, such as train.epochs=40.")
+    if section not in _fields(Config):
+        raise InputError(f"{where}: there is no section {section!r}{nearest(section, _fields(Config))}. "
+                         f"Sections: {', '.join(_fields(Config))}.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: the value {text!r} cannot be read.") from error
+    return _set(config, section, key, value, where)
+
+
+def _fields(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _replace(config: Config, section: str, key: str, value: Any) -> Config:
+    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{key: value})})
+
+
+def _set(config: Config, section: str, key: str, value: Any, where: str) -> Config:
+    hints = _fields(type(getattr(config, section)))
+    if key not in hints:
+        raise InputError(f"{where}: section {section!r} has no key {key!r}{nearest(key, hints)}. "
+                         f"Keys: {', '.join(hints)}.")
+    name = f"{section}.{key}"
+    try:
+        typed = _coerce(value, hints[key])
+    except ValueError as error:
+        raise InputError(f"{where}: {name} is {value!r}; allowed: {error}.") from None
+    if name == "data.image_size":
+        sides = (typed,) if isinstance(typed, int) else typed
+        if min(sides) < 32:
+            raise InputError(f"{where}: {name} is {value!r}; each side must be at least 32 pixels.")
+    if name in _RANGES and typed is not None:
+        low, high, closed = _RANGES[name]
+        if not (low <= typed <= high) or (typed == low and not closed):
+            raise InputError(f"{where}: {name} is {value!r}; it must be {'at least' if closed else 'above'} {low:g} "
+                             f"and at most {high:g}.")
+    return _replace(config, section, key, typed)
+
+
+def _coerce(value: Any, hint: Any) -> Any:
+    """`value` as the type `hint`, or ValueError with a phrase saying what is allowed."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        phrases = []
+        for option in arguments:
+            if option is type(None):
+                phrases.append("null")
+                continue
+            try:
+                return _coerce(value, option)
+            except ValueError as error:
+                phrases.append(str(error))
+        raise ValueError(" or ".join(phrases))
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise ValueError(", ".join(map(str, arguments)) + nearest(str(value), arguments))
+    if origin is tuple:
+        if isinstance(value, (list, tuple)) and len(value) == len(arguments):
+            return tuple(_coerce(item, kind) for item, kind in zip(value, arguments, strict=True))
+        raise ValueError("[height, width]")
+    if hint is bool:
+        if isinstance(value, bool):
+            return value
+        raise ValueError("true or false")
+    if hint is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        raise ValueError("a whole number")
+    if hint is float:
+        return _coerce_float(value)
+    if isinstance(value, str):
+        return value
+    raise ValueError("text")
+
+
+def _coerce_float(value: Any) -> float:
+    # YAML 1.1 reads 1e-3 as text, for want of a dot.
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError("a number")
+    try:
+        number = float(value)
+    except ValueError:
+        raise ValueError("a number") from None
+    if number != number or number in (float("inf"), float("-inf")):
+        raise ValueError("a finite number")
+    return number

@@ -1,0 +1,87 @@
+"""Scores of a classifier, from logits and labels."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `evaluate` reports.
+
+    Attributes:
+        samples: number of pictures.
+        top1: share whose best class is the label, in 0..1.
+        top1_low, top1_high: its 95% Wilson interval.
+        topk: share whose label is among the `k` best.
+        k: 5, or the number of classes where there are fewer.
+        loss: mean cross-entropy in nats.
+        per_class: (name, pictures, recall) in label order; recall is None for a class without pictures.
+        confusion: rows are labels, columns answers, in counts.
+    """
+
+    samples: int
+    top1: float
+    top1_low: float
+    top1_high: float
+    topk: float
+    k: int
+    loss: float
+    per_class: tuple[tuple[str, int, float | None], ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        plain = asdict(self)
+        plain["per_class"] = [{"label": name, "samples": count, "recall": recall} for name, count, recall in self.per_class]
+        plain["confusion"] = [list(row) for row in self.confusion]
+        return plain
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities along the last axis."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def wilson_interval(successes: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """The 95% Wilson score interval of a share (Wilson, 1927)."""
+    if total == 0:
+        return 0.0, 1.0
+    share = successes / total
+    centre = share + z * z / (2 * total)
+    margin = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
+
+
+def score(logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> Scores:
+    """Scores logits against labels.
+
+    Args:
+        logits: float (n, classes).
+        labels: int (n,), class indices.
+        class_names: (classes,).
+    """
+    logits = np.asarray(logits, np.float64)
+    total, classes = logits.shape
+    answers = logits.argmax(axis=1)
+    k = min(5, classes)
+    # Ties count for the lower index, as argmax decides them.
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    hits = int((answers == labels).sum())
+    low, high = wilson_interval(hits, total)
+    probabilities = softmax(logits)
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (labels, answers), 1)
+    counts = confusion.sum(axis=1)
+    per_class = tuple(
+        (name, int(count), float(confusion[i, i] / count) if count else None)
+        for i, (name, count) in enumerate(zip(class_names, counts, strict=True)))
+    return Scores(
+        samples=total, top1=hits / total, top1_low=low, top1_high=high,
+        topk=float((order == labels[:, None]).any(axis=1).mean()), k=k,
+        loss=float(-np.log(np.maximum(probabilities[np.arange(total), labels], 1e-12)).mean()),
+        per_class=per_class, confusion=tuple(tuple(int(v) for v in row) for row in confusion))

@@ -1,0 +1,127 @@
+"""The folder that a training or quantization run leaves behind, and the names of the files in it."""
+
+import dataclasses
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mnv3_tf.config import Config, load_config, save_config
+from mnv3_tf.data import Preprocessing, read_labels, write_labels
+from mnv3_tf.errors import InputError
+from mnv3_tf.files import read_json, sha256, write_json
+from mnv3_tf.spec import NetworkSpec, find_spec, read_block_table
+
+_PACKAGES = ("tensorflow", "keras", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert", "jax", "numpy", "Pillow")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A float run (`model.keras`) or a quantized run (`quantized.npz`) with everything that later stations read.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        """The float model that scored best on the validation split."""
+        return self.path / "model.keras"
+
+    @property
+    def quantized(self) -> Path:
+        """The fake-quantized network of a quantized run."""
+        return self.path / "quantized.npz"
+
+    @property
+    def state(self) -> Path:
+        """Everything that resuming needs."""
+        return self.path / "state" / "state.npz"
+
+    @property
+    def card(self) -> Path:
+        """What made this run: configuration, fingerprints, versions, scores."""
+        return self.path / "run.json"
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether this is the output of `quantize`."""
+        return self.quantized.exists()
+
+    def write_head(self, config: Config, contract: Preprocessing, class_names: tuple[str, ...]) -> None:
+        """Writes configuration, contract and class names."""
+        save_config(self.path / "config.yaml", config)
+        contract.save(self.path / "preprocessing.json")
+        write_labels(self.path / "labels.txt", class_names)
+
+    def config(self) -> Config:
+        """The configuration that the run was made with."""
+        return load_config(self.path / "config.yaml")
+
+    def contract(self) -> Preprocessing:
+        """The preprocessing contract."""
+        return Preprocessing.read(self.path / "preprocessing.json")
+
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the model's outputs."""
+        return read_labels(self.path / "labels.txt")
+
+    def write_card(self, **facts: Any) -> None:
+        """Adds facts to the card; a key given again replaces the earlier one."""
+        card = read_json(self.card) if self.card.exists() else {}
+        card.update({"written": datetime.now(UTC).isoformat(timespec="seconds"), "versions": library_versions()}, **facts)
+        write_json(self.card, card)
+
+
+def open_run(path: str | Path) -> RunFolder:
+    """A finished run folder.
+
+    Raises:
+        InputError: the folder is missing or holds no finished model.
+    """
+    run = RunFolder(Path(path))
+    if not run.path.is_dir():
+        raise InputError(f"{path}: there is no such run folder. `mnv3 train --out {path}` makes one.")
+    if not run.model.exists() and not run.quantized.exists():
+        hint = "the training has not finished its first epoch; go on with `mnv3 train ... --resume`" \
+            if (run.path / "config.yaml").exists() else "give the folder that `mnv3 train` or `mnv3 quantize` wrote (--out)"
+        raise InputError(f"{path}: holds neither model.keras nor quantized.npz: {hint}.")
+    return run
+
+
+def contract_from(config: Config) -> Preprocessing:
+    """The preprocessing contract that a configuration asks for."""
+    height, width = config.data.height_width
+    return Preprocessing(height=height, width=width, resize=config.data.resize, crop_fraction=config.data.crop_fraction,
+                         interpolation=config.data.interpolation)
+
+
+def spec_from(config: Config) -> NetworkSpec:
+    """The network that a configuration asks for, head widths included."""
+    model = config.model
+    spec = read_block_table(model.block_table) if model.block_table else find_spec(model.name)
+    changes = {key: getattr(model, key) for key in ("inplanes", "class_squeeze", "class_expand")}
+    return dataclasses.replace(spec, **{key: value for key, value in changes.items() if value is not None})
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide the numbers, of those installed."""
+    versions = {"python": platform.python_version(), "mnv3-tf": _version("mnv3-tf") or "source"}
+    versions.update({name: version for name in _PACKAGES if (version := _version(name))})
+    return versions
+
+
+def fingerprint(path: Path) -> dict[str, str]:
+    """Name and SHA-256 of an artefact, for the card of what is made from it."""
+    return {"file": path.name, "sha256": sha256(path)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

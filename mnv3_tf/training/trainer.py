@@ -1,0 +1,368 @@
+"""Float training: from a picture folder to a run folder, resumable at any step."""
+
+import contextlib
+import csv
+import io
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import keras
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from mnv3_tf.config import Config, differences
+from mnv3_tf.data import PictureDataset, Preprocessing, evaluation_split, scan_dataset
+from mnv3_tf.errors import InputError, KitError
+from mnv3_tf.files import atomic_path, write_json, write_text
+from mnv3_tf.metrics import Scores, score
+from mnv3_tf.network import MobileNetV3
+from mnv3_tf.progress import Advance, Progress
+from mnv3_tf.training.batches import TrainingBatches, contract_batches
+from mnv3_tf.training.choices import Choices, balanced_weights, make_optimizer, settle
+from mnv3_tf.training.run_folder import RunFolder, contract_from, spec_from
+from mnv3_tf.training.state import Counters, load_state, save_state
+
+# The averaged weights are updated once in so many steps, with the decay raised to that power.
+_EMA_EVERY = 4
+_EVALUATION_BATCH = 64
+
+
+class Interrupted(KitError):
+    """The user stopped the run; its state is saved (exit code 130, as a shell gives for Ctrl-C)."""
+
+    exit_code = 130
+
+
+def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: bool = False,
+          progress: Progress) -> RunFolder:
+    """Trains a network on the training split and keeps the weights that score best on the validation split.
+
+    Args:
+        dataset: with the splits "train" and "val", and perhaps "test".
+        config: all settings.
+        out: the run folder to make, or to go on with.
+        resume: go on where an interrupted run stopped: step, rate, optimizer, averages and random state continue.
+        progress: told of everything.
+
+    Returns:
+        The finished run folder.
+
+    Raises:
+        InputError: the folder is taken, the data unusable, or the configuration differs from the interrupted run's.
+        Interrupted: stopped by Ctrl-C or SIGTERM; the state is saved.
+    """
+    run = RunFolder(Path(out))
+    _check_folder(run, config, resume, progress)
+    with progress.task("Checking pictures", sum(len(split) for split in dataset.splits.values())) as advance:
+        report = scan_dataset(dataset, progress=lambda done, total: advance(done, ""))
+    report.raise_if(config.data.strict)
+    for line in report.problems():
+        progress.say(line)
+    dataset = report.clean(dataset)
+    run.path.mkdir(parents=True, exist_ok=True)
+    write_json(run.path / "scan.json", report.to_dict())
+    run.write_head(config, contract_from(config), dataset.class_names)
+    return _Training(dataset, config, run, progress).run()
+
+
+def _check_folder(run: RunFolder, config: Config, resume: bool, progress: Progress) -> None:
+    """Refuses to overwrite a run, or to go on with one under other settings."""
+    started = (run.path / "config.yaml").exists()
+    if not resume:
+        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            raise InputError(f"{run.path}: already holds files. Go on with that run by --resume, or choose another --out.")
+        return
+    if not started:
+        raise InputError(f"{run.path}: there is no run to resume. Leave --resume away to start one.")
+    changed = differences(run.config(), config)
+    if changed:
+        raise InputError(f"{run.path}: cannot resume with other settings than the run was started with: "
+                         f"{'; '.join(changed)}. Give the same settings, or none, or start another --out.")
+    if not run.state.exists():
+        progress.say("nothing was saved before the interruption: starting from the first step")
+
+
+class _Training:
+    """One sitting of a run."""
+
+    def __init__(self, dataset: PictureDataset, config: Config, run: RunFolder, progress: Progress):
+        self.config, self.run_folder, self.progress, self.dataset = config, run, progress, dataset
+        self.contract: Preprocessing = run.contract()
+        classes = len(dataset.class_names)
+        samples = dataset.split("train")
+        settings = config.train
+        weights = None
+        if settings.class_weights == "balanced":
+            weights = balanced_weights(np.bincount([s.label for s in samples], minlength=classes))
+        self.batches = TrainingBatches(
+            samples, self.contract, classes, batch_size=settings.batch_size, augmentation=config.augment,
+            class_weights=weights, seed=settings.seed, cache_mb=config.data.cache_mb, workers=config.data.workers)
+        self.choices: Choices = settle(settings, self.batches.batch_size, self.batches.steps_per_epoch)
+        self._say_what_is_trained(len(samples))
+        keras.utils.set_random_seed(settings.seed)
+        self.model = self._build("mixed_float16" if self.choices.mixed_precision else "float32")
+        # Evaluates raw and averaged weights in float32 without touching the network in training, and is what is saved.
+        self.twin = self._build("float32")
+        self.optimizer = make_optimizer(settings, self.choices)
+        self.model.compile(
+            self.optimizer, keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
+            metrics=[keras.metrics.CategoricalAccuracy("accuracy")], jit_compile=self.choices.xla)
+        self.twin.compile(jit_compile=self.choices.xla)
+        self.optimizer.build(self.model.trainable_variables)
+        self.variables = [*self.model.variables, *self.optimizer.variables]
+        self.counters = Counters()
+        self.ema: list[np.ndarray] | None = None
+        if run.state.exists():
+            self.ema, self.counters = load_state(run.state, self.variables)
+            self.progress.say(f"resuming after {self.counters.epoch} epochs and {self.counters.step} steps")
+        self._validation = _Cached(dataset.split("val"), self.contract)
+        self.events = SummaryWriter(str(run.path / "tensorboard"))
+
+    def _say_what_is_trained(self, pictures: int) -> None:
+        say = self.progress.say
+        say(f"{pictures} training pictures, {len(self.dataset.split('val'))} for validation, "
+            f"{len(self.dataset.class_names)} classes")
+        if self.batches.batch_size < self.config.train.batch_size:
+            say(f"batch size {self.batches.batch_size}: there are fewer training pictures than "
+                f"{self.config.train.batch_size}")
+        for note in self.choices.notes:
+            say(note)
+
+    def _build(self, policy: str) -> keras.Model:
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(policy)
+        try:
+            return MobileNetV3(
+                spec_from(self.config), input_shape=(self.contract.height, self.contract.width, 3),
+                alpha=self.config.model.alpha, classes=len(self.dataset.class_names), dropout=self.config.model.dropout,
+                batchnorm_momentum=self.choices.batchnorm_momentum)
+        finally:
+            keras.config.set_dtype_policy(before)
+
+    def run(self) -> RunFolder:
+        epochs, steps = self.config.train.epochs, self.batches.steps_per_epoch
+        with self.progress.task("Training", epochs * steps) as advance, _stop_on_signals() as stop:
+            while self.counters.epoch < epochs:
+                self._epoch(advance, stop)
+                if stop:
+                    self._save_state()
+                    raise Interrupted(f"Stopped after {self.counters.epoch} epochs and {self.counters.step} steps; all of it "
+                                      f"is saved. Go on with: mnv3 train ... --out {self.run_folder.path} --resume")
+        return self._finish()
+
+    def _epoch(self, advance: Advance, stop: list[int]) -> None:
+        """Trains the rest of the epoch under way and, unless stopped, validates."""
+        counters = self.counters
+        steps = _Steps(self, advance, stop)
+        began = time.monotonic()
+        remaining = self.batches.steps_per_epoch - counters.step
+        if remaining:
+            self.model.fit(self.batches.epoch(counters.epoch, counters.step), steps_per_epoch=remaining,
+                           initial_epoch=counters.epoch, epochs=counters.epoch + 1, shuffle=False, verbose=0,
+                           callbacks=[steps])
+        elapsed = time.monotonic() - began
+        counters.seconds += elapsed
+        trained = remaining if not stop else steps.seen
+        counters.pictures += trained * self.batches.batch_size
+        if stop and counters.step < self.batches.steps_per_epoch:
+            return
+        self._validate(trained * self.batches.batch_size / max(elapsed, 1e-9))
+
+    def _validate(self, pictures_per_second: float) -> None:
+        counters = self.counters
+        row: dict[str, Any] = {"epoch": counters.epoch + 1, **counters.running,
+                               "learning_rate": float(keras.ops.convert_to_numpy(self.optimizer.learning_rate)),
+                               "pictures_per_second": round(pictures_per_second, 1)}
+        candidates = {"raw": self.model.get_weights()}
+        if self.ema is not None:
+            candidates["ema"] = self.ema
+        for which, weights in candidates.items():
+            self.twin.set_weights(weights)
+            scores = self._scores("val", self._validation)
+            row[f"{which}_val_top1"], row[f"{which}_val_loss"] = scores.top1, scores.loss
+            best = counters.best
+            if not best or (scores.top1, -scores.loss) > (best["top1"], -best["loss"]):
+                counters.best = {"top1": scores.top1, "loss": scores.loss, "epoch": counters.epoch + 1, "which": which}
+                save_model(self.twin, self.run_folder.model)
+        counters.history.append(row)
+        counters.epoch += 1
+        counters.step, counters.running = 0, {}
+        self._save_state()
+        _write_csv(self.run_folder.path / "log.csv", counters.history)
+        for key, value in row.items():
+            if key != "epoch":
+                self.events.add_scalar(key, value, row["epoch"])
+        self.events.flush()
+
+    def _scores(self, split: str, pictures: "_Cached") -> Scores:
+        return score(predict_logits(self.twin, pictures), pictures.labels, self.dataset.class_names)
+
+    def _save_state(self) -> None:
+        save_state(self.run_folder.state, self.variables, self.ema, self.counters)
+
+    def _finish(self) -> RunFolder:
+        """Scores the best weights and writes the card."""
+        counters, run = self.counters, self.run_folder
+        self.events.close()
+        _draw_curves(run.path / "curves.png", counters.history)
+        best = keras.models.load_model(run.model, compile=False)
+        self.twin.set_weights(best.get_weights())
+        metrics = {}
+        for split in dict.fromkeys(["val", evaluation_split(self.dataset)]):
+            pictures = self._validation if split == "val" else _Cached(self.dataset.split(split), self.contract)
+            metrics[split] = self._scores(split, pictures).to_dict()
+        write_json(run.path / "metrics.json", metrics)
+        rate = counters.pictures / max(counters.seconds, 1e-9)
+        run.write_card(
+            kind="float run", config=self.config.to_dict(), classes=list(self.dataset.class_names),
+            preprocessing=self.contract.fingerprint(), notes=list(self.choices.notes), best=counters.best,
+            pictures_per_second=round(rate, 1), seconds=round(counters.seconds, 1), seed=self.config.train.seed,
+            metrics={split: {k: v[k] for k in ("top1", "samples", "loss")} for split, v in metrics.items()})
+        for split, values in metrics.items():
+            self.progress.say(f"{split} top-1 {values['top1']:.4f} on {values['samples']} pictures "
+                              f"(epoch {counters.best['epoch']}, {counters.best['which']} weights, {rate:.0f} pictures/s)")
+        return run
+
+
+class _Steps(keras.callbacks.Callback):
+    """Counts steps, keeps the averaged weights, saves by the clock and stops on a signal."""
+
+    def __init__(self, training: _Training, advance: Advance, stop: list[int]):
+        super().__init__()
+        self.training, self.advance, self.stop = training, advance, stop
+        self.first_step = training.counters.step
+        self.carried = dict(training.counters.running)
+        self.seen = 0
+        self.saved_at = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        training, counters = self.training, self.training.counters
+        self.seen += 1
+        counters.step = self.first_step + self.seen
+        for key, value in (logs or {}).items():
+            before = self.carried.get(f"train_{key}", 0.0) * self.first_step
+            counters.running[f"train_{key}"] = (before + float(value) * self.seen) / counters.step
+        done = counters.epoch * training.batches.steps_per_epoch + counters.step
+        decay = training.config.train.ema_decay
+        if decay and done % _EMA_EVERY == 0:
+            self._average(min(decay, (1 + done) / (10 + done)) ** _EMA_EVERY)
+        best = counters.best.get("top1")
+        self.advance(done, f"epoch {counters.epoch + 1}/{training.config.train.epochs}, "
+                           f"loss {counters.running.get('train_loss', 0):.3f}"
+                           + (f", best validation {best:.3f}" if best is not None else ""))
+        if self.stop:
+            self.model.stop_training = True
+        elif time.monotonic() - self.saved_at > training.config.train.checkpoint_minutes * 60:
+            self._sync()
+            training._save_state()
+            self.saved_at = time.monotonic()
+
+    def _average(self, decay: float) -> None:
+        self._sync()
+        weights = self.model.get_weights()
+        training = self.training
+        if training.ema is None:
+            training.ema = weights
+        else:
+            for average, value in zip(training.ema, weights, strict=True):
+                average += np.float32(1 - decay) * (value - average)
+        training.counters.ema_updates += 1
+
+    def _sync(self) -> None:
+        # On JAX the variables lag behind the step's state until asked for.
+        if hasattr(self.model, "jax_state_sync"):
+            self.model.jax_state_sync()
+
+
+class _Cached:
+    """A split as the contract makes it: kept in memory where it is small, prepared again each time where it is not."""
+
+    _LIMIT_BYTES = 512 * 1024 * 1024
+
+    def __init__(self, samples: Any, contract: Preprocessing):
+        self.samples, self.contract = samples, contract
+        self.labels = np.array([sample.label for sample in samples], np.int64)
+        self._keep = len(samples) * contract.height * contract.width * 3 <= self._LIMIT_BYTES
+        self._kept: list[np.ndarray] | None = None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept = []
+        for pixels, _ in contract_batches(self.samples, self.contract, _EVALUATION_BATCH):
+            if self._keep:
+                kept.append(pixels)
+            yield pixels
+        self._kept = kept if self._keep else None
+
+
+def predict_logits(model: keras.Model, batches: Any) -> np.ndarray:
+    """Logits float32 (n, classes) of batches of pixels; the last batch is padded so that one compiled shape serves all."""
+    results = []
+    for pixels in batches:
+        count = len(pixels)
+        if count < _EVALUATION_BATCH:
+            pixels = np.concatenate([pixels, np.zeros((_EVALUATION_BATCH - count, *pixels.shape[1:]), pixels.dtype)])
+        results.append(np.asarray(model.predict_on_batch(pixels), np.float32)[:count])
+    return np.concatenate(results)
+
+
+def save_model(model: keras.Model, path: Path) -> None:
+    """Saves a `.keras` file atomically."""
+    with atomic_path(path) as temporary:
+        model.save(temporary)
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[list[int]]:
+    """A list that is empty until SIGINT or SIGTERM arrives; a second SIGINT stops at once, as usual."""
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, note)
+    except ValueError:  # not in the main thread: whoever runs this there handles signals
+        previous = {}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _write_csv(path: Path, history: list[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    columns = list(dict.fromkeys(key for row in history for key in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(path, text.getvalue())
+
+
+def _draw_curves(path: Path, history: list[dict[str, Any]]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in history]
+    for axes, keys, title in ((loss_axes, ("train_loss", "raw_val_loss", "ema_val_loss"), "loss (nats)"),
+                              (accuracy_axes, ("train_accuracy", "raw_val_top1", "ema_val_top1"), "top-1")):
+        for key in keys:
+            if any(key in row for row in history):
+                axes.plot(epochs, [row.get(key, np.nan) for row in history], label=key.replace("_", " "))
+        axes.set_xlabel("epoch")
+        axes.set_title(title)
+        axes.legend(frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)
