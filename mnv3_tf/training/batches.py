@@ -18,6 +18,8 @@ from mnv3_tf.config import AugmentConfig
 from mnv3_tf.data import Preprocessing, Sample, read_picture
 from mnv3_tf.training.augment import augment
 
+EVALUATION_BATCH = 64
+
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 _T = TypeVar("_T")
 
@@ -155,3 +157,35 @@ def contract_batches(samples: Sequence[Sample], contract: Preprocessing, batch_s
         return np.stack([contract.load(s.path) for s in chunk]), np.array([s.label for s in chunk], np.int64)
 
     yield from ordered_parallel(batch, range(0, len(samples), batch_size), workers, ahead=2 * workers)  # type: ignore[misc]
+
+
+class ContractPictures:
+    """A split as the contract makes it: kept in memory where it is small, prepared again each time where it is not.
+
+    Iterating yields pixels uint8 (batch, height, width, 3).
+
+    Attributes:
+        labels: int64 (n,).
+    """
+
+    _LIMIT_BYTES = 512 * 1024 * 1024
+
+    def __init__(self, samples: Sequence[Sample], contract: Preprocessing, batch_size: int = EVALUATION_BATCH):
+        self.samples, self.contract, self.batch_size = samples, contract, batch_size
+        self.labels = np.array([sample.label for sample in samples], np.int64)
+        self._keep = len(samples) * contract.height * contract.width * 3 <= self._LIMIT_BYTES
+        self._kept: list[np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept = []
+        for pixels, _ in contract_batches(self.samples, self.contract, self.batch_size):
+            if self._keep:
+                kept.append(pixels)
+            yield pixels
+        self._kept = kept if self._keep else None

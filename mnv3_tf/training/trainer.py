@@ -1,13 +1,9 @@
 """Float training: from a picture folder to a run folder, resumable at any step."""
 
-import contextlib
 import csv
 import io
-import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import keras
@@ -16,25 +12,19 @@ from tensorboardX import SummaryWriter
 
 from mnv3_tf.config import Config, differences
 from mnv3_tf.data import PictureDataset, Preprocessing, evaluation_split, scan_dataset
-from mnv3_tf.errors import InputError, KitError
+from mnv3_tf.errors import InputError
 from mnv3_tf.files import atomic_path, write_json, write_text
 from mnv3_tf.metrics import Scores, score
 from mnv3_tf.network import MobileNetV3
 from mnv3_tf.progress import Advance, Progress
-from mnv3_tf.training.batches import TrainingBatches, contract_batches
+from mnv3_tf.training.batches import EVALUATION_BATCH, ContractPictures, TrainingBatches
 from mnv3_tf.training.choices import Choices, balanced_weights, make_optimizer, settle
+from mnv3_tf.training.interrupt import Interrupted, stop_on_signals
 from mnv3_tf.training.run_folder import RunFolder, contract_from, spec_from
 from mnv3_tf.training.state import Counters, load_state, save_state
 
 # The averaged weights are updated once in so many steps, with the decay raised to that power.
 _EMA_EVERY = 4
-_EVALUATION_BATCH = 64
-
-
-class Interrupted(KitError):
-    """The user stopped the run; its state is saved (exit code 130, as a shell gives for Ctrl-C)."""
-
-    exit_code = 130
 
 
 def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: bool = False,
@@ -119,7 +109,7 @@ class _Training:
         if run.state.exists():
             self.ema, self.counters = load_state(run.state, self.variables)
             self.progress.say(f"resuming after {self.counters.epoch} epochs and {self.counters.step} steps")
-        self._validation = _Cached(dataset.split("val"), self.contract)
+        self._validation = ContractPictures(dataset.split("val"), self.contract)
         self.events = SummaryWriter(str(run.path / "tensorboard"))
 
     def _say_what_is_trained(self, pictures: int) -> None:
@@ -145,7 +135,7 @@ class _Training:
 
     def run(self) -> RunFolder:
         epochs, steps = self.config.train.epochs, self.batches.steps_per_epoch
-        with self.progress.task("Training", epochs * steps) as advance, _stop_on_signals() as stop:
+        with self.progress.task("Training", epochs * steps) as advance, stop_on_signals() as stop:
             while self.counters.epoch < epochs:
                 self._epoch(advance, stop)
                 if stop:
@@ -198,7 +188,7 @@ class _Training:
                 self.events.add_scalar(key, value, row["epoch"])
         self.events.flush()
 
-    def _scores(self, split: str, pictures: "_Cached") -> Scores:
+    def _scores(self, split: str, pictures: ContractPictures) -> Scores:
         return score(predict_logits(self.twin, pictures), pictures.labels, self.dataset.class_names)
 
     def _save_state(self) -> None:
@@ -213,7 +203,7 @@ class _Training:
         self.twin.set_weights(best.get_weights())
         metrics = {}
         for split in dict.fromkeys(["val", evaluation_split(self.dataset)]):
-            pictures = self._validation if split == "val" else _Cached(self.dataset.split(split), self.contract)
+            pictures = self._validation if split == "val" else ContractPictures(self.dataset.split(split), self.contract)
             metrics[split] = self._scores(split, pictures).to_dict()
         write_json(run.path / "metrics.json", metrics)
         rate = counters.pictures / max(counters.seconds, 1e-9)
@@ -278,36 +268,13 @@ class _Steps(keras.callbacks.Callback):
             self.model.jax_state_sync()
 
 
-class _Cached:
-    """A split as the contract makes it: kept in memory where it is small, prepared again each time where it is not."""
-
-    _LIMIT_BYTES = 512 * 1024 * 1024
-
-    def __init__(self, samples: Any, contract: Preprocessing):
-        self.samples, self.contract = samples, contract
-        self.labels = np.array([sample.label for sample in samples], np.int64)
-        self._keep = len(samples) * contract.height * contract.width * 3 <= self._LIMIT_BYTES
-        self._kept: list[np.ndarray] | None = None
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        if self._kept is not None:
-            yield from self._kept
-            return
-        kept = []
-        for pixels, _ in contract_batches(self.samples, self.contract, _EVALUATION_BATCH):
-            if self._keep:
-                kept.append(pixels)
-            yield pixels
-        self._kept = kept if self._keep else None
-
-
 def predict_logits(model: keras.Model, batches: Any) -> np.ndarray:
     """Logits float32 (n, classes) of batches of pixels; the last batch is padded so that one compiled shape serves all."""
     results = []
     for pixels in batches:
         count = len(pixels)
-        if count < _EVALUATION_BATCH:
-            pixels = np.concatenate([pixels, np.zeros((_EVALUATION_BATCH - count, *pixels.shape[1:]), pixels.dtype)])
+        if count < EVALUATION_BATCH:
+            pixels = np.concatenate([pixels, np.zeros((EVALUATION_BATCH - count, *pixels.shape[1:]), pixels.dtype)])
         results.append(np.asarray(model.predict_on_batch(pixels), np.float32)[:count])
     return np.concatenate(results)
 
@@ -316,29 +283,6 @@ def save_model(model: keras.Model, path: Path) -> None:
     """Saves a `.keras` file atomically."""
     with atomic_path(path) as temporary:
         model.save(temporary)
-
-
-@contextlib.contextmanager
-def _stop_on_signals() -> Iterator[list[int]]:
-    """A list that is empty until SIGINT or SIGTERM arrives; a second SIGINT stops at once, as usual."""
-    received: list[int] = []
-    previous: dict[int, Any] = {}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, note)
-    except ValueError:  # not in the main thread: whoever runs this there handles signals
-        previous = {}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _write_csv(path: Path, history: list[dict[str, Any]]) -> None:

@@ -1,0 +1,39 @@
+"""`mnv3 quantize`."""
+
+import click
+
+from mnv3_tf.cli.options import Terminal, config_options, data_option, quiet_libraries
+
+
+@click.command()
+@click.argument("run", type=click.Path())
+@data_option
+@click.option("--out", required=True, type=click.Path(), metavar="QRUN", help="Run folder to write.")
+@click.option("--method", type=click.Choice(["qat", "ptq"]), default="qat", show_default=True,
+              help="qat: calibrate and fine-tune with the float model as teacher; ptq: calibrate only.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Epochs of fine-tuning (quantize.epochs).")
+@config_options
+def quantize(run: str, data: str, out: str, method: str, epochs: int | None, config_path: str | None,
+             overrides: tuple[str, ...]) -> None:
+    """Makes the 8-bit form of the trained run RUN, in fake-quantized Keras.
+
+    The settings are those of RUN, changed by -c and -o.
+    """
+    from mnv3_tf.config import load_config
+    from mnv3_tf.training.run_folder import open_run
+
+    source = open_run(run)
+    if method == "ptq" and epochs is not None:
+        raise click.UsageError("--epochs goes with --method qat: ptq does not fine-tune.")
+    if epochs is not None:
+        overrides = (*overrides, f"quantize.epochs={epochs}")
+    config = load_config(config_path, overrides, base=source.config())
+    from mnv3_tf.data import open_dataset
+
+    dataset = open_dataset(data, validation_fraction=config.data.validation_fraction, seed=config.train.seed,
+                           class_names=source.labels())
+    quiet_libraries()
+    from mnv3_tf.quantization.quantize import quantize as run_quantization
+
+    target = run_quantization(run, dataset, config, out, method=method, progress=Terminal())  # type: ignore[arg-type]
+    click.echo(f"Quantized: {target.path}. Next: mnv3 convert {target.path} --out {target.path}.tflite")

@@ -1,0 +1,297 @@
+"""The deploy form: the trained network as plain data, with BatchNorm and activations folded into the convolutions.
+
+It computes the same function as the Keras model, in the same units, with a handful of operation kinds. Lowering
+(:mod:`mnv3_tf.quantization.lowering`) rewrites it for a target.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from mnv3_tf.errors import InputError, KitError
+from mnv3_tf.files import atomic_path
+
+Kind = Literal["input", "conv", "depthwise", "hard_swish", "hard_sigmoid", "multiply", "add", "pool", "flatten"]
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation, named after the Keras layer whose output it computes.
+
+    Attributes:
+        name: of the operation and of the tensor that it makes.
+        kind: see `Kind`.
+        inputs: names of the operations whose outputs it takes.
+        kernel: conv (h, w, in, out) or depthwise (h, w, channels, 1), float32.
+        bias: (out,) float32.
+        stride: of a convolution, both ways.
+        padding: "same" or "valid".
+        activation: None or "relu", applied to a convolution's output.
+    """
+
+    name: str
+    kind: Kind
+    inputs: tuple[str, ...] = ()
+    kernel: np.ndarray | None = None
+    bias: np.ndarray | None = None
+    stride: int = 1
+    padding: str = "same"
+    activation: str | None = None
+
+
+@dataclass(frozen=True)
+class DeployGraph:
+    """Operations in the order of computation; the first is the input, the last makes the logits.
+
+    Attributes:
+        ops: the operations.
+        height, width: of the input in pixels.
+        scale, offset: the first convolution expects ``scale * pixel + offset``, with pixels 0..255.
+    """
+
+    ops: tuple[Op, ...]
+    height: int
+    width: int
+    scale: float
+    offset: float
+
+    def __getitem__(self, name: str) -> Op:
+        return next(op for op in self.ops if op.name == name)
+
+    def consumers(self, name: str) -> list[Op]:
+        """The operations that take this one's output."""
+        return [op for op in self.ops if name in op.inputs]
+
+    @property
+    def classes(self) -> int:
+        """Width of the output."""
+        last = [op for op in self.ops if op.kind == "conv"][-1]
+        assert last.kernel is not None
+        return int(last.kernel.shape[-1])
+
+    @property
+    def zero_pixel(self) -> int:
+        """The pixel value that integer files represent by the zero that convolutions pad with."""
+        return 128
+
+
+def trace(model: keras.Model) -> DeployGraph:
+    """Folds a trained model into its deploy form.
+
+    Args:
+        model: flat functional Keras model of built-in layers, from pixels 0..255 to logits.
+
+    Raises:
+        InputError: the model has a layer or shape that the deploy form has no operation for; the message names it.
+    """
+    tracer = _Tracer(model)
+    return tracer.graph()
+
+
+class _Tracer:
+    """Walks the layers in order and folds each into the operations so far."""
+
+    def __init__(self, model: keras.Model):
+        if len(model.inputs) != 1 or len(model.outputs) != 1:
+            raise InputError(f"{model.name}: has {len(model.inputs)} inputs and {len(model.outputs)} outputs; one of each is "
+                             "needed. Build it with include_top=True and without `outputs`.")
+        self._model = model
+        self._ops: dict[str, Op] = {}
+        self._alias: dict[str, str] = {}
+        self._rescale: tuple[float, float] | None = None
+        self._uses: dict[str, int] = {}
+        for layer in model.layers:
+            for parent in self._parents(layer):
+                self._uses[parent] = self._uses.get(parent, 0) + 1
+
+    @staticmethod
+    def _parents(layer: keras.Layer) -> list[str]:
+        if isinstance(layer, keras.layers.InputLayer):
+            return []
+        tensors = layer.input if isinstance(layer.input, (list, tuple)) else [layer.input]
+        return [tensor._keras_history.operation.name for tensor in tensors]
+
+    def graph(self) -> DeployGraph:
+        height, width, channels = self._model.inputs[0].shape[1:]
+        if not height or not width or channels != 3:
+            raise InputError(f"{self._model.name}: the input is {self._model.inputs[0].shape}; a fixed size and 3 channels "
+                             "are needed to deploy it.")
+        for layer in self._model.layers:
+            self._add(layer, [self._alias.get(name, name) for name in self._parents(layer)])
+        if self._rescale is None:
+            raise InputError(f"{self._model.name}: takes no pixels 0..255 (it has no Rescaling layer at its input). Build it "
+                             "with include_preprocessing=True.")
+        output = self._alias.get(self._model.outputs[0]._keras_history.operation.name,
+                                 self._model.outputs[0]._keras_history.operation.name)
+        if list(self._ops)[-1] != output:
+            raise KitError(f"{self._model.name}: the last layer is not the output.")
+        scale, offset = self._rescale
+        return DeployGraph(tuple(self._ops.values()), height, width, scale, offset)
+
+    def _add(self, layer: keras.Layer, inputs: list[str]) -> None:
+        kinds: list[tuple[type, Any]] = [
+            (keras.layers.InputLayer, self._input), (keras.layers.Rescaling, self._rescaling),
+            (keras.layers.DepthwiseConv2D, self._depthwise), (keras.layers.Conv2D, self._conv),
+            (keras.layers.BatchNormalization, self._batchnorm), (keras.layers.ReLU, self._relu),
+            (keras.layers.Activation, self._activation), (keras.layers.Dropout, self._identity),
+            (keras.layers.GlobalAveragePooling2D, self._pool), (keras.layers.Multiply, self._merge),
+            (keras.layers.Add, self._merge), (keras.layers.Flatten, self._flatten)]
+        for kind, fold in kinds:
+            if isinstance(layer, kind):
+                fold(layer, inputs)
+                return
+        raise self._refused(layer, "this kind of layer has no integer form here")
+
+    def _refused(self, layer: keras.Layer, why: str) -> InputError:
+        return InputError(f"Layer {layer.name!r} ({type(layer).__name__}): {why}. Networks built by mnv3_tf.MobileNetV3 with "
+                          "include_top=True and classifier_activation=None can be deployed.")
+
+    def _put(self, op: Op) -> None:
+        self._ops[op.name] = op
+
+    def _input(self, layer: keras.Layer, inputs: list[str]) -> None:
+        self._put(Op(layer.name, "input"))
+
+    def _rescaling(self, layer: Any, inputs: list[str]) -> None:
+        if self._ops[inputs[0]].kind != "input" or np.ndim(layer.scale) or np.ndim(layer.offset):
+            raise self._refused(layer, "only one Rescaling with plain numbers, right after the input, can be folded")
+        self._rescale = float(layer.scale), float(layer.offset)
+        self._alias[layer.name] = inputs[0]
+
+    def _check_conv(self, layer: Any) -> None:
+        if layer.strides[0] != layer.strides[1] or tuple(layer.dilation_rate) != (1, 1) or \
+                layer.data_format != "channels_last" or layer.activation is not keras.activations.linear:
+            raise self._refused(layer, "needs equal strides, no dilation, channels_last and its activation as a layer")
+
+    def _conv(self, layer: Any, inputs: list[str]) -> None:
+        self._check_conv(layer)
+        if layer.groups != 1:
+            raise self._refused(layer, "grouped convolutions have no integer form here")
+        kernel = _float32(layer.kernel)
+        bias = _float32(layer.bias) if layer.use_bias else np.zeros(kernel.shape[-1], np.float32)
+        self._put(Op(layer.name, "conv", tuple(inputs), kernel, bias, layer.strides[0], layer.padding))
+
+    def _depthwise(self, layer: Any, inputs: list[str]) -> None:
+        self._check_conv(layer)
+        if layer.depth_multiplier != 1:
+            raise self._refused(layer, "needs depth_multiplier 1")
+        kernel = _float32(layer.kernel)
+        bias = _float32(layer.bias) if layer.use_bias else np.zeros(kernel.shape[2], np.float32)
+        self._put(Op(layer.name, "depthwise", tuple(inputs), kernel, bias, layer.strides[0], layer.padding))
+
+    def _fold_into(self, layer: keras.Layer, name: str, **changes: Any) -> None:
+        """Changes a convolution that only this layer uses, and lets this layer's name stand for it."""
+        self._ops[name] = dataclasses.replace(self._ops[name], **changes)
+        self._alias[layer.name] = name
+
+    def _single(self, layer: keras.Layer, name: str) -> Op | None:
+        """The convolution before this layer, if nothing else takes its output and nothing was fused behind it."""
+        raw = self._parents(layer)[0]
+        op = self._ops[name]
+        fine = op.kind in ("conv", "depthwise") and op.activation is None and self._uses[raw] == 1
+        return op if fine else None
+
+    def _batchnorm(self, layer: Any, inputs: list[str]) -> None:
+        op = self._single(layer, inputs[0])
+        if op is None or op.kernel is None or op.bias is None:
+            raise self._refused(layer, "can only be folded into a convolution whose output nothing else takes")
+        mean, variance = (np.asarray(v, np.float64) for v in (layer.moving_mean, layer.moving_variance))
+        gamma = np.asarray(layer.gamma, np.float64) if layer.scale else np.ones_like(mean)
+        beta = np.asarray(layer.beta, np.float64) if layer.center else np.zeros_like(mean)
+        factor = gamma / np.sqrt(variance + layer.epsilon)
+        per_kernel = factor[:, None] if op.kind == "depthwise" else factor
+        self._fold_into(layer, op.name, kernel=(op.kernel * per_kernel).astype(np.float32),
+                        bias=(beta + (op.bias - mean) * factor).astype(np.float32))
+
+    def _relu(self, layer: Any, inputs: list[str]) -> None:
+        op = self._single(layer, inputs[0])
+        if op is None or layer.max_value is not None or layer.negative_slope or layer.threshold:
+            raise self._refused(layer, "only a plain ReLU right behind a convolution can be folded")
+        self._fold_into(layer, op.name, activation="relu")
+
+    def _activation(self, layer: Any, inputs: list[str]) -> None:
+        function = layer.activation
+        if function is keras.activations.linear:
+            self._identity(layer, inputs)
+        elif function is keras.activations.relu:
+            op = self._single(layer, inputs[0])
+            if op is None:
+                raise self._refused(layer, "only a ReLU right behind a convolution can be folded")
+            self._fold_into(layer, op.name, activation="relu")
+        elif function in (keras.activations.hard_silu, keras.activations.hard_swish):
+            self._put(Op(layer.name, "hard_swish", tuple(inputs)))
+        elif function is keras.activations.hard_sigmoid:
+            if self._single(layer, inputs[0]) is None:
+                raise self._refused(layer, "a hard-sigmoid must follow a convolution whose output nothing else takes")
+            self._put(Op(layer.name, "hard_sigmoid", tuple(inputs)))
+        else:
+            name = getattr(function, "__name__", str(function))
+            hint = "; the deploy form ends in logits" if name == "softmax" else ""
+            raise self._refused(layer, f"the activation {name} has no integer form here{hint}")
+
+    def _identity(self, layer: keras.Layer, inputs: list[str]) -> None:
+        self._alias[layer.name] = inputs[0]
+
+    def _pool(self, layer: Any, inputs: list[str]) -> None:
+        if not layer.keepdims:
+            raise self._refused(layer, "needs keepdims=True")
+        self._put(Op(layer.name, "pool", tuple(inputs)))
+
+    def _merge(self, layer: keras.Layer, inputs: list[str]) -> None:
+        if len(inputs) != 2:
+            raise self._refused(layer, "needs exactly two inputs")
+        kind: Kind = "multiply" if isinstance(layer, keras.layers.Multiply) else "add"
+        self._put(Op(layer.name, kind, tuple(inputs)))
+
+    def _flatten(self, layer: keras.Layer, inputs: list[str]) -> None:
+        self._put(Op(layer.name, "flatten", tuple(inputs)))
+
+
+def _float32(value: Any) -> np.ndarray:
+    return np.array(keras.ops.convert_to_numpy(keras.ops.cast(value, "float32")), np.float32)
+
+
+def save_graph(path: Path, graph: DeployGraph, ranges: dict[str, tuple[float, float]]) -> None:
+    """Writes a deploy form and its activation ranges (in the network's own units) as one ``.npz``, atomically."""
+    rows, arrays = [], {}
+    for op in graph.ops:
+        row = {field.name: getattr(op, field.name) for field in dataclasses.fields(op)
+               if field.name not in ("kernel", "bias")}
+        rows.append(row)
+        for key in ("kernel", "bias"):
+            value = getattr(op, key)
+            if value is not None:
+                arrays[f"{op.name}/{key}"] = value
+    head = {"format": _FORMAT, "ops": rows, "ranges": ranges,
+            **{key: getattr(graph, key) for key in ("height", "width", "scale", "offset")}}
+    arrays["graph.json"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def load_graph(path: Path) -> tuple[DeployGraph, dict[str, tuple[float, float]]]:
+    """Reads what :func:`save_graph` wrote.
+
+    Raises:
+        InputError: the file is missing, damaged or of another version.
+    """
+    import zipfile
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        head = json.loads(arrays["graph.json"].tobytes())
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: is no quantized network, or is damaged ({error}). `mnv3 quantize` makes one.") from error
+    if head.get("format") != _FORMAT:
+        raise InputError(f"{path}: has format {head.get('format')}, this version reads {_FORMAT}. Quantize the run again.")
+    ops = tuple(Op(**{**row, "inputs": tuple(row["inputs"])}, kernel=arrays.get(f"{row['name']}/kernel"),
+                   bias=arrays.get(f"{row['name']}/bias")) for row in head["ops"])
+    graph = DeployGraph(ops, head["height"], head["width"], head["scale"], head["offset"])
+    return graph, {name: (low, high) for name, (low, high) in head["ranges"].items()}

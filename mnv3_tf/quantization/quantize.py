@@ -1,0 +1,228 @@
+"""From a float run to a quantized run: check the deploy form, calibrate, and fine-tune with the float model as teacher."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from mnv3_tf.config import Config, QuantizeConfig
+from mnv3_tf.data import PictureDataset, Preprocessing, Sample, evaluation_split
+from mnv3_tf.errors import GateError, InputError
+from mnv3_tf.files import write_json
+from mnv3_tf.metrics import Scores, score, softmax
+from mnv3_tf.progress import Progress
+from mnv3_tf.quantization.calibration import Calibration, calibrate
+from mnv3_tf.quantization.graph import DeployGraph, save_graph, trace
+from mnv3_tf.quantization.lowering import lower
+from mnv3_tf.quantization.twin import Twin, input_units
+from mnv3_tf.training.batches import ContractPictures, TrainingBatches
+from mnv3_tf.training.interrupt import Interrupted, stop_on_signals
+from mnv3_tf.training.run_folder import RunFolder, fingerprint, open_run
+from mnv3_tf.training.trainer import predict_logits
+
+Method = Literal["qat", "ptq"]
+METHODS: tuple[Method, ...] = ("qat", "ptq")
+
+# Largest difference between the Keras model and its deploy form, as a share of the logits' range.
+DEPLOY_TOLERANCE = 1e-4
+_CHECKED_PICTURES = 64
+
+
+def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: str | Path, *, method: Method = "qat",
+             progress: Progress) -> RunFolder:
+    """Makes the 8-bit form of a trained run.
+
+    Args:
+        source: a float run folder.
+        dataset: its training split calibrates and fine-tunes, its validation split chooses the best epoch.
+        config: the section `quantize` is used; the rest describes the float run.
+        out: the run folder to make.
+        method: "qat" fine-tunes, "ptq" stops after calibration.
+        progress: told of everything.
+
+    Returns:
+        The finished quantized run.
+
+    Raises:
+        InputError: the source is no float run, or `out` is taken.
+        GateError: the deploy form does not compute what the model computes.
+        Interrupted: stopped; where an epoch had finished, the best one is saved.
+    """
+    run, target = open_run(source), RunFolder(Path(out))
+    if not run.model.exists():
+        raise InputError(f"{source}: is a quantized run already. Give the float run that `mnv3 train` wrote.")
+    if target.path.exists() and (not target.path.is_dir() or any(target.path.iterdir())):
+        raise InputError(f"{target.path}: already holds files. Choose another --out.")
+    contract, class_names = run.contract(), run.labels()
+    model = keras.models.load_model(run.model, compile=False)
+    graph = trace(model)
+    samples = _calibration_samples(dataset.split("train"), config.quantize)
+    difference = check_deploy_form(model, graph, ContractPictures(samples[:_CHECKED_PICTURES], contract))
+    progress.say(f"deploy form equals the float model within {difference:.1e} of the logits' range")
+
+    # Small batches: the calibration looks at every tensor of the network at once.
+    pictures = ContractPictures(samples, contract, batch_size=16)
+    with progress.task("Calibrating", 2 * len(samples)) as advance:
+        calibration = calibrate(graph, pictures, lambda done: advance(done, ""))
+    progress.say(f"activation ranges from {calibration.pictures} training pictures")
+    work = _Quantization(graph, calibration, contract, class_names, dataset, config, target, progress)
+    facts: dict[str, Any] = {
+        "kind": "quantized run", "method": method, "parent": {"run": str(run.path.resolve()), **fingerprint(run.model)},
+        "classes": list(class_names), "preprocessing": contract.fingerprint(), "config": config.to_dict(),
+        "deploy_form_difference": difference, "calibration_pictures": calibration.pictures, "seed": config.quantize.seed}
+    if method == "qat" and config.quantize.epochs:
+        facts["history"] = work.fine_tune()
+    return work.finish(facts)
+
+
+def check_deploy_form(model: keras.Model, graph: DeployGraph, pictures: ContractPictures) -> float:
+    """Compares the lowered float network with the Keras model.
+
+    Returns:
+        The largest difference of a logit, as a share of the logits' range.
+
+    Raises:
+        GateError: it exceeds :data:`DEPLOY_TOLERANCE`.
+    """
+    expected = predict_logits(model, pictures)
+    twin = Twin(lower(graph), exact_input=True)
+    scale, offset = np.float32(graph.scale), np.float32(graph.offset)
+    found = np.concatenate([np.asarray(twin.model(pixels.astype(np.float32) * scale + offset, training=False))
+                            for pixels in pictures])
+    difference = float(np.abs(found - expected).max() / max(float(np.ptp(expected)), 1e-12))
+    if not difference < DEPLOY_TOLERANCE:
+        raise GateError(f"The deploy form differs from the float model by {difference:.1e} of the logits' range; allowed is "
+                        f"{DEPLOY_TOLERANCE:.0e}. Nothing was written.")
+    return difference
+
+
+def _calibration_samples(samples: tuple[Sample, ...], config: QuantizeConfig) -> tuple[Sample, ...]:
+    """A random choice of the training pictures, the same for the same seed."""
+    order = np.random.default_rng(config.seed).permutation(len(samples))[:config.calibration_pictures]
+    return tuple(samples[i] for i in order)
+
+
+class _Quantization:
+    """The twin, its scores and its fine-tuning."""
+
+    def __init__(self, graph: DeployGraph, calibration: Calibration, contract: Preprocessing, class_names: tuple[str, ...],
+                 dataset: PictureDataset, config: Config, target: RunFolder, progress: Progress):
+        self.graph, self.calibration, self.contract, self.class_names = graph, calibration, contract, class_names
+        self.dataset, self.config, self.target, self.progress = dataset, config, target, progress
+        self.twin = Twin(lower(graph), calibration.ranges)
+        self.twin.set_ranges(calibration.ranges, calibration.clips)
+        self.validation = ContractPictures(dataset.split("val"), contract)
+        self.best: tuple[float, float] | None = None
+        self.kept = (self.graph, calibration.ranges)
+
+    def _logits(self, pictures: ContractPictures) -> np.ndarray:
+        forward = tf.function(lambda inputs: self.twin.model(inputs, training=False), reduce_retracing=True)
+        return np.concatenate([forward(input_units(self.graph, pixels)).numpy() for pixels in pictures])
+
+    def _scores(self, split: str) -> Scores:
+        pictures = self.validation if split == "val" else ContractPictures(self.dataset.split(split), self.contract)
+        return score(self._logits(pictures), pictures.labels, self.class_names)
+
+    def fine_tune(self) -> list[dict[str, float]]:
+        """Quantization-aware training; afterwards `kept` holds the best epoch. Returns its history."""
+        settings = self.config.quantize
+        samples = self.dataset.split("train")
+        batches = TrainingBatches(
+            samples, self.contract, len(self.class_names), batch_size=settings.batch_size,
+            augmentation=self.config.augment, seed=settings.seed, cache_mb=self.config.data.cache_mb,
+            workers=self.config.data.workers)
+        teacher = Twin(lower(self.graph))
+        total = settings.epochs * batches.steps_per_epoch
+        step = _training_step(self.twin, teacher, settings, total)
+        teacher_validation = softmax(np.concatenate([teacher.logits(pixels) for pixels in self.validation]))
+        history: list[dict[str, float]] = []
+        self._judge(teacher_validation, history, epoch=0, loss=math.nan)
+        freeze_from = settings.epochs - round(settings.epochs * settings.freeze_ranges)
+        with self.progress.task("Fine-tuning", total) as advance, stop_on_signals() as stop:
+            done = 0
+            for epoch in range(settings.epochs):
+                self.twin.set_decay(settings.range_decay if epoch < freeze_from else 1.0)
+                losses = []
+                for pixels, labels, _ in _until(batches.epoch(epoch), stop):
+                    losses.append(float(step(input_units(self.graph, pixels), labels)))
+                    done += 1
+                    advance(done, f"epoch {epoch + 1}/{settings.epochs}, loss {np.mean(losses):.3f}")
+                if stop:
+                    self._save()
+                    raise Interrupted(f"Stopped in epoch {epoch + 1} of {settings.epochs}; the best finished epoch is saved "
+                                      f"in {self.target.path}, which can be converted.")
+                self._judge(teacher_validation, history, epoch=epoch + 1, loss=float(np.mean(losses)))
+        return history
+
+    def _judge(self, teacher: np.ndarray, history: list[dict[str, float]], *, epoch: int, loss: float) -> None:
+        """Scores the twin on the validation pictures and keeps it if it is the best so far.
+
+        Equal accuracy is decided by how close the answers are to the float model's.
+        """
+        logits = self._logits(self.validation)
+        scores = score(logits, self.validation.labels, self.class_names)
+        own = softmax(logits)
+        distance = float((teacher * (np.log(teacher + 1e-9) - np.log(own + 1e-9))).sum(axis=1).mean())
+        history.append({"epoch": epoch, "train_loss": loss, "val_top1": scores.top1, "val_distance_to_float": distance})
+        self.progress.say(f"epoch {epoch}: validation top-1 {scores.top1:.4f}, distance to the float model {distance:.4f}")
+        if self.best is None or (scores.top1, -distance) > self.best:
+            self.best = scores.top1, -distance
+            self.kept = self.twin.deploy_graph(), self.twin.ranges()
+
+    def _save(self) -> None:
+        self.target.path.mkdir(parents=True, exist_ok=True)
+        self.target.write_head(self.config, self.contract, self.class_names)
+        save_graph(self.target.quantized, *self.kept)
+
+    def finish(self, facts: dict[str, Any]) -> RunFolder:
+        """Writes the run with the scores of what is in it."""
+        graph, ranges = self.kept
+        self.twin = Twin(lower(graph), ranges)
+        metrics = {split: self._scores(split).to_dict() for split in dict.fromkeys(["val", evaluation_split(self.dataset)])}
+        self._save()
+        write_json(self.target.path / "metrics.json", metrics)
+        self.target.write_card(**facts, metrics={split: {k: v[k] for k in ("top1", "samples", "loss")}
+                                                 for split, v in metrics.items()})
+        for split, values in metrics.items():
+            self.progress.say(f"{split} top-1 {values['top1']:.4f} on {values['samples']} pictures, fake-quantized")
+        return self.target
+
+
+def _until(batches: Iterator[Any], stop: list[int]) -> Iterator[Any]:
+    for batch in batches:
+        if stop:
+            return
+        yield batch
+
+
+def _training_step(twin: Twin, teacher: Twin, settings: QuantizeConfig, total: int) -> Any:
+    """A compiled step: (inputs, labels) -> loss."""
+    schedule = tf_keras.optimizers.schedules.CosineDecay(settings.learning_rate, max(total, 1))
+    optimizer = tf_keras.optimizers.Adam(schedule)
+    model, temperature, share = twin.model, settings.temperature, settings.teacher_weight
+
+    @tf.function(reduce_retracing=True)
+    def step(inputs: Any, labels: Any) -> Any:
+        answers = tf.nn.softmax(teacher.model(inputs, training=False) / temperature)
+        with tf.GradientTape() as tape:
+            logits = model(inputs, training=True)
+            from_teacher = tf.nn.softmax_cross_entropy_with_logits(answers, logits / temperature) * temperature ** 2
+            from_labels = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
+            loss = tf.reduce_mean(share * from_teacher + (1 - share) * from_labels)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        return loss
+
+    return step
+
+
+def quantize_settings(config: Config, **changes: Any) -> Config:
+    """The configuration with settings of the section `quantize` changed; None leaves a setting as it is."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    return dataclasses.replace(config, quantize=dataclasses.replace(config.quantize, **given))

@@ -1,0 +1,147 @@
+"""Fake quantization for tfmot: per-channel kernels, activation ranges that follow from calibrated starts.
+
+Everything here round-trips through `get_config`: tfmot clones layers through it, and a quantizer that lost its settings
+there would silently quantize nothing.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+import tf_keras
+from tensorflow_model_optimization.python.core.quantization.keras import quantize_config, quantizers
+
+BITS = 8
+
+
+class KernelQuantizer(quantizers.Quantizer):
+    """Symmetric 8-bit per output channel, range from the kernel itself.
+
+    Args:
+        depthwise: the kernel is (h, w, channels, 1) and has one scale per channel. It is reshaped to (h, w, 1, channels) for
+            that, the one form that the converter recognises.
+    """
+
+    def __init__(self, depthwise: bool):
+        self.depthwise = depthwise
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        return {}
+
+    def __call__(self, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
+        height, width, channels, multiplier = inputs.shape
+        kernel = tf.reshape(inputs, (height, width, 1, channels * multiplier)) if self.depthwise else inputs
+        high = tf.stop_gradient(tf.maximum(tf.reduce_max(tf.abs(kernel), axis=[0, 1, 2]), 1e-8))
+        fake = tf.quantization.fake_quant_with_min_max_vars_per_channel(kernel, -high, high, num_bits=BITS,
+                                                                        narrow_range=True)
+        return tf.reshape(fake, inputs.shape) if self.depthwise else fake
+
+    def get_config(self) -> dict[str, Any]:
+        return {"depthwise": self.depthwise}
+
+
+class RangeQuantizer(quantizers.Quantizer):
+    """8-bit activations over a range that starts where it is set and then follows the batches.
+
+    Variables, in the layer: `low`, `high` (the range), `low_clip`, `high_clip` (the range's ends as a share of a batch's
+    extremes) and `decay` of the moving average (1: the range stands still).
+
+    Args:
+        floor, ceiling: ends that the range never passes, or None. With both, the range is fixed to them.
+        fixed: the range never follows.
+    """
+
+    def __init__(self, floor: float | None = None, ceiling: float | None = None, fixed: bool = False):
+        self.floor, self.ceiling, self.fixed = floor, ceiling, fixed
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        starts = {"low": self.floor if self.floor is not None else -1.0,
+                  "high": self.ceiling if self.ceiling is not None else 1.0,
+                  "low_clip": 1.0, "high_clip": 1.0, "decay": 1.0}
+        return {key: layer.add_weight(name=f"range_{key}", initializer=tf_keras.initializers.Constant(value), trainable=False)
+                for key, value in starts.items()}
+
+    def __call__(self, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
+        low, high = weights["low"], weights["high"]
+        if training and not self.fixed:
+            decay = weights["decay"]
+            seen_low = tf.minimum(tf.reduce_min(inputs) * weights["low_clip"], 0.0)
+            seen_high = tf.maximum(tf.reduce_max(inputs) * weights["high_clip"], 1e-3)
+            if self.floor is not None:
+                seen_low = tf.maximum(seen_low, self.floor)
+            if self.ceiling is not None:
+                seen_high = tf.minimum(seen_high, self.ceiling)
+            updates = [low.assign(decay * low + (1 - decay) * tf.stop_gradient(seen_low)),
+                       high.assign(decay * high + (1 - decay) * tf.stop_gradient(seen_high))]
+            with tf.control_dependencies(updates):
+                inputs = tf.identity(inputs)
+        return tf.quantization.fake_quant_with_min_max_vars(inputs, low, high, num_bits=BITS)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"floor": self.floor, "ceiling": self.ceiling, "fixed": self.fixed}
+
+
+class OpConfig(quantize_config.QuantizeConfig):
+    """How one layer of the twin is quantized.
+
+    Args:
+        kernel: None, "conv" or "depthwise".
+        output: arguments of the output's :class:`RangeQuantizer`, or None for no quantization of the output.
+    """
+
+    def __init__(self, kernel: str | None = None, output: dict[str, Any] | None = None):
+        self.kernel, self.output = kernel, output
+
+    def _attribute(self) -> str:
+        return "depthwise_kernel" if self.kernel == "depthwise" else "kernel"
+
+    def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
+        if self.kernel is None:
+            return []
+        return [(getattr(layer, self._attribute()), KernelQuantizer(self.kernel == "depthwise"))]
+
+    def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
+        if self.kernel is not None:
+            setattr(layer, self._attribute(), quantize_weights[0])
+
+    def get_activations_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
+        return []
+
+    def set_quantize_activations(self, layer: Any, quantize_activations: list[Any]) -> None:
+        return None
+
+    def get_output_quantizers(self, layer: Any) -> list[Any]:
+        return [] if self.output is None else [RangeQuantizer(**self.output)]
+
+    def get_config(self) -> dict[str, Any]:
+        return {"kernel": self.kernel, "output": self.output}
+
+
+class InputUnits(tf_keras.layers.Layer):
+    """Passes its input on; the place where the input is quantized."""
+
+    def call(self, inputs: Any) -> Any:
+        return tf.identity(inputs)
+
+
+class HardSwishGate(tf_keras.layers.Layer):
+    """relu6(x + 3), which the converter makes one ADD of."""
+
+    def call(self, inputs: Any) -> Any:
+        return tf.nn.relu6(inputs + 3.0)
+
+
+class NativeHardSwish(tf_keras.layers.Layer):
+    """x * relu6(x + 3) / 6 in the form that the converter makes one HARD_SWISH of."""
+
+    def call(self, inputs: Any) -> Any:
+        return inputs * tf.nn.relu6(inputs + 3.0) * (1.0 / 6.0)
+
+
+@tf_keras.utils.register_keras_serializable("mnv3_tf")
+def relu6(inputs: Any) -> Any:
+    """min(max(x, 0), 6), which the converter fuses into the convolution before it."""
+    return tf.nn.relu6(inputs)
+
+
+CUSTOM_OBJECTS = {cls.__name__: cls for cls in (KernelQuantizer, RangeQuantizer, OpConfig, InputUnits, HardSwishGate,
+                                                NativeHardSwish)}

@@ -1,0 +1,227 @@
+"""The tf_keras side: the lowered network as a float model, and its fake-quantized twin made by tfmot.
+
+The input of both is in units of ``(pixel - 128) * scale``, so that the zero that convolutions pad with stands for a pixel
+value of 128 and every pixel value is one step of the 8-bit input. What the first convolution expects instead,
+``scale * pixel + offset``, differs by a constant that goes into its bias; at the picture's border, where the padding is,
+half a grey level of it remains.
+"""
+
+from typing import Any
+
+import numpy as np
+import tensorflow_model_optimization as tfmot
+import tf_keras
+from tensorflow_model_optimization.python.core.quantization.keras import quantize_layout_transform, quantize_registry
+
+from mnv3_tf.errors import KitError
+from mnv3_tf.quantization.graph import DeployGraph
+from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph, LoweredOp, range_rule
+from mnv3_tf.quantization.quantizers import CUSTOM_OBJECTS, HardSwishGate, InputUnits, NativeHardSwish, OpConfig, relu6
+
+Ranges = dict[str, tuple[float, float]]
+
+
+def input_units(graph: DeployGraph, pixels: np.ndarray) -> np.ndarray:
+    """Pixels 0..255 as the twin takes them: float32 ``(pixel - 128) * scale``."""
+    return (np.asarray(pixels, np.float32) - np.float32(graph.zero_pixel)) * np.float32(graph.scale)
+
+
+def input_shift(graph: DeployGraph) -> float:
+    """What the first convolution expects beyond the twin's input units."""
+    return graph.zero_pixel * graph.scale + graph.offset
+
+
+def input_range(graph: DeployGraph) -> tuple[float, float]:
+    """The twin's input range, every pixel value of which is one quantization step."""
+    return -graph.zero_pixel * graph.scale, (255 - graph.zero_pixel) * graph.scale
+
+
+class Twin:
+    """A lowered network in tf_keras, float or fake-quantized.
+
+    Args:
+        lowered: the network.
+        ranges: activation ranges by deploy tensor, in the network's own units; None builds the float form.
+        batch: a fixed batch size, or None.
+        exact_input: the float form only: the input is ``scale * pixel + offset``, as the Keras network has it, padding
+            included.
+
+    Attributes:
+        model: the tf_keras model, from input units to logits.
+        lowered: as given.
+    """
+
+    def __init__(self, lowered: LoweredGraph, ranges: Ranges | None = None, *, batch: int | None = None,
+                 exact_input: bool = False):
+        self.lowered = lowered
+        self._shift = 0.0 if exact_input else input_shift(lowered.deploy)
+        self._quantized = ranges is not None
+        self._layers: dict[str, str] = {}
+        annotated = self._build(batch)
+        if ranges is None:
+            self.model = annotated
+        else:
+            with tfmot.quantization.keras.quantize_scope(CUSTOM_OBJECTS):
+                self.model = tfmot.quantization.keras.quantize_apply(annotated, scheme=_OwnScheme())
+            self._layers = {name: f"quant_{layer}" for name, layer in self._layers.items()}
+            self._check_wrapped()
+            self.set_ranges(ranges)
+        self.set_weights({op.name: lowered.weights(op) for op in lowered.ops if op.kind in ("conv", "depthwise")})
+
+    def _build(self, batch: int | None) -> Any:
+        """The network, annotated for tfmot where it is to be quantized."""
+        graph = self.lowered.deploy
+        tensors: dict[str, Any] = {}
+        for op in self.lowered.ops:
+            if op.kind == "input":
+                image = tf_keras.Input((graph.height, graph.width, 3), batch_size=batch, name="image")
+                layer, taken = InputUnits(name="input_units"), image
+            else:
+                layer = self._layer(op)
+                taken = [tensors[name] for name in op.inputs]
+                taken = taken[0] if len(taken) == 1 else taken
+            self._layers[op.name] = layer.name
+            if self._quantized:
+                layer = tfmot.quantization.keras.quantize_annotate_layer(layer, self._config(op))
+            tensors[op.name] = layer(taken)
+        return tf_keras.Model(image, tensors[self.lowered.ops[-1].name])
+
+    def _layer(self, op: LoweredOp) -> Any:
+        name = op.name.replace("/", "_")
+        layers = tf_keras.layers
+        if op.kind in ("conv", "depthwise"):
+            kernel = self.lowered.deploy[op.source or ""].kernel
+            assert kernel is not None
+            common = {"strides": op.stride, "padding": op.padding, "name": name,
+                      "activation": relu6 if op.activation == "relu6" else op.activation}
+            if op.kind == "depthwise":
+                return layers.DepthwiseConv2D(kernel.shape[:2], **common)
+            return layers.Conv2D(kernel.shape[-1], kernel.shape[:2], **common)
+        makers: dict[str, Any] = {
+            "gate": HardSwishGate, "hard_swish": NativeHardSwish, "multiply": layers.Multiply, "add": layers.Add,
+            "flatten": layers.Flatten, "pool": lambda name: layers.GlobalAveragePooling2D(keepdims=True, name=name)}
+        return makers[op.kind](name=name)
+
+    def _config(self, op: LoweredOp) -> OpConfig:
+        kernel = op.kind if op.kind in ("conv", "depthwise") else None
+        if op.kind == "flatten":
+            return OpConfig()
+        if op.kind == "gate":
+            return OpConfig(output={"floor": GATE_RANGE[0], "ceiling": GATE_RANGE[1], "fixed": True})
+        if op.kind == "input":
+            return OpConfig(output={"fixed": True})
+        floor, ceiling = range_rule(self.lowered.deploy, self.lowered.deploy[op.name])
+        factor = op.tensor_factor
+        return OpConfig(kernel, {"floor": None if floor is None else floor * factor,
+                                 "ceiling": None if ceiling is None else ceiling * factor,
+                                 "fixed": floor is not None and ceiling is not None})
+
+    def _check_wrapped(self) -> None:
+        """tfmot loses a quantizer in silence when a configuration does not survive cloning; this says so."""
+        for op in self.lowered.ops:
+            layer = self.model.get_layer(self._layers[op.name])
+            wanted = self._config(op)
+            if layer.quantize_config.get_config() != wanted.get_config():
+                raise KitError(f"{op.name}: tensorflow-model-optimization dropped the layer's quantizer.")
+
+    def _ranged(self) -> list[LoweredOp]:
+        return [op for op in self.lowered.ops if op.kind not in ("flatten", "gate")]
+
+    def _variables(self, op: LoweredOp) -> dict[str, Any]:
+        return self.model.get_layer(self._layers[op.name])._output_quantizer_vars
+
+    def set_ranges(self, ranges: Ranges, clips: Ranges | None = None) -> None:
+        """Sets the activation ranges (in the network's own units) and, for following them, their clipping shares."""
+        for op in self._ranged():
+            variables = self._variables(op)
+            low, high = input_range(self.lowered.deploy) if op.kind == "input" else ranges[op.name]
+            variables["low"].assign(low * op.tensor_factor)
+            variables["high"].assign(high * op.tensor_factor)
+            if clips and op.name in clips:
+                variables["low_clip"].assign(clips[op.name][0])
+                variables["high_clip"].assign(clips[op.name][1])
+
+    def ranges(self) -> Ranges:
+        """The activation ranges, in the network's own units."""
+        return {op.name: (float(v["low"].numpy()) / op.tensor_factor, float(v["high"].numpy()) / op.tensor_factor)
+                for op in self._ranged() if op.kind != "input" for v in [self._variables(op)]}
+
+    def set_decay(self, decay: float) -> None:
+        """How slowly the ranges follow the batches; 1 stops them."""
+        for op in self._ranged():
+            self._variables(op)["decay"].assign(decay)
+
+    def _convolution(self, op: LoweredOp) -> Any:
+        layer = self.model.get_layer(self._layers[op.name])
+        return layer.layer if self._quantized else layer
+
+    def _kernel_bias(self, op: LoweredOp) -> tuple[Any, Any]:
+        """The trainable variables; the wrapper keeps the kernel, whose attribute it replaces while it computes."""
+        if self._quantized:
+            wrapper = self.model.get_layer(self._layers[op.name])
+            return wrapper._weight_vars[0][0], wrapper.layer.bias
+        layer = self._convolution(op)
+        return (layer.depthwise_kernel if op.kind == "depthwise" else layer.kernel), layer.bias
+
+    def _is_stem(self, op: LoweredOp) -> bool:
+        return op.inputs == (self.lowered.ops[0].name,)
+
+    def set_weights(self, weights: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+        """Sets kernels and biases of the named convolutions, as the lowered operations use them."""
+        for op in self.lowered.ops:
+            if op.name in weights:
+                kernel, bias = weights[op.name]
+                if self._is_stem(op):
+                    bias = bias + np.float32(self._shift) * kernel.sum(axis=(0, 1, 2))
+                kernel_variable, bias_variable = self._kernel_bias(op)
+                kernel_variable.assign(kernel)
+                bias_variable.assign(bias)
+
+    def weights(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Kernels and biases of all convolutions, as the lowered operations use them."""
+        found = {}
+        for op in self.lowered.ops:
+            if op.kind in ("conv", "depthwise"):
+                kernel, bias = (v.numpy() for v in self._kernel_bias(op))
+                if self._is_stem(op):
+                    bias = bias - np.float32(self._shift) * kernel.sum(axis=(0, 1, 2))
+                found[op.name] = (kernel, bias)
+        return found
+
+    def deploy_graph(self) -> DeployGraph:
+        """The deploy form with this twin's weights."""
+        return self.lowered.with_weights(self.weights())
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        """Logits float32 (n, classes) of pixels (n, height, width, 3) in 0..255."""
+        return np.asarray(self.model(input_units(self.lowered.deploy, pixels), training=False), np.float32)
+
+
+class _NoLayoutTransform(quantize_layout_transform.QuantizeLayoutTransform):
+    """Leaves the network as it is: everything is folded already, and tfmot's own input quantizer would be a second one."""
+
+    def apply(self, model: Any, layer_quantize_map: Any) -> Any:
+        return model, layer_quantize_map
+
+
+class _EmptyRegistry(quantize_registry.QuantizeRegistry):
+    """Knows no layer: every layer of the twin brings its own configuration."""
+
+    def supports(self, layer: Any) -> bool:
+        return False
+
+    def get_quantize_config(self, layer: Any) -> Any:
+        raise KitError(f"{layer.name}: a layer of the twin came without its quantization.")
+
+    def apply_nested_model(self, *args: Any) -> None:
+        raise KitError("The twin holds no nested model.")
+
+
+class _OwnScheme(tfmot.quantization.keras.QuantizeScheme):
+    """Quantizes what is annotated, as it is annotated, and nothing else."""
+
+    def get_layout_transformer(self) -> Any:
+        return _NoLayoutTransform()
+
+    def get_quantize_registry(self) -> Any:
+        return _EmptyRegistry()
