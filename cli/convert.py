@@ -1,0 +1,39 @@
+"""`mnv3 convert`."""
+
+from dataclasses import asdict
+
+import click
+
+from mnv3_tf.cli.options import json_option, print_json, quiet_libraries
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.option("--out", required=True, type=click.Path(), metavar="FILE.tflite", help="File to write.")
+@click.option("--format", type=click.Choice(["int8", "float16", "dynamic", "float32"]), default="int8", show_default=True,
+              help="int8 needs a quantized run.")
+@click.option("--io", type=click.Choice(["uint8", "int8", "float32"]),
+              help="Input and output of an int8 file; uint8 where not given.")
+@click.option("--lowering", type=click.Choice(["xnnpack", "fused"]),
+              help="Form of hard-swish: xnnpack (int8 where not given) or fused, the native operation (the other formats).")
+@json_option
+def convert(model: str, out: str, format: str, io: str | None, lowering: str | None, as_json: bool) -> None:
+    """Writes MODEL (a run folder or .keras file) as a checked .tflite file.
+
+    Its preprocessing contract, labels and card are written beside it. Every file takes RGB pixels: uint8 the byte, int8 the
+    byte minus 128, float32 the value 0..255. An int8 file with float operations, stray conversions or more than one XNNPACK
+    partition is refused (exit code 3).
+    """
+    quiet_libraries()
+    from mnv3_tf.export.convert import convert as run_conversion
+    from mnv3_tf.export.convert import open_source
+
+    result = run_conversion(open_source(model), out, format=format, io=io, lowering=lowering)  # type: ignore[arg-type]
+    if as_json:
+        print_json({**asdict(result), "path": str(result.path)})
+        return
+    for warning in result.warnings:
+        click.echo(f"Warning: {warning}.", err=True)
+    outside = f", outside of it: {', '.join(result.outside)}" if result.outside else ""
+    click.echo(f"Converted: {result.path} ({result.size_bytes / 1e6:.2f} MB, {result.format}, {result.io} in and out, "
+               f"{result.partitions} XNNPACK partition{'s' if result.partitions != 1 else ''}{outside}).")

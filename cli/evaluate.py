@@ -1,0 +1,52 @@
+"""`mnv3 evaluate`."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from mnv3_tf.cli.options import Terminal, data_option, json_option, print_json, quiet_libraries
+
+if TYPE_CHECKING:
+    from mnv3_tf.metrics import Scores
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@data_option
+@click.option("--split", type=click.Choice(["test", "val", "train", "all"]),
+              help="Part of the data; test where there is one, else val.")
+@click.option("--strict", is_flag=True, help="Fail on a broken picture instead of leaving it out.")
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Of the TFLite runtime.")
+@json_option
+def evaluate(model: str, data: str, split: str | None, strict: bool, threads: int, as_json: bool) -> None:
+    """Scores MODEL (a run folder, .keras or .tflite file) on labelled pictures, with the model's own preprocessing."""
+    quiet_libraries()
+    from mnv3_tf.export.classifier import open_classifier
+    from mnv3_tf.export.evaluate import evaluate as run_evaluation
+
+    classifier = open_classifier(model, threads=threads)
+    result = run_evaluation(classifier, data, split=split, strict=strict, progress=Terminal())
+    if as_json:
+        print_json({"model": model, "kind": classifier.kind, "split": result.split, "skipped": list(result.skipped),
+                    **result.scores.to_dict()})
+        return
+    _print(result.scores, result.split, len(result.skipped))
+
+
+def _print(scores: "Scores", split: str, skipped: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table("class", "pictures", "recall", "most often taken for")
+    names = [name for name, _, _ in scores.per_class]
+    for index, (name, count, recall) in enumerate(scores.per_class):
+        row = list(scores.confusion[index])
+        row[index] = 0
+        wrong = f"{names[row.index(max(row))]} ({max(row)})" if max(row) else ""
+        table.add_row(name, str(count), "-" if recall is None else f"{recall:.3f}", wrong)
+    console.print(table)
+    left_out = f", {skipped} broken ones left out" if skipped else ""
+    console.print(f"top-1 {scores.top1:.4f} (95% interval {scores.top1_low:.4f} to {scores.top1_high:.4f}), "
+                  f"top-{scores.k} {scores.topk:.4f}, loss {scores.loss:.4f}, {scores.samples} pictures of "
+                  f"{split}{left_out}")

@@ -1,0 +1,51 @@
+"""`mnv3 predict`."""
+
+import click
+
+from mnv3_tf.cli.options import json_option, print_json, quiet_libraries
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(), metavar="PICTURE...")
+@click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Classes per picture.")
+@json_option
+def predict(model: str, pictures: tuple[str, ...], top_k: int, as_json: bool) -> None:
+    """Says what MODEL (a run folder, .keras or .tflite file) sees on pictures; a folder stands for the files in it.
+
+    A picture that cannot be read is named and the others are still answered; the exit code is then 1.
+    """
+    quiet_libraries()
+    from mnv3_tf.export.classifier import open_classifier
+    from mnv3_tf.export.evaluate import predict as run_prediction
+
+    answers, broken, note = run_prediction(open_classifier(model), _expand(pictures), top_k)
+    if note:
+        click.echo(note, err=True)
+    if as_json:
+        print_json([answer.to_dict() for answer in answers])
+    else:
+        for answer in answers:
+            click.echo(answer.file)
+            for label, _, probability in answer.predictions:
+                click.echo(f"  {probability:7.2%}  {label}")
+    for line in broken:
+        click.echo(f"Error: {line}", err=True)
+    if broken:
+        raise click.exceptions.Exit(1)
+
+
+def _expand(pictures: tuple[str, ...]) -> list[str]:
+    """Folders replaced by their files, in natural order."""
+    from pathlib import Path
+
+    from natsort import natsorted
+
+    files: list[str] = []
+    for picture in pictures:
+        path = Path(picture)
+        if path.is_dir():
+            files += natsorted(str(p) for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+        else:
+            files.append(picture)
+    return files

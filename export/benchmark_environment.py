@@ -1,0 +1,69 @@
+"""The machine that a measurement was made on: what changes latency, and no name of the host or its user."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+UNKNOWN = "unknown"
+
+
+def environment() -> dict[str, Any]:
+    """CPU, cores, frequency governor, load, and versions of the software; "unknown" or None for what cannot be read."""
+    return {
+        "cpu": cpu_model(),
+        "architecture": platform.machine(),
+        "cores": os.cpu_count() or 1,
+        "cores_usable": usable_cores(),
+        "governor": _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or UNKNOWN,
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "runtime": f"ai-edge-litert {_version('ai-edge-litert')}",
+        "numpy": _version("numpy"),
+    }
+
+
+def cpu_model() -> str:
+    """The CPU's name as the system gives it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Hardware") and value.strip():
+            return value.strip()
+    return platform.processor() or platform.machine() or UNKNOWN
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on (its affinity)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def temperature_c() -> float | None:
+    """The warmest thermal zone in degrees Celsius; None where there is none, as in most virtual machines."""
+    found = []
+    for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
+        line = _first_line(str(zone))
+        if line is not None and line.lstrip("-").isdigit():
+            found.append(int(line) / 1000)
+    return max(found, default=None)
+
+
+def _first_line(path: str) -> str | None:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip().splitlines()[0]
+    except (OSError, IndexError):
+        return None
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return UNKNOWN

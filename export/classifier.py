@@ -1,0 +1,139 @@
+"""Any model that the kit makes, behind one interface: pixels in, logits out, with its contract and labels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnv3_tf.data import Preprocessing, read_labels
+from mnv3_tf.errors import InputError
+from mnv3_tf.files import read_bytes
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model ready to answer.
+
+    Attributes:
+        path: what the user named.
+        kind: "keras", "fake-quantized" or "tflite".
+        contract: how pictures become its input.
+        labels: class names in the order of the logits.
+        forward: pixels uint8 (n, height, width, 3) -> logits float32 (n, classes); n is at most :data:`BATCH`.
+    """
+
+    path: Path
+    kind: str
+    contract: Preprocessing
+    labels: tuple[str, ...]
+    forward: Callable[[np.ndarray], np.ndarray]
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        """Logits float32 (n, classes) of any number of pictures."""
+        parts = [self.forward(pixels[i:i + BATCH]) for i in range(0, len(pixels), BATCH)]
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), np.float32)
+
+
+def open_classifier(path: str | Path, *, threads: int = 1) -> Classifier:
+    """Opens a run folder (float or quantized), a `.keras` or a `.tflite` file.
+
+    Args:
+        path: the model. A `.keras` file needs preprocessing.json and labels.txt in its folder, a `.tflite` file its own
+            (``m.preprocessing.json``, ``m.labels.txt``) beside it, as `mnv3 convert` writes them.
+        threads: of the TFLite runtime.
+
+    Raises:
+        InputError: not found, of no known kind, or without its contract or labels.
+    """
+    path = Path(path)
+    if path.is_dir():
+        from mnv3_tf.training.run_folder import open_run
+
+        run = open_run(path)
+        if run.is_quantized:
+            return _checked(path, "fake-quantized", run.contract(), run.labels(), _fake_quantized(run.quantized))
+        return _checked(path, "keras", run.contract(), run.labels(), _keras(run.model))
+    if not path.exists():
+        raise InputError(f"{path}: there is no such run folder or file.")
+    if path.suffix == ".keras":
+        contract, labels = path.with_name("preprocessing.json"), path.with_name("labels.txt")
+        make: Callable[[Path], Callable[[np.ndarray], np.ndarray]] = _keras
+    elif path.suffix == ".tflite":
+        from mnv3_tf.export.convert import sidecar
+
+        contract, labels = sidecar(path, "preprocessing.json"), sidecar(path, "labels.txt")
+        make = lambda file: _tflite(file, threads)  # noqa: E731
+    else:
+        raise InputError(f"{path}: is no model. Give a run folder, a .keras file or a .tflite file.")
+    for file, what in ((contract, "preprocessing contract"), (labels, "class names")):
+        if not file.exists():
+            raise InputError(f"{path}: its {what} is missing; {file} was expected. It is written beside the model, and "
+                             "moves with it.")
+    return _checked(path, path.suffix[1:], Preprocessing.read(contract), read_labels(labels), make(path))
+
+
+def load_keras(path: Path) -> Any:
+    """A Keras model.
+
+    Raises:
+        InputError: the file is no Keras model, or needs code that is not here.
+    """
+    import keras
+
+    if not read_bytes(path).startswith(b"PK"):
+        raise InputError(f"{path}: is no .keras file (it is not a zip archive); it may be truncated.")
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path}: Keras cannot load it ({reason}).") from error
+
+
+def _keras(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    model = load_keras(path)
+    last = getattr(model.layers[-1], "activation", None)
+    if getattr(last, "__name__", "linear") != "linear":
+        raise InputError(f"{path}: ends in {last.__name__}; a model that ends in logits is needed "
+                         "(classifier_activation=None).")
+
+    def forward(pixels: np.ndarray) -> np.ndarray:
+        # One shape for all batches: a new one would be compiled anew.
+        padded = np.concatenate([pixels, np.zeros((BATCH - len(pixels), *pixels.shape[1:]), pixels.dtype)]) \
+            if len(pixels) not in (1, BATCH) else pixels
+        return np.asarray(model.predict_on_batch(padded), np.float32)[:len(pixels)]
+
+    return forward
+
+
+def _fake_quantized(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    from mnv3_tf.quantization.graph import load_graph
+    from mnv3_tf.quantization.lowering import lower
+    from mnv3_tf.quantization.twin import Twin
+
+    graph, ranges = load_graph(path)
+    return Twin(lower(graph), ranges).logits
+
+
+def _tflite(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    from mnv3_tf.export.runtime import LiteRTModel
+
+    return LiteRTModel(path, threads=threads).predict
+
+
+def _checked(path: Path, kind: str, contract: Preprocessing, labels: tuple[str, ...],
+             forward: Callable[[np.ndarray], np.ndarray]) -> Classifier:
+    """Refuses a model whose outputs and labels differ in number, or that does not take the contract's size."""
+    probe = np.zeros((1, contract.height, contract.width, 3), np.uint8)
+    try:
+        classes = forward(probe).shape[1]
+    except ValueError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{path}: does not take the {contract.height}x{contract.width} pictures of its preprocessing contract "
+                         f"({reason}).") from error
+    if classes != len(labels):
+        raise InputError(f"{path}: has {classes} outputs, but its labels.txt names {len(labels)} classes.")
+    return Classifier(path, kind, contract, labels, forward)

@@ -1,0 +1,257 @@
+"""From a run or a Keras model to a `.tflite` file that is checked before it is kept.
+
+Every file takes RGB pixel values: uint8 the byte itself, int8 the byte minus 128, float32 the value 0..255.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mnv3_tf.data import Preprocessing, write_labels
+from mnv3_tf.errors import GateError, InputError, KitError
+from mnv3_tf.export.runtime import LiteRTModel, captured_stderr
+from mnv3_tf.export.tflite_file import (
+    TfliteFile,
+    boundary_quantize_problems,
+    float_operators,
+    has_dynamic_shapes,
+    parse_tflite,
+)
+from mnv3_tf.files import write_bytes, write_json
+from mnv3_tf.quantization.graph import DeployGraph, load_graph, trace
+from mnv3_tf.quantization.lowering import Lowering, lower
+from mnv3_tf.quantization.twin import Ranges, Twin
+from mnv3_tf.training.run_folder import RunFolder, fingerprint, library_versions
+
+Format = Literal["int8", "float16", "dynamic", "float32"]
+FORMATS: tuple[Format, ...] = ("int8", "float16", "dynamic", "float32")
+Io = Literal["uint8", "int8", "float32"]
+IOS: tuple[Io, ...] = ("uint8", "int8", "float32")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to convert, with what belongs to it.
+
+    Attributes:
+        path: the file that holds the weights.
+        graph: its deploy form.
+        ranges: activation ranges, or None for a float model.
+        contract: preprocessing.
+        labels: class names.
+    """
+
+    path: Path
+    graph: DeployGraph
+    ranges: Ranges | None
+    contract: Preprocessing
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written.
+
+    Attributes:
+        path: the `.tflite` file; its contract and labels lie beside it (:func:`sidecar`).
+        size_bytes: of the file.
+        format, io, lowering: as converted.
+        partitions: XNNPACK partitions on this machine.
+        outside: operators that run outside of the delegate.
+        warnings: what a user should know.
+    """
+
+    path: Path
+    size_bytes: int
+    format: Format
+    io: Io
+    lowering: Lowering
+    partitions: int
+    outside: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def sidecar(tflite: Path, kind: Literal["preprocessing.json", "labels.txt", "card.json"]) -> Path:
+    """The file beside a `.tflite` that holds its contract, labels or card: ``m.tflite`` -> ``m.labels.txt``."""
+    return tflite.with_name(f"{tflite.stem}.{kind}")
+
+
+def open_source(path: str | Path) -> Source:
+    """A run folder or `.keras` file as something to convert.
+
+    Raises:
+        InputError: it is neither, or its contract or labels are missing.
+    """
+    path = Path(path)
+    if path.suffix == ".tflite":
+        raise InputError(f"{path}: is a .tflite file already. Give the run folder or .keras file that it was made from.")
+    if path.is_dir():
+        from mnv3_tf.training.run_folder import open_run
+
+        run = open_run(path)
+        file = run.quantized if run.is_quantized else run.model
+    else:
+        run, file = RunFolder(path.parent), path
+        if not path.exists():
+            raise InputError(f"{path}: there is no such run folder or .keras file.")
+    contract, labels = run.contract(), run.labels()
+    if run.is_quantized and file == run.quantized:
+        graph, ranges = load_graph(file)
+        return Source(file, graph, ranges, contract, labels)
+    from mnv3_tf.export.classifier import load_keras
+
+    return Source(file, trace(load_keras(file)), None, contract, labels)
+
+
+def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io | None = None,
+            lowering: Lowering | None = None) -> Converted:
+    """Writes a `.tflite` file, with its contract, labels and card beside it.
+
+    Args:
+        source: from :func:`open_source`.
+        out: the file to write; replaced if it exists.
+        format: "int8" needs a quantized run; "float16" and "dynamic" store smaller weights; "float32" is exact.
+        io: of an int8 file: "uint8" (default: picture bytes in, as Android and MediaPipe have them), "int8" or "float32". The
+            other formats take and give float32.
+        lowering: "xnnpack" (default for int8: additions and multiplications that the XNNPACK delegate takes) or "fused"
+            (default for the other formats: the native HARD_SWISH operation, which GPU and NPU delegates may prefer).
+
+    Raises:
+        InputError: the combination is impossible.
+        GateError: the file would hold float operations, stray conversions, or, lowered for XNNPACK, more than one partition.
+    """
+    out = Path(out)
+    if out.suffix != ".tflite":
+        raise InputError(f"{out}: the file to write must end in .tflite.")
+    if format == "int8" and source.ranges is None:
+        raise InputError(f"{source.path}: is a float model, and int8 needs quantized ranges. Make a quantized run first "
+                         "(mnv3 quantize RUN --data PATH --out QRUN), or give --format float16, dynamic or float32.")
+    if format != "int8" and io not in (None, "float32"):
+        raise InputError(f"--io {io} goes with --format int8 only; a {format} file takes and gives float32.")
+    io = io or ("uint8" if format == "int8" else "float32")
+    lowering = lowering or ("xnnpack" if format == "int8" else "fused")
+    content = convert_graph(source.graph, source.ranges if format == "int8" else None, format=format, io=io,
+                            lowering=lowering)
+    model = LiteRTModel(content)
+    _gate(out, content, model, format, lowering)
+    warnings = _warnings(source, model, format)
+    write_bytes(out, content)
+    source.contract.save(sidecar(out, "preprocessing.json"))
+    write_labels(sidecar(out, "labels.txt"), source.labels)
+    write_json(sidecar(out, "card.json"), {
+        "kind": "tflite", "format": format, "io": io, "lowering": lowering, "parent": fingerprint(source.path),
+        "file": fingerprint(out), "preprocessing": source.contract.fingerprint(), "classes": list(source.labels),
+        "partitions": model.partitions, "versions": library_versions(),
+        "input": _tensor_facts(model.input_dtype, model.input_quantization),
+        "output": _tensor_facts(model.output_dtype, model.output_quantization)})
+    return Converted(out, len(content), format, io, lowering, model.partitions, model.undelegated_operators, warnings)
+
+
+def convert_graph(graph: DeployGraph, ranges: Ranges | None, *, format: Format, io: Io, lowering: Lowering) -> bytes:
+    """The bytes of a `.tflite` file, batch 1; `ranges` belong to int8 alone."""
+    import tensorflow as tf
+
+    zero, scale, offset = float(graph.zero_pixel), float(graph.scale), float(graph.offset)
+    model = Twin(lower(graph, lowering), ranges, batch=1, exact_input=ranges is None).model
+
+    def forward(image: Any) -> Any:
+        if ranges is None:
+            return model(image * scale + offset, training=False)
+        return model((image - zero) * scale if io == "float32" else image, training=False)
+
+    signature = tf.TensorSpec((1, graph.height, graph.width, 3), tf.float32, name="image")
+    function = tf.function(forward).get_concrete_function(signature)
+    # The converter saves what owns the variables; a bare module with them takes a fraction of the time of a Keras model.
+    owner = tf.Module()
+    owner.held = model.variables
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], owner)
+    if format != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if format == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if format == "int8":
+        converter.inference_input_type = converter.inference_output_type = getattr(tf, io)
+    try:
+        with captured_stderr():
+            return converter.convert()
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise KitError(f"TensorFlow's converter failed: {reason}") from error
+
+
+def check_int8(content: bytes, name: str, model: LiteRTModel, lowering: Lowering) -> list[str]:
+    """What keeps a file from being a clean int8 file; nothing if it is one."""
+    file = parse_tflite(content, name=name)
+    front, units = _input_units(file)
+    problems = [f"the operation {op.name} computes in float" for op in float_operators(file) if op.index not in units]
+    problems += boundary_quantize_problems(file, also_input=front)
+    if has_dynamic_shapes(file):
+        problems.append("it has dynamic shapes, which delegates refuse")
+    # The delegate takes no conversion between uint8 and int8; the runtime does it, once at each end.
+    outside = [name for name in model.undelegated_operators if name != "QUANTIZE"]
+    if lowering == "xnnpack" and (model.partitions != 1 or outside):
+        problems.append(f"it falls into {model.partitions} XNNPACK partitions (operations outside: "
+                        f"{', '.join(outside) or 'none'})")
+    return problems
+
+
+def _input_units(file: TfliteFile) -> tuple[set[int], set[int]]:
+    """What brings float32 pixels into the input's units, in front of the QUANTIZE: its tensors and its operations."""
+    tensors = {tensor.index for tensor in file.inputs if tensor.dtype == "float32"}
+    operations = set()
+    for op in file.operators:
+        variable = {i for i in op.inputs if i >= 0 and not file.tensors[i].is_constant}
+        if op.name in ("SUB", "MUL", "ADD") and variable and variable <= tensors:
+            operations.add(op.index)
+            tensors.update(op.outputs)
+    return tensors, operations
+
+
+def _gate(out: Path, content: bytes, model: LiteRTModel, format: Format, lowering: Lowering) -> None:
+    if format != "int8":
+        return
+    problems = check_int8(content, str(out), model, lowering)
+    if problems:
+        raise GateError(f"{out}: was not written, for it would be no clean int8 file: {'; '.join(problems)}. A network whose "
+                        "weights were never trained can cause this; otherwise try --lowering fused.")
+
+
+def _warnings(source: Source, model: LiteRTModel, format: Format) -> tuple[str, ...]:
+    warnings = []
+    if format != "int8" and source.ranges is not None:
+        warnings.append("the quantized run's weights were written without their 8-bit ranges")
+    if format == "int8":
+        constant = _constant_answer(source, model)
+        if constant is not None:
+            warnings.append(f"the file answers {source.labels[constant]!r} to every test pattern")
+    return tuple(warnings)
+
+
+def _constant_answer(source: Source, model: LiteRTModel) -> int | None:
+    """The class that the file gives to every one of a few unlike patterns, or None; the float network decides what is unlike."""
+    patterns = np.stack(list(_patterns(source.graph.height, source.graph.width)))
+    answers = set(model.predict(patterns).argmax(axis=1).tolist())
+    if len(answers) > 1:
+        return None
+    expected = set(Twin(lower(source.graph, "fused")).logits(patterns).argmax(axis=1).tolist())
+    return answers.pop() if len(expected) > 1 else None
+
+
+def _patterns(height: int, width: int) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(0)
+    for cells in (1, 2, 4, 8):
+        for _ in range(4):
+            small = rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+            yield np.kron(small, np.ones((-(-height // cells), -(-width // cells), 1), np.uint8))[:height, :width]
+
+
+def _tensor_facts(dtype: str, quantization: tuple[float, int]) -> dict[str, Any]:
+    scale, zero_point = quantization
+    return {"dtype": dtype, "scale": float(scale), "zero_point": int(zero_point)}
+
+
+
+

@@ -1,0 +1,76 @@
+"""Datasets: opened from a folder, whichever of the usual layouts it has."""
+
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from mnv3_tf.data.folders import class_folders, open_folders, split_folders, with_validation
+from mnv3_tf.data.labels import read_labels, write_labels
+from mnv3_tf.data.lists import has_lists, open_lists
+from mnv3_tf.data.samples import PictureDataset, Sample, clamp_top_k, evaluation_split
+from mnv3_tf.errors import InputError
+from mnv3_tf.yaml_text import nearest
+
+__all__ = ["PictureDataset", "Sample", "clamp_top_k", "evaluation_split", "open_dataset", "read_labels", "write_labels"]
+
+LAYOUTS = """Layouts that are understood:
+  train_list.txt, val_list.txt, labels.txt    a picture's path and class id a line
+  train/CLASS/..., val/CLASS/..., test/...    class folders in split folders
+  CLASS/...                                   class folders, split by the kit"""
+
+
+def open_dataset(root: str | Path, *, validation_fraction: float = 0.15, seed: int = 0,
+                 class_names: Sequence[str] | None = None) -> PictureDataset:
+    """Lists the labelled pictures of a folder; no picture is opened.
+
+    The layout is found: PaddleClas label lists; `train/`, `val/` (or `valid/`, `validation/`) and `test/` with class
+    folders; or class folders alone. Classes of folders are in natural order. Without validation pictures a part of every
+    class is taken from train, by a hash of (seed, class, relative path): adding pictures moves no other.
+
+    Args:
+        root: the folder.
+        validation_fraction: 0..1, the part to take where there is no validation split. 0 takes none; 1 takes all, to
+            evaluate on every picture.
+        seed: of that choice.
+        class_names: a model's labels; the dataset's labels then index these, matched by name.
+
+    Raises:
+        InputError: no folder, no layout, label lines that cannot be used, a class that is unknown or alone.
+    """
+    fraction = validation_fraction
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
+        raise InputError(f"validation_fraction is {fraction!r}; allowed: numbers from 0 to 1.")
+    root = Path(root)
+    _check_folder(root)
+    dataset = open_lists(root, class_names) if has_lists(root) else open_folders(root, split_folders(root))
+    if not any(dataset.splits.values()):
+        raise InputError(f"{root}: no pictures found. {LAYOUTS}")
+    if class_names is not None:
+        dataset = dataset.with_class_names(class_names)
+    elif len(dataset.class_names) < 2:
+        raise InputError(_single_class(dataset))
+    if "val" not in dataset.splits and "train" in dataset.splits:
+        dataset = with_validation(dataset, fraction, seed)
+    return dataset
+
+
+def _check_folder(root: Path) -> None:
+    if root.is_dir():
+        return
+    if not root.exists():
+        parent = root.parent
+        beside = [path.name for path in parent.iterdir()] if parent.is_dir() else []
+        raise InputError(f"{root}: no such folder{nearest(root.name, beside) or '.'} Give the dataset's folder.")
+    if zipfile.is_zipfile(root) or tarfile.is_tarfile(root):
+        raise InputError(f"{root}: is an archive, not a folder. Unpack it, and give the folder.")
+    raise InputError(f"{root}: is a file, not a folder. Give the folder that holds the pictures.")
+
+
+def _single_class(dataset: PictureDataset) -> str:
+    name = dataset.class_names[0]
+    text = f"{dataset.root}: only one class, {name!r}; a classifier needs two or more."
+    inner = dataset.root / name
+    if dataset.layout == "class folders" and (has_lists(inner) or class_folders(inner)):
+        return f"{text} Its folder has folders or label lists of its own: perhaps the dataset is {inner}."
+    return f"{text} {LAYOUTS}"

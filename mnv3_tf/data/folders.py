@@ -1,0 +1,187 @@
+"""Class folders: found, walked in natural order, and split so that adding a picture moves no other."""
+
+import hashlib
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from natsort import natsorted
+
+from mnv3_tf.data.samples import PictureDataset, Sample, counted, listed, suggestions
+from mnv3_tf.errors import InputError
+
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_JUNK_NAMES = {"thumbs.db", "desktop.ini", "__macosx"}
+_JUNK_SUFFIXES = {".txt", ".json", ".csv", ".tsv", ".xml", ".md", ".yaml", ".yml", ".html", ".log"}
+
+
+def is_junk_name(name: str) -> bool:
+    """Hidden files and what operating systems leave behind."""
+    return name.startswith(".") or name.lower() in _JUNK_NAMES
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """The folders directly inside, in natural order (class2 before class10)."""
+    return _in_natural_order((Path(entry.path) for entry in _entries(folder) if entry.is_dir()), folder)
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """The split folders of a root: split -> folder; empty where it has class folders instead.
+
+    They are split folders where `train/` is one of them, or where there are no other folders; a lone `train/` that holds
+    pictures among other folders is a class.
+
+    Raises:
+        InputError: two folders for one split, or split folders without class folders.
+    """
+    inside = class_folders(root)
+    found: dict[str, Path] = {}
+    named = [folder for folder in inside if folder.name.lower() in SPLIT_FOLDERS]
+    if not named or ("train" not in {folder.name.lower() for folder in named} and len(named) < len(inside)):
+        return {}
+    for folder in named:
+        split = SPLIT_FOLDERS[folder.name.lower()]
+        if split in found:
+            raise InputError(f"{root}: both {found[split].name}/ and {folder.name}/ would be the {split} split. "
+                             "Keep one.")
+        found[split] = folder
+    main = found.get("train", named[0])
+    if class_folders(main):
+        return found
+    if len(named) == len(inside):
+        raise InputError(f"{main}: no class folders in it. Put the pictures of every class in a folder of its own: "
+                         f"{main.name}/cat/..., {main.name}/dog/...")
+    return {}
+
+
+def open_folders(root: Path, splits: dict[str, Path]) -> PictureDataset:
+    """Lists pictures in class folders: those of each split folder, or of the root where `splits` is empty.
+
+    Raises:
+        InputError: a class of another split is not in train.
+    """
+    layout = "split folders" if splits else "class folders"
+    notes: list[str] = []
+    listing: dict[str, dict[str, list[Path]]] = {}
+    for split, folder in (splits or {"train": root}).items():
+        listing[split] = _class_pictures(folder, folder.relative_to(root).as_posix() + "/" if splits else "", notes)
+    if splits:
+        others = [path.name for path in class_folders(root) if path not in splits.values()]
+        notes += [f"{name}/ is beside the split folders and was left out" for name in others]
+    names = list(listing["train"]) if "train" in listing else natsorted(sorted(set().union(*listing.values())))
+    for split, classes in listing.items():
+        unknown = [name for name in classes if name not in names]
+        if unknown:
+            raise InputError(
+                f"{splits[split]}: class folders without pictures in {splits['train'].name}/: {suggestions(unknown, names)}. "
+                f"Classes with pictures there: {listed(names, ', ')}. Rename the folder, or add training pictures.")
+    return PictureDataset(
+        root, tuple(names),
+        {split: tuple(Sample(path, label) for label, name in enumerate(names) for path in classes.get(name, ()))
+         for split, classes in listing.items()}, layout, tuple(notes))
+
+
+def with_validation(dataset: PictureDataset, fraction: float, seed: int) -> PictureDataset:
+    """Moves a part of every class from "train" to "val".
+
+    A picture's place follows from the seed, its class and its relative path alone. A class with two pictures or more
+    keeps at least one on each side, unless `fraction` is 0 or 1; a lone picture stays in train.
+    """
+    if fraction == 0:
+        return dataset
+    if fraction == 1:
+        rest = {name: samples for name, samples in dataset.splits.items() if name != "train"}
+        return replace(dataset, splits={"val": dataset.splits["train"], **rest},
+                       notes=(*dataset.notes, "every picture of train is used for validation"))
+    by_class: dict[int, list[tuple[float, int]]] = {}
+    samples = dataset.splits["train"]
+    for index, sample in enumerate(samples):
+        place = _place(seed, dataset.class_names[sample.label], _relative(dataset, sample))
+        by_class.setdefault(sample.label, []).append((place, index))
+    chosen: set[int] = set()
+    for places in by_class.values():
+        places.sort()
+        below = sum(place < fraction for place, _ in places)
+        taken = min(max(below, 1), len(places) - 1)
+        chosen.update(index for _, index in places[:taken])
+    splits = {"train": tuple(sample for index, sample in enumerate(samples) if index not in chosen),
+              "val": tuple(sample for index, sample in enumerate(samples) if index in chosen)}
+    splits.update((name, rest) for name, rest in dataset.splits.items() if name not in splits)
+    note = f"validation split made from train: {len(splits['val'])} of {len(samples)} pictures, seed {seed}"
+    return replace(dataset, splits=splits, notes=(*dataset.notes, note))
+
+
+def _relative(dataset: PictureDataset, sample: Sample) -> str:
+    """A sample's path below its class folder (or below the root for label lists): the same on every machine."""
+    parts = Path(os.path.relpath(sample.path, dataset.root)).parts
+    return "/".join(parts[{"label files": 0, "split folders": 2, "class folders": 1}[dataset.layout]:])
+
+
+def _place(seed: int, class_name: str, relative: str) -> float:
+    """Where a picture falls between 0 and 1."""
+    text = unicodedata.normalize("NFC", f"{seed}\0{class_name}\0{relative}")
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _class_pictures(folder: Path, prefix: str, notes: list[str]) -> dict[str, list[Path]]:
+    """Pictures by class name, classes without any left out; what was left out is added to `notes`."""
+    classes: dict[str, list[Path]] = {}
+    loose = sum(not entry.is_dir() and not _is_junk_file(entry.name) for entry in _entries(folder))
+    if loose:
+        notes.append(f"{prefix or 'the root'}: {counted(loose, 'file')} beside the class folders left out")
+    for below in class_folders(folder):
+        name = unicodedata.normalize("NFC", below.name)
+        pictures, junk = _walk(below)
+        if junk:
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(junk.items()))
+            notes.append(f"{prefix}{name}/: {counted(sum(junk.values()), 'file')} of no picture format left out "
+                         f"({kinds})")
+        if not pictures:
+            notes.append(f"{prefix}{name}/: no pictures in it, so it is no class")
+        elif name in classes:
+            raise InputError(f"{folder}: two class folders are named {name!r} in different Unicode forms. Merge them.")
+        else:
+            classes[name] = pictures
+    return classes
+
+
+def _walk(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """Files that may be pictures, at any depth, in natural order; and counts of those that are none, by suffix."""
+    pictures: list[Path] = []
+    junk: Counter[str] = Counter()
+    waiting, seen = [folder], set()
+    while waiting:
+        here = waiting.pop()
+        state = here.stat()
+        if (state.st_dev, state.st_ino) in seen:  # a link that leads back
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        for entry in _entries(here):
+            if entry.is_dir():
+                waiting.append(Path(entry.path))
+            elif _is_junk_file(entry.name):
+                junk[Path(entry.name).suffix.lower()] += 1
+            else:
+                pictures.append(Path(entry.path))
+    return _in_natural_order(pictures, folder), junk
+
+
+def _in_natural_order(paths: Iterable[Path], folder: Path) -> list[Path]:
+    """class2 before class10; names that natural order takes as equal (class1, class01) in plain order."""
+    return natsorted(sorted(paths), key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _is_junk_file(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _JUNK_SUFFIXES
+
+
+def _entries(folder: Path) -> Iterable[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not is_junk_name(entry.name)]
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror or error}).") from error

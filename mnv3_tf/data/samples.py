@@ -1,0 +1,124 @@
+"""What a dataset is: named classes, and pictures with labels in named splits."""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from mnv3_tf.errors import InputError
+from mnv3_tf.yaml_text import nearest
+
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture and its class.
+
+    Attributes:
+        path: the picture file.
+        label: index into the dataset's class names.
+        line: where the label was given, such as "train_list.txt:12"; None where a folder gives it.
+    """
+
+    path: Path
+    label: int
+    line: str | None = None
+
+
+@dataclass(frozen=True)
+class PictureDataset:
+    """Labelled pictures, listed but not opened.
+
+    Attributes:
+        root: the folder that was opened.
+        class_names: in the order of the labels.
+        splits: "train", "val" and "test", those that there are, each in a fixed order.
+        layout: what was found: "label files", "split folders" or "class folders".
+        notes: what was skipped, assumed or unusual, in words for a person.
+    """
+
+    root: Path
+    class_names: tuple[str, ...]
+    splits: dict[str, tuple[Sample, ...]]
+    layout: str
+    notes: tuple[str, ...] = field(default=())
+
+    def split(self, name: str) -> tuple[Sample, ...]:
+        """The samples of one split.
+
+        Raises:
+            InputError: there is no such split; the message lists those that there are.
+        """
+        if name not in self.splits:
+            raise InputError(f"{self.root}: no split {name!r}{nearest(name, self.splits) or '.'} "
+                             f"There are: {', '.join(self.splits) or 'none'}.")
+        return self.splits[name]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Pictures of every class in every split, zeros included: split -> class name -> count."""
+        table = {name: dict.fromkeys(self.class_names, 0) for name in self.splits}
+        for name, samples in self.splits.items():
+            for sample in samples:
+                table[name][self.class_names[sample.label]] += 1
+        return table
+
+    def with_class_names(self, class_names: Sequence[str]) -> "PictureDataset":
+        """The same pictures with labels that index `class_names`, matched by name.
+
+        Raises:
+            InputError: the dataset has a class that is not among them.
+        """
+        index = {_composed(name): position for position, name in enumerate(class_names)}
+        unknown = [name for name in self.class_names if _composed(name) not in index]
+        if unknown:
+            raise InputError(f"{self.root}: {counted(len(unknown), 'class', 'classes')} that the model does not have: "
+                             f"{suggestions(unknown, class_names)}. The model's classes: {listed(class_names, ', ')}. "
+                             "Rename or take out the class, or train a model that has it.")
+        moved = [index[_composed(name)] for name in self.class_names]
+        splits = {name: tuple(replace(sample, label=moved[sample.label]) for sample in samples)
+                  for name, samples in self.splits.items()}
+        return replace(self, class_names=tuple(class_names), splits=splits)
+
+
+def evaluation_split(dataset: PictureDataset) -> str:
+    """The split that a final score is measured on: "test" where there is one, else "val".
+
+    Raises:
+        InputError: the dataset has neither.
+    """
+    for name in ("test", "val"):
+        if name in dataset.splits:
+            return name
+    raise InputError(f"{dataset.root}: no test and no validation pictures to evaluate on. There are: "
+                     f"{', '.join(dataset.splits)}. Add a test/ folder or test_list.txt, or set a validation fraction.")
+
+
+def clamp_top_k(class_count: int, k: int = 5) -> tuple[int, str | None]:
+    """(k, None), or with fewer classes than k: (class_count, a note that says so)."""
+    if k <= class_count:
+        return k, None
+    return class_count, f"top-{k} needs {k} classes and there are {class_count}: top-{class_count} is reported"
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A count with its noun: "1 picture", "2 pictures"."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def suggestions(names: Iterable[str], allowed: Iterable[str]) -> str:
+    """Names that are not allowed, each with the nearest one that is."""
+    hints = {name: nearest(name, allowed).removeprefix("; ") for name in names}
+    return listed((f"{name!r} ({hint})" if hint else repr(name) for name, hint in hints.items()), ", ")
+
+
+def _composed(name: str) -> str:
+    """One Unicode form: macOS writes file names in another than everyone else."""
+    return unicodedata.normalize("NFC", name)
+
+
+def listed(lines: Iterable[str], separator: str = "\n  ") -> str:
+    """The first lines, and how many more there are."""
+    lines = list(lines)
+    more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return separator.join(lines[:SHOWN] + more)

@@ -1,0 +1,255 @@
+"""The scan before training: every picture decoded once, every surprise named before the first step."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mnv3_tf.data.decode import PictureError, decode, name_note, picture_bytes
+from mnv3_tf.data.samples import PictureDataset, Sample, counted, listed
+from mnv3_tf.data.scan_cache import Outcome, ScanCache, Stamp, default_cache_path
+from mnv3_tf.errors import InputError
+
+TINY_CLASS = 10
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A picture where the dataset uses it: its split, its class, its file and the line that gives its label."""
+
+    split: str
+    class_name: str
+    path: Path
+    line: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.split}, {self.class_name}{', ' + self.line if self.line else ''})"
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something about one picture: why it is broken, or what is unusual."""
+
+    place: Place
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Places that hold the same bytes."""
+
+    content: str
+    places: tuple[Place, ...]
+
+    def __str__(self) -> str:
+        return " = ".join(map(str, self.places))
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """What a scan found.
+
+    Attributes:
+        root: of the dataset.
+        pictures: files that were looked at; a file in two splits counts once.
+        decoded: of these, how many had to be decoded now; the cache knew the others.
+        broken: pictures that cannot be decoded, with the reason.
+        noted: pictures that decode and are unusual, with the note.
+        empty_splits: splits without a usable picture.
+        empty_classes: (split, class) without a usable picture.
+        tiny_classes: (class, count) with fewer than `TINY_CLASS` usable training pictures, but some.
+        overlaps: the same content in two or more splits.
+        conflicts: the same content under two or more labels.
+        duplicates: the same content twice or more in one split, under one label.
+        notes: about the scan itself, such as a damaged cache that was rebuilt.
+    """
+
+    root: Path
+    pictures: int
+    decoded: int
+    broken: tuple[Remark, ...]
+    noted: tuple[Remark, ...]
+    empty_splits: tuple[str, ...]
+    empty_classes: tuple[tuple[str, str], ...]
+    tiny_classes: tuple[tuple[str, int], ...]
+    overlaps: tuple[Twins, ...]
+    conflicts: tuple[Twins, ...]
+    duplicates: tuple[Twins, ...]
+    notes: tuple[str, ...] = ()
+
+    def problems(self) -> list[str]:
+        """What a person should look at, a line each; empty for a clean dataset."""
+        lines = [f"split {split} has no usable picture" for split in self.empty_splits]
+        lines += [f"broken, left out: {remark}" for remark in self.broken]
+        lines += [f"class {name!r} has no usable picture in {split}" for split, name in self.empty_classes
+                  if split not in self.empty_splits]
+        lines += [f"class {name!r} has only {counted(count, 'training picture')}" for name, count in self.tiny_classes]
+        lines += [f"same content in two splits: {twins}" for twins in self.overlaps]
+        lines += [f"same content under two labels: {twins}" for twins in self.conflicts]
+        lines += [f"same content twice: {twins}" for twins in self.duplicates]
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON types."""
+        return _plain(asdict(self))
+
+    def clean(self, dataset: PictureDataset) -> PictureDataset:
+        """The dataset without its broken pictures."""
+        broken = {remark.place.path for remark in self.broken}
+        if not broken:
+            return dataset
+        splits = {name: tuple(sample for sample in samples if sample.path not in broken)
+                  for name, samples in dataset.splits.items()}
+        note = f"{counted(len(broken), 'broken picture')} left out"
+        return replace(dataset, splits=splits, notes=(*dataset.notes, note))
+
+    def raise_if(self, strict: bool) -> None:
+        """Fails where the dataset cannot be used.
+
+        Args:
+            strict: broken pictures, and pictures of train that are in another split too, fail as well.
+
+        Raises:
+            InputError: lists what was found.
+        """
+        lines = [f"split {split} has no usable picture" for split in self.empty_splits]
+        shared = [twins for twins in self.overlaps if "train" in {place.split for place in twins.places}]
+        if strict:
+            lines += [f"broken: {remark}" for remark in self.broken]
+            lines += [f"same content in two splits: {twins}" for twins in shared]
+        elif lines:
+            lines += [f"broken: {remark}" for remark in self.broken if remark.place.split in self.empty_splits]
+        if lines:
+            remedy = "Add pictures, or replace these." if self.empty_splits else (
+                "Replace or take out these pictures, or run without --strict.")
+            raise InputError(f"{self.root}: {counted(len(lines), 'problem')} in the dataset:\n  {listed(lines)}\n"
+                             f"{remedy}")
+
+
+def scan_dataset(dataset: PictureDataset, *, cache_path: str | Path | None = None, workers: int | None = None,
+                 progress: Progress | None = None) -> ScanReport:
+    """Decodes and hashes every picture of a dataset, in parallel, remembering results by content.
+
+    Args:
+        dataset: what to scan.
+        cache_path: the cache file; None for one per dataset folder below `~/.cache/mnv3-tf/scan` (or
+            `$XDG_CACHE_HOME`). A file whose size and time have not changed is not read again.
+        workers: threads; None for one per usable core.
+        progress: called now and then as progress(done, total), from the calling thread.
+
+    Returns:
+        The report. Nothing is raised for a bad picture: see `ScanReport.raise_if`.
+    """
+    cache = ScanCache.open(default_cache_path(dataset.root) if cache_path is None else Path(cache_path))
+    paths = list(dict.fromkeys(sample.path for samples in dataset.splits.values() for sample in samples))
+    outcomes: dict[Path, Outcome] = {}
+    with ThreadPoolExecutor(workers or _usable_cores()) as pool:
+        try:
+            step = max(1, len(paths) // 100)
+            for done, outcome in enumerate(pool.map(lambda path: _examine(path, cache), paths), 1):
+                outcomes[paths[done - 1]] = outcome
+                if progress is not None and (done % step == 0 or done == len(paths)):
+                    progress(done, len(paths))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    cache.save(outcomes)
+    return _report(dataset, outcomes, tuple(cache.notes))
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _examine(path: Path, cache: ScanCache) -> Outcome:
+    """What one file holds, from the cache where its stamp or its bytes are known."""
+    try:
+        stamp = Stamp.of(path)
+        known = cache.by_stamp(path, stamp)
+        if known is not None:
+            return known
+        content = picture_bytes(path)
+    except PictureError as error:
+        return Outcome(None, "", error.reason, None, (), True)
+    except OSError as error:
+        return Outcome(None, "", f"cannot be read ({error.strerror or error}).", None, (), True)
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    known = cache.by_content(digest)
+    if known is not None:
+        return replace(known, stamp=stamp)
+    try:
+        facts = decode(content, str(path))[1]
+    except PictureError as error:
+        return Outcome(stamp, digest, error.reason, None, (), True)
+    return Outcome(stamp, digest, None, facts.format, facts.notes, True)
+
+
+def _report(dataset: PictureDataset, outcomes: dict[Path, Outcome], notes: tuple[str, ...]) -> ScanReport:
+    places: list[tuple[Place, Outcome]] = [
+        (Place(split, dataset.class_names[sample.label], sample.path, sample.line), outcomes[sample.path])
+        for split, samples in dataset.splits.items() for sample in samples]
+    usable = [(place, outcome) for place, outcome in places if outcome.error is None]
+    counts = _usable_counts(dataset, outcomes)
+    overlaps, conflicts, duplicates = _twins(usable)
+    return ScanReport(
+        root=dataset.root,
+        pictures=len(outcomes),
+        decoded=sum(outcome.fresh for outcome in outcomes.values()),
+        broken=tuple(Remark(place, outcome.error) for place, outcome in places if outcome.error is not None),
+        noted=tuple(Remark(place, "; ".join(texts))
+                    for place, outcome in usable if (texts := _remarks(place, outcome))),
+        empty_splits=tuple(split for split, classes in counts.items() if not sum(classes.values())),
+        empty_classes=tuple((split, name) for split, classes in counts.items()
+                            for name, count in classes.items() if not count),
+        tiny_classes=tuple((name, count) for name, count in counts.get("train", {}).items() if 0 < count < TINY_CLASS),
+        overlaps=overlaps, conflicts=conflicts, duplicates=duplicates, notes=notes)
+
+
+def _usable_counts(dataset: PictureDataset, outcomes: dict[Path, Outcome]) -> dict[str, dict[str, int]]:
+    def usable(sample: Sample) -> bool:
+        return outcomes[sample.path].error is None
+
+    return replace(dataset, splits={name: tuple(filter(usable, samples))
+                                    for name, samples in dataset.splits.items()}).counts()
+
+
+def _remarks(place: Place, outcome: Outcome) -> list[str]:
+    misnamed = name_note(place.path, outcome.format or "")
+    return ([misnamed] if misnamed else []) + list(outcome.notes)
+
+
+def _twins(usable: list[tuple[Place, Outcome]]) -> tuple[tuple[Twins, ...], tuple[Twins, ...], tuple[Twins, ...]]:
+    """(overlaps, conflicts, duplicates)"""
+    same: dict[str, list[Place]] = defaultdict(list)
+    for place, outcome in usable:
+        same[outcome.content].append(place)
+    overlaps, conflicts, duplicates = [], [], []
+    for content, places in same.items():
+        if len(places) == 1:
+            continue
+        if len({place.split for place in places}) > 1:
+            overlaps.append(Twins(content, tuple(places)))
+        if len({place.class_name for place in places}) > 1:
+            conflicts.append(Twins(content, tuple(places)))
+        groups: dict[tuple[str, str], list[Place]] = defaultdict(list)
+        for place in places:
+            groups[place.split, place.class_name].append(place)
+        duplicates += [Twins(content, tuple(group)) for group in groups.values() if len(group) > 1]
+    return tuple(overlaps), tuple(conflicts), tuple(duplicates)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
