@@ -123,7 +123,7 @@ class QuantizeConfig:
 
     Attributes:
         epochs: of quantization-aware fine-tuning.
-        learning_rate: its peak rate (cosine to zero).
+        learning_rate: its peak rate (cosine to zero), relative to the size of each tensor's parameters.
         calibration_pictures: training pictures that the activation ranges start from.
         teacher_weight: share of the loss that asks for the float model's answers; the rest asks for the labels.
         temperature: of the teacher's probabilities.
@@ -133,7 +133,7 @@ class QuantizeConfig:
 
     epochs: int = 10
     batch_size: int = 64
-    learning_rate: float = 2e-4
+    learning_rate: float = 1e-3
     calibration_pictures: int = 512
     teacher_weight: float = 0.7
     temperature: float = 2.0

@@ -68,7 +68,8 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
     # Small batches: the calibration looks at every tensor of the network at once.
     pictures = ContractPictures(samples, contract, batch_size=16)
     with progress.task("Calibrating", 2 * len(samples)) as advance:
-        calibration = calibrate(graph, pictures, lambda done: advance(done, ""))
+        calibration = calibrate(graph, pictures, follow_batch=config.quantize.batch_size,
+                                advance=lambda done: advance(done, ""))
     progress.say(f"activation ranges from {calibration.pictures} training pictures")
     work = _Quantization(graph, calibration, contract, class_names, dataset, config, target, progress)
     facts: dict[str, Any] = {
@@ -183,6 +184,8 @@ class _Quantization:
         """Writes the run with the scores of what is in it."""
         graph, ranges = self.kept
         self.twin = Twin(lower(graph), ranges)
+        self.twin.round_biases()
+        self.kept = self.twin.deploy_graph(), ranges
         metrics = {split: self._scores(split).to_dict() for split in dict.fromkeys(["val", evaluation_split(self.dataset)])}
         self._save()
         write_json(self.target.path / "metrics.json", metrics)

@@ -188,6 +188,23 @@ class Twin:
                 found[op.name] = (kernel, bias)
         return found
 
+    def round_biases(self) -> None:
+        """Moves every bias to the grid that an integer file has for it: multiples of input scale times kernel scale."""
+        for op in self.lowered.ops:
+            if op.kind not in ("conv", "depthwise"):
+                continue
+            source = next(o for o in self.lowered.ops if o.name == op.inputs[0])
+            low, high = (float(v.numpy()) for v in (self._range_ends(source)))
+            kernel_variable, bias = self._kernel_bias(op)
+            axes = (0, 1, 3) if op.kind == "depthwise" else (0, 1, 2)
+            kernel_scale = np.abs(kernel_variable.numpy().astype(np.float64)).max(axis=axes) / 127
+            step = np.maximum((high - low) / 255 * kernel_scale, 1e-30)
+            bias.assign(np.rint(bias.numpy() / step) * step)
+
+    def _range_ends(self, op: LoweredOp) -> tuple[Any, Any]:
+        variables = self._variables(op)
+        return variables["low"], variables["high"]
+
     def deploy_graph(self) -> DeployGraph:
         """The deploy form with this twin's weights."""
         return self.lowered.with_weights(self.weights())
