@@ -124,21 +124,17 @@ class QuantizeConfig:
     Attributes:
         epochs: of quantization-aware fine-tuning.
         learning_rate: its peak rate (cosine to zero), relative to the size of each tensor's parameters.
-        calibration_pictures: training pictures that the activation ranges start from.
+        calibration_pictures: training pictures that the activation ranges start from; fine-tuning then learns them.
         teacher_weight: share of the loss that asks for the float model's answers; the rest asks for the labels.
         temperature: of the teacher's probabilities.
-        range_decay: of the moving averages that the activation ranges follow, per step.
-        freeze_ranges: in the last part of the fine-tuning, as a share of it, the ranges stand still.
     """
 
     epochs: int = 10
     batch_size: int = 64
     learning_rate: float = 1e-3
     calibration_pictures: int = 512
-    teacher_weight: float = 0.7
+    teacher_weight: float = 0.5
     temperature: float = 2.0
-    range_decay: float = 0.99
-    freeze_ranges: float = 0.3
     seed: int = 0
 
 
@@ -175,8 +171,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "train.checkpoint_minutes": (0, 1e6, False), "train.seed": (0, 2**32 - 1, True),
     "quantize.epochs": (0, 1e6, True), "quantize.batch_size": (1, 1e6, True), "quantize.learning_rate": (0, 100, False),
     "quantize.calibration_pictures": (1, 1e6, True), "quantize.teacher_weight": (0, 1, True),
-    "quantize.temperature": (0, 100, False), "quantize.range_decay": (0, 0.99999, True),
-    "quantize.freeze_ranges": (0, 1, True), "quantize.seed": (0, 2**32 - 1, True),
+    "quantize.temperature": (0, 100, False), "quantize.seed": (0, 2**32 - 1, True),
 }
 
 

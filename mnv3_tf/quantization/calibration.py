@@ -30,24 +30,20 @@ class Calibration:
 
     Attributes:
         ranges: (low, high) by deploy tensor, in the network's own units.
-        clips: the ends of a range as a share of a batch's mean extremes, for ranges that go on to follow batches.
         pictures: how many were seen.
     """
 
     ranges: Ranges
-    clips: Ranges
     pictures: int
 
 
-def calibrate(graph: DeployGraph, batches: Iterable[np.ndarray], *, follow_batch: int = 64,
+def calibrate(graph: DeployGraph, batches: Iterable[np.ndarray],
               advance: Callable[[int], None] = lambda done: None) -> Calibration:
     """Runs pictures through the float deploy form and chooses the range of every tensor.
 
     Args:
         graph: the network.
         batches: pixels uint8 (n, height, width, 3); iterated twice.
-        follow_batch: size of the batches that the ranges will go on to follow; the greatest value of a larger batch is
-            greater on average.
         advance: told the number of pictures done, over both passes.
 
     Raises:
@@ -58,27 +54,17 @@ def calibrate(graph: DeployGraph, batches: Iterable[np.ndarray], *, follow_batch
     factors = {op.name: op.tensor_factor for op in lowered.ops}
     names = [op.name for op in graph.ops if op.kind not in ("input", "flatten") and _is_free(graph, op.name)]
     probe = tf_keras.Model(twin.model.input, [twin.model.get_layer(name).output / factors[name] for name in names])
-    lows, highs, sizes = _extremes(graph, probe, batches, advance)
-    pictures = sum(sizes)
+    span_low, span_high, pictures = _extremes(graph, probe, batches, advance)
     if pictures == 0:
         raise InputError("Calibration: there are no pictures.")
-    span_low, span_high = np.minimum(lows.min(axis=0), 0.0), np.maximum(highs.max(axis=0), 1e-3)
     counts = _histograms(graph, probe, batches, span_low, span_high, lambda done: advance(pictures + done))
     ranges: Ranges = {}
-    clips: Ranges = {}
-    grouped = range(0, len(sizes), max(1, round(follow_batch / sizes[0])))
-    mean_low = np.minimum.reduceat(lows, grouped).mean(axis=0)
-    mean_high = np.maximum.reduceat(highs, grouped).mean(axis=0)
     for i, name in enumerate(names):
-        floor, ceiling = range_rule(graph, graph[name])
-        low, high = _best_range(counts[i], span_low[i], span_high[i], floor, ceiling)
-        ranges[name] = low, high
-        clips[name] = (float(low / mean_low[i]) if mean_low[i] < 0 else 1.0,
-                       float(high / mean_high[i]) if mean_high[i] > 0 else 1.0)
+        ranges[name] = _best_range(counts[i], span_low[i], span_high[i], *range_rule(graph, graph[name]))
     for op in graph.ops:
         if op.kind == "hard_sigmoid":
             ranges[op.name] = 0.0, 1.0
-    return Calibration(ranges, clips, pictures)
+    return Calibration(ranges, pictures)
 
 
 def _is_free(graph: DeployGraph, name: str) -> bool:
@@ -88,21 +74,22 @@ def _is_free(graph: DeployGraph, name: str) -> bool:
 
 
 def _extremes(graph: DeployGraph, probe: Any, batches: Iterable[np.ndarray],
-              advance: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Least and greatest value of every tensor, per batch: two arrays (batches, tensors), and the pictures per batch."""
+              advance: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Least and greatest value of every tensor, widened to hold 0, and the number of pictures seen."""
     @tf.function(reduce_retracing=True)
     def step(inputs: Any) -> tuple[Any, Any]:
         tensors = probe(inputs, training=False)
         return tf.stack([tf.reduce_min(t) for t in tensors]), tf.stack([tf.reduce_max(t) for t in tensors])
 
-    lows, highs, sizes = [], [], []
+    low = np.zeros(len(probe.outputs))
+    high = np.full(len(probe.outputs), 1e-3)
+    pictures = 0
     for pixels in batches:
-        low, high = step(input_units(graph, pixels))
-        lows.append(low.numpy())
-        highs.append(high.numpy())
-        sizes.append(len(pixels))
-        advance(sum(sizes))
-    return np.array(lows), np.array(highs), sizes
+        batch_low, batch_high = step(input_units(graph, pixels))
+        low, high = np.minimum(low, batch_low), np.maximum(high, batch_high)
+        pictures += len(pixels)
+        advance(pictures)
+    return low, high, pictures
 
 
 def _histograms(graph: DeployGraph, probe: Any, batches: Iterable[np.ndarray], low: np.ndarray, high: np.ndarray,

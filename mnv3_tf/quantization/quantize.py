@@ -68,8 +68,7 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
     # Small batches: the calibration looks at every tensor of the network at once.
     pictures = ContractPictures(samples, contract, batch_size=16)
     with progress.task("Calibrating", 2 * len(samples)) as advance:
-        calibration = calibrate(graph, pictures, follow_batch=config.quantize.batch_size,
-                                advance=lambda done: advance(done, ""))
+        calibration = calibrate(graph, pictures, lambda done: advance(done, ""))
     progress.say(f"activation ranges from {calibration.pictures} training pictures")
     work = _Quantization(graph, calibration, contract, class_names, dataset, config, target, progress)
     facts: dict[str, Any] = {
@@ -116,9 +115,8 @@ class _Quantization:
         self.graph, self.calibration, self.contract, self.class_names = graph, calibration, contract, class_names
         self.dataset, self.config, self.target, self.progress = dataset, config, target, progress
         self.twin = Twin(lower(graph), calibration.ranges)
-        self.twin.set_ranges(calibration.ranges, calibration.clips)
         self.validation = ContractPictures(dataset.split("val"), contract)
-        self.best: tuple[float, float] | None = None
+        self.best = math.inf
         self.kept = (self.graph, calibration.ranges)
 
     def _logits(self, pictures: ContractPictures) -> np.ndarray:
@@ -139,15 +137,13 @@ class _Quantization:
             workers=self.config.data.workers)
         teacher = Twin(lower(self.graph))
         total = settings.epochs * batches.steps_per_epoch
-        step = _training_step(self.twin, teacher, settings, total)
+        step = _training_step(self.twin, teacher, self.config, total)
         teacher_validation = softmax(np.concatenate([teacher.logits(pixels) for pixels in self.validation]))
         history: list[dict[str, float]] = []
         self._judge(teacher_validation, history, epoch=0, loss=math.nan)
-        freeze_from = settings.epochs - round(settings.epochs * settings.freeze_ranges)
         with self.progress.task("Fine-tuning", total) as advance, stop_on_signals() as stop:
             done = 0
             for epoch in range(settings.epochs):
-                self.twin.set_decay(settings.range_decay if epoch < freeze_from else 1.0)
                 losses = []
                 for pixels, labels, _ in _until(batches.epoch(epoch), stop):
                     losses.append(float(step(input_units(self.graph, pixels), labels)))
@@ -161,18 +157,20 @@ class _Quantization:
         return history
 
     def _judge(self, teacher: np.ndarray, history: list[dict[str, float]], *, epoch: int, loss: float) -> None:
-        """Scores the twin on the validation pictures and keeps it if it is the best so far.
+        """Scores the twin on the validation pictures and keeps it if its loss there is the least so far.
 
-        Equal accuracy is decided by how close the answers are to the float model's.
+        The loss is what is trained, without the temperature: accuracy on a few hundred pictures would choose by chance.
         """
         logits = self._logits(self.validation)
         scores = score(logits, self.validation.labels, self.class_names)
-        own = softmax(logits)
-        distance = float((teacher * (np.log(teacher + 1e-9) - np.log(own + 1e-9))).sum(axis=1).mean())
-        history.append({"epoch": epoch, "train_loss": loss, "val_top1": scores.top1, "val_distance_to_float": distance})
+        distance = float((teacher * (np.log(teacher + 1e-9) - np.log(softmax(logits) + 1e-9))).sum(axis=1).mean())
+        share = self.config.quantize.teacher_weight
+        validation_loss = share * distance + (1 - share) * scores.loss
+        history.append({"epoch": epoch, "train_loss": loss, "val_loss": validation_loss, "val_top1": scores.top1,
+                        "val_distance_to_float": distance})
         self.progress.say(f"epoch {epoch}: validation top-1 {scores.top1:.4f}, distance to the float model {distance:.4f}")
-        if self.best is None or (scores.top1, -distance) > self.best:
-            self.best = scores.top1, -distance
+        if validation_loss < self.best:
+            self.best = validation_loss
             self.kept = self.twin.deploy_graph(), self.twin.ranges()
 
     def _save(self) -> None:
@@ -203,13 +201,14 @@ def _until(batches: Iterator[Any], stop: list[int]) -> Iterator[Any]:
         yield batch
 
 
-def _training_step(twin: Twin, teacher: Twin, settings: QuantizeConfig, total: int) -> Any:
+def _training_step(twin: Twin, teacher: Twin, config: Config, total: int) -> Any:
     """A compiled step: (inputs, labels) -> loss.
 
     Adam moves every parameter by about the learning rate, whatever its size; but with BatchNorm folded and factors of 6
     and 36 moved between layers, sizes differ by orders of magnitude. So it works on parameters divided by their tensor's
     root mean square, which makes the learning rate a relative one.
     """
+    settings, smoothing = config.quantize, config.train.label_smoothing
     schedule = tf_keras.optimizers.schedules.CosineDecay(settings.learning_rate, max(total, 1))
     optimizer = tf_keras.optimizers.Adam(schedule)
     model, temperature, share = twin.model, settings.temperature, settings.teacher_weight
@@ -224,7 +223,8 @@ def _training_step(twin: Twin, teacher: Twin, settings: QuantizeConfig, total: i
         with tf.GradientTape() as tape:
             logits = model(inputs, training=True)
             from_teacher = tf.nn.softmax_cross_entropy_with_logits(answers, logits / temperature) * temperature ** 2
-            from_labels = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
+            smooth = labels * (1 - smoothing) + smoothing / labels.shape[-1]
+            from_labels = tf.nn.softmax_cross_entropy_with_logits(smooth, logits)
             loss = tf.reduce_mean(share * from_teacher + (1 - share) * from_labels)
         gradients = tape.gradient(loss, variables)
         optimizer.apply_gradients([(gradient * size, own) for gradient, size, own

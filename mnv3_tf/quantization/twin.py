@@ -130,26 +130,18 @@ class Twin:
     def _variables(self, op: LoweredOp) -> dict[str, Any]:
         return self.model.get_layer(self._layers[op.name])._output_quantizer_vars
 
-    def set_ranges(self, ranges: Ranges, clips: Ranges | None = None) -> None:
-        """Sets the activation ranges (in the network's own units) and, for following them, their clipping shares."""
+    def set_ranges(self, ranges: Ranges) -> None:
+        """Sets the activation ranges, given in the network's own units."""
         for op in self._ranged():
             variables = self._variables(op)
             low, high = input_range(self.lowered.deploy) if op.kind == "input" else ranges[op.name]
             variables["low"].assign(low * op.tensor_factor)
             variables["high"].assign(high * op.tensor_factor)
-            if clips and op.name in clips:
-                variables["low_clip"].assign(clips[op.name][0])
-                variables["high_clip"].assign(clips[op.name][1])
 
     def ranges(self) -> Ranges:
         """The activation ranges, in the network's own units."""
         return {op.name: (float(v["low"].numpy()) / op.tensor_factor, float(v["high"].numpy()) / op.tensor_factor)
                 for op in self._ranged() if op.kind != "input" for v in [self._variables(op)]}
-
-    def set_decay(self, decay: float) -> None:
-        """How slowly the ranges follow the batches; 1 stops them."""
-        for op in self._ranged():
-            self._variables(op)["decay"].assign(decay)
 
     def _convolution(self, op: LoweredOp) -> Any:
         layer = self.model.get_layer(self._layers[op.name])
@@ -194,16 +186,12 @@ class Twin:
             if op.kind not in ("conv", "depthwise"):
                 continue
             source = next(o for o in self.lowered.ops if o.name == op.inputs[0])
-            low, high = (float(v.numpy()) for v in (self._range_ends(source)))
+            low, high = (float(self._variables(source)[end].numpy()) for end in ("low", "high"))
             kernel_variable, bias = self._kernel_bias(op)
             axes = (0, 1, 3) if op.kind == "depthwise" else (0, 1, 2)
             kernel_scale = np.abs(kernel_variable.numpy().astype(np.float64)).max(axis=axes) / 127
             step = np.maximum((high - low) / 255 * kernel_scale, 1e-30)
             bias.assign(np.rint(bias.numpy() / step) * step)
-
-    def _range_ends(self, op: LoweredOp) -> tuple[Any, Any]:
-        variables = self._variables(op)
-        return variables["low"], variables["high"]
 
     def deploy_graph(self) -> DeployGraph:
         """The deploy form with this twin's weights."""
