@@ -37,14 +37,32 @@ def print_json(value: Any) -> None:
 
 
 def quiet_libraries() -> None:
-    """Keeps TensorFlow's start-up chatter off the terminal; its errors still show. Call before importing it."""
+    """Keeps TensorFlow's start-up chatter off the terminal. Call before anything imports it.
+
+    Before its logging is set up, TensorFlow writes to standard error whatever the log level; so it is imported here, with
+    that stream held back and everything but the known chatter passed on.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("ABSL_MIN_LOG_LEVEL", "2")
     import logging
     import warnings
 
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    from mnv3_tf.export.runtime import captured_stderr
+
+    with captured_stderr(is_noise=_is_start_up_noise), contextlib.suppress(ImportError):
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+        tf.constant(0)
+
+
+_NOISE = ("cuda", "oneDNN custom operations", "All log messages before absl", "cpu_feature_guard", "computation_placer",
+          "rebuild TensorFlow with the appropriate compiler flags", "TF-TRT")
+
+
+def _is_start_up_noise(line: str) -> bool:
+    return any(part in line for part in _NOISE)
 
 
 class Terminal:

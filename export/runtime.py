@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -333,8 +333,10 @@ def _executed(interpreter: Any) -> tuple[int, tuple[str, ...]]:
 
 
 @contextlib.contextmanager
-def captured_stderr() -> Iterator[list[str]]:
-    """Keeps what native code writes on stderr meanwhile; every line but the runtime's INFO lines is then passed on.
+def captured_stderr(is_noise: Callable[[str], bool] = lambda line: line.startswith("INFO: ")) -> Iterator[list[str]]:
+    """Keeps what native code writes on stderr meanwhile; every line that is not noise is then passed on.
+
+    Noise is by default the runtime's INFO lines.
 
     Yields a list that holds those other lines after the block.
     """
@@ -354,10 +356,8 @@ def captured_stderr() -> Iterator[list[str]]:
             os.dup2(saved, 2)
             os.close(saved)
             store.seek(0)
-            lines += _other_lines(store.read().decode("utf-8", errors="replace").splitlines())
+            text = store.read().decode("utf-8", errors="replace")
+            lines += [line for line in text.splitlines() if line.strip() and not is_noise(line)]
             if lines:
                 os.write(2, ("\n".join(lines) + "\n").encode())
 
-
-def _other_lines(lines: Sequence[str]) -> list[str]:
-    return [line for line in lines if line.strip() and not line.startswith("INFO: ")]

@@ -1,0 +1,41 @@
+"""MobileNetV3 image classifiers for phones: the network, its data, training and quantization.
+
+``import mnv3_tf`` is cheap: Keras and TensorFlow are loaded when something that needs them is first used.
+
+    >>> import mnv3_tf
+    >>> model = mnv3_tf.MobileNetV3Small(input_shape=(64, 64, 3), classes=10)
+    >>> model.output_shape
+    (None, 10)
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mnv3_tf.config import Config, load_config
+    from mnv3_tf.data import Preprocessing, open_dataset
+    from mnv3_tf.network import MobileNetV3, MobileNetV3Large, MobileNetV3Small, display_name
+    from mnv3_tf.profile import count_macs
+    from mnv3_tf.quantization.quantize import quantize
+    from mnv3_tf.spec import Block, NetworkSpec, read_block_table
+    from mnv3_tf.training.trainer import train
+
+_HOME = {
+    "MobileNetV3": "network", "MobileNetV3Large": "network", "MobileNetV3Small": "network", "display_name": "network",
+    "Block": "spec", "NetworkSpec": "spec", "read_block_table": "spec", "count_macs": "profile",
+    "Config": "config", "load_config": "config", "Preprocessing": "data", "open_dataset": "data",
+    "train": "training.trainer", "quantize": "quantization.quantize",
+}
+
+__all__ = ["Block", "Config", "MobileNetV3", "MobileNetV3Large", "MobileNetV3Small", "NetworkSpec", "Preprocessing",
+           "count_macs", "display_name", "load_config", "open_dataset", "quantize", "read_block_table", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -229,7 +229,7 @@ def _decode(content: bytes, name: str, background: tuple[int, int, int],
 
 def _open(content: bytes, name: str) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(content), formats=("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF"))
+        return Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF"))
     except Image.UnidentifiedImageError:
         try:
             other = Image.open(io.BytesIO(content)).format  # only to name it

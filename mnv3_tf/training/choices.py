@@ -47,7 +47,7 @@ def settle(config: TrainConfig, batch_size: int, steps_per_epoch: int) -> Choice
         warmup = min(5.0, config.epochs / 20)
     momentum = config.batchnorm_momentum
     if momentum is None:
-        momentum = float(np.clip(1 - 2 / steps_per_epoch, 0.9, 0.99))
+        momentum = float(np.clip(1 - 2 / steps_per_epoch, 0.8, 0.99))
         notes.append(f"BatchNorm momentum {momentum:.3g}: the running statistics follow within an epoch of "
                      f"{steps_per_epoch} steps")
     accelerator = has_accelerator()

@@ -1,0 +1,91 @@
+"""What many tests share: a small picture data set, and runs made from it once per session."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TINY = ("model.alpha=0.25", "data.image_size=[32,48]", "train.epochs=8", "train.batch_size=16", "train.learning_rate=0.01",
+        "augment.rotation=0", "augment.erase=0", "quantize.epochs=2", "quantize.batch_size=16",
+        "quantize.calibration_pictures=48")
+CLASSES = ("blue", "green", "red")
+
+
+def make_pictures(folder: Path, per_class: int, seed: int) -> None:
+    """Class folders of noisy pictures, mostly of the colour that the class is named after."""
+    rng = np.random.default_rng(seed)
+    for index, name in enumerate(("red", "green", "blue")):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(per_class):
+            pixels = rng.integers(0, 120, (40, 56, 3))
+            pixels[..., index] += rng.integers(60, 130)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{name}_{number}.png")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train/ val/ test/ with three classes that a small network tells apart."""
+    root = tmp_path_factory.mktemp("pictures")
+    for seed, (split, count) in enumerate((("train", 32), ("val", 12), ("test", 12))):
+        make_pictures(root / split, count, seed)
+    return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The scan's cache of these tests is not the user's."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny_settings() -> tuple[str, ...]:
+    """Overrides with which everything takes seconds."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """The same as a configuration."""
+    from mnv3_tf.config import load_config
+
+    return load_config(None, TINY)
+
+
+@pytest.fixture(scope="session")
+def float_run(pictures: Path, tiny_config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained float run."""
+    from mnv3_tf.data import open_dataset
+    from mnv3_tf.progress import Silent
+    from mnv3_tf.training.trainer import train
+
+    out = tmp_path_factory.mktemp("runs") / "float"
+    train(open_dataset(pictures), tiny_config, out, progress=Silent())
+    return out
+
+
+@pytest.fixture(scope="session")
+def ptq_run(pictures: Path, float_run: Path, tiny_config) -> Path:
+    """Its post-training quantized run."""
+    from mnv3_tf.data import open_dataset
+    from mnv3_tf.progress import Silent
+    from mnv3_tf.quantization.quantize import quantize
+
+    out = float_run.parent / "ptq"
+    quantize(float_run, open_dataset(pictures), tiny_config, out, method="ptq", progress=Silent())
+    return out
+
+
+@pytest.fixture(scope="session")
+def qat_run(pictures: Path, float_run: Path, tiny_config) -> Path:
+    """Its fine-tuned quantized run."""
+    from mnv3_tf.data import open_dataset
+    from mnv3_tf.progress import Silent
+    from mnv3_tf.quantization.quantize import quantize
+
+    out = float_run.parent / "qat"
+    quantize(float_run, open_dataset(pictures), tiny_config, out, method="qat", progress=Silent())
+    return out

@@ -1,0 +1,145 @@
+"""Deploy form and lowering: exact in real numbers, refused by name where impossible."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from mnv3_tf.errors import InputError, KitError
+from mnv3_tf.network import MobileNetV3
+from mnv3_tf.quantization.graph import DeployGraph, Op, load_graph, save_graph, trace
+from mnv3_tf.quantization.lowering import LOWERINGS, lower, range_rule
+from mnv3_tf.quantization.twin import Twin
+
+
+def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
+    """The same network as if trained: unlike weights everywhere, BatchNorm's statistics included."""
+    rng = np.random.default_rng(seed)
+    model.set_weights([np.abs(w) + rng.uniform(0.3, 1.0, w.shape) if "variance" in v.path
+                       else w * 2 + rng.normal(0, 0.1, w.shape) for v, w in zip(model.weights, model.get_weights(), strict=True)])
+    return model
+
+
+@pytest.mark.parametrize("name", ["large", "small", "large_minimalistic", "small_minimalistic"])
+def test_lowered_networks_compute_the_same_function(name: str) -> None:
+    model = randomized(MobileNetV3(name, input_shape=(48, 64, 3), alpha=0.5, classes=5))
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 48, 64, 3)).astype(np.float32)
+    expected = model.predict(pixels, verbose=0)
+    graph = trace(model)
+    for lowering in LOWERINGS:
+        twin = Twin(lower(graph, lowering), exact_input=True)
+        found = np.asarray(twin.model(pixels * graph.scale + graph.offset))
+        assert np.abs(found - expected).max() < 1e-5 * np.ptp(expected), lowering
+
+
+def test_batchnorm_folds_as_computed_by_hand() -> None:
+    image = keras.Input((2, 2, 3))
+    x = keras.layers.Rescaling(1 / 127.5, -1.0)(image)
+    x = keras.layers.Conv2D(1, 1, use_bias=False, name="conv")(x)
+    x = keras.layers.BatchNormalization(epsilon=0.0, name="bn")(x)
+    model = keras.Model(image, x)
+    # kernel 1, 2, 3; gamma 4, beta 5, mean 6, variance 0.25: y = (k x - 6) / 0.5 * 4 + 5 = 8 k x - 43
+    model.set_weights([np.array([1, 2, 3], np.float32).reshape(1, 1, 3, 1)]
+                      + [np.array([v], np.float32) for v in (4, 5, 6, 0.25)])
+    graph = trace(model)
+    assert [op.kind for op in graph.ops] == ["input", "conv"]
+    np.testing.assert_allclose(graph.ops[1].kernel.ravel(), [8, 16, 24], rtol=1e-6)
+    np.testing.assert_allclose(graph.ops[1].bias, [-43], rtol=1e-6)
+
+
+def test_hard_swish_factor_ends_in_the_next_kernel() -> None:
+    graph = trace(MobileNetV3("small", input_shape=(32, 32, 3), alpha=0.25, classes=3))
+    lowered = {op.name: op for op in lower(graph).ops}
+    assert lowered["stem_conv_hard_swish"].factor == 6.0
+    assert lowered["block_01_depthwise"].kernel_scale == pytest.approx(1 / 6)
+    # A gate (times 6) and a hard-swish (times 6) meet in the product before block 4's projection.
+    assert lowered["block_04_se_multiply"].factor == pytest.approx(36)
+    assert lowered["block_04_project"].kernel_scale == pytest.approx(1 / 36)
+    assert lowered["block_04_se_expand_hard_sigmoid"].bias_shift == 3.0
+
+
+def test_residual_on_the_stem_shares_its_factor() -> None:
+    """Large's first block adds to the stem's hard-swish, which is six times too large: so is the projection then."""
+    graph = trace(MobileNetV3("large", input_shape=(32, 32, 3), alpha=0.25, classes=3, inplanes=8))
+    lowered = {op.name: op for op in lower(graph).ops}
+    assert lowered["block_01_add"].factor == 6.0
+    assert lowered["block_01_project"].factor == 6.0
+    assert lowered["block_02_expand"].kernel_scale == pytest.approx(1 / 6)
+
+
+def test_no_factor_is_needed_without_hard_swish() -> None:
+    graph = trace(MobileNetV3("small_minimalistic", input_shape=(32, 32, 3), alpha=0.25, classes=3))
+    assert all(op.factor == 1.0 and op.kernel_scale == 1.0 for op in lower(graph).ops)
+
+
+def test_range_rules() -> None:
+    graph = trace(MobileNetV3("small", input_shape=(32, 32, 3), alpha=0.25, classes=3))
+    assert range_rule(graph, graph["stem_conv"]) == (-3.0, None)
+    assert range_rule(graph, graph["stem_conv_hard_swish"]) == (-0.375, None)
+    assert range_rule(graph, graph["block_02_expand"]) == (0.0, None)
+    assert range_rule(graph, graph["block_01_se_expand_hard_sigmoid"]) == (0.0, 1.0)
+    assert range_rule(graph, graph["block_01_project"]) == (None, None)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"classifier_activation": "softmax"}, "softmax.*logits"),
+    ({"include_top": False}, "GlobalAverage|output|last"),
+    ({"include_preprocessing": False}, "include_preprocessing=True"),
+    ({"outputs": "pyramid"}, "5 outputs"),
+    ({"input_shape": (None, None, 3)}, "fixed size"),
+])
+def test_models_without_an_integer_form_are_refused(arguments: dict, message: str) -> None:
+    model = MobileNetV3("small", **({"input_shape": (32, 32, 3), "alpha": 0.25, "classes": 3} | arguments))
+    with pytest.raises(KitError, match=message):
+        lower(trace(model))
+
+
+def test_an_unknown_layer_is_named() -> None:
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Rescaling(1 / 127.5, -1.0)(image)
+    x = keras.layers.Conv2D(4, 3, name="conv")(x)
+    x = keras.layers.UpSampling2D(name="upsample_here")(x)
+    with pytest.raises(InputError, match="upsample_here"):
+        trace(keras.Model(image, x))
+
+
+def test_mixed_precision_models_are_traced_in_float32() -> None:
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = MobileNetV3("small", input_shape=(32, 32, 3), alpha=0.25, classes=3)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    graph = trace(model)
+    assert all(op.kernel.dtype == np.float32 for op in graph.ops if op.kernel is not None)
+
+
+def test_saved_graphs_come_back_whole(tmp_path: Path) -> None:
+    graph = trace(randomized(MobileNetV3("small", input_shape=(32, 32, 3), alpha=0.25, classes=3)))
+    ranges = {"stem_conv": (-3.0, 2.5)}
+    save_graph(tmp_path / "q.npz", graph, ranges)
+    again, ranges_again = load_graph(tmp_path / "q.npz")
+    assert ranges_again == ranges and (again.height, again.scale) == (graph.height, graph.scale)
+    for ours, theirs in zip(again.ops, graph.ops, strict=True):
+        assert (ours.name, ours.kind, ours.inputs, ours.activation, ours.stride) == \
+            (theirs.name, theirs.kind, theirs.inputs, theirs.activation, theirs.stride)
+        if theirs.kernel is not None:
+            assert np.array_equal(ours.kernel, theirs.kernel) and np.array_equal(ours.bias, theirs.bias)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04nonsense", b"no zip at all"])
+def test_a_damaged_graph_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "q.npz").write_bytes(content)
+    with pytest.raises(InputError, match=r"q\.npz"):
+        load_graph(tmp_path / "q.npz")
+
+
+def test_an_addition_in_two_units_is_refused() -> None:
+    ones = np.ones((1, 1, 3, 3), np.float32)
+    zeros = np.zeros(3, np.float32)
+    graph = DeployGraph((
+        Op("image", "input"), Op("a", "conv", ("image",), ones, zeros), Op("swish", "hard_swish", ("a",)),
+        Op("relu", "conv", ("image",), ones, zeros, activation="relu"), Op("sum", "add", ("swish", "relu")),
+        Op("out", "conv", ("sum",), ones, zeros)), 4, 4, 1 / 127.5, -1.0)
+    with pytest.raises(KitError, match="sum: adds tensors in different units"):
+        lower(graph)

@@ -1,0 +1,209 @@
+"""The fake-quantized twin: its quantizers, its calibration, and quantized runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from mnv3_tf.config import Config, load_config
+from mnv3_tf.data import open_dataset
+from mnv3_tf.errors import GateError, InputError
+from mnv3_tf.files import read_json
+from mnv3_tf.network import MobileNetV3
+from mnv3_tf.progress import Silent
+from mnv3_tf.quantization import quantize as quantize_module
+from mnv3_tf.quantization.calibration import _best_range, calibrate
+from mnv3_tf.quantization.graph import load_graph, trace
+from mnv3_tf.quantization.lowering import lower
+from mnv3_tf.quantization.quantize import quantize
+from mnv3_tf.quantization.quantizers import KernelQuantizer, OpConfig, RangeQuantizer
+from mnv3_tf.quantization.twin import Twin, input_range, input_units
+from mnv3_tf.training.batches import ContractPictures
+from mnv3_tf.training.run_folder import RunFolder
+
+
+def test_kernels_are_quantized_per_channel() -> None:
+    # Channel 0 in steps of 1/127, channel 1 in steps of 100/127: each keeps its own extremes exactly.
+    kernel = np.array([[1.0, 100.0], [0.3, -30.2]], np.float32).reshape(1, 1, 2, 2)
+    fake = KernelQuantizer(depthwise=False)(tf.constant(kernel), False, {}).numpy()
+    expected = np.rint(kernel / (np.array([1.0, 100.0]) / 127)) * (np.array([1.0, 100.0]) / 127)
+    np.testing.assert_allclose(fake, expected, rtol=1e-5)
+
+
+def test_depthwise_kernels_too() -> None:
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 5, 1)).astype(np.float32) * np.logspace(-2, 2, 5)[:, None]
+    kernel = kernel.astype(np.float32)
+    fake = KernelQuantizer(depthwise=True)(tf.constant(kernel), False, {}).numpy()
+    step = np.abs(kernel).max(axis=(0, 1, 3), keepdims=True) / 127
+    np.testing.assert_allclose(fake, np.rint(kernel / step) * step, atol=step.max() * 1e-4)
+    assert np.all(np.abs(fake - kernel) <= step / 2 * 1.001)
+
+
+@pytest.mark.parametrize("made", [KernelQuantizer(True), RangeQuantizer(-3.0, None), RangeQuantizer(0.0, 6.0, True),
+                                  OpConfig("depthwise", {"floor": -3.0, "ceiling": None, "fixed": False})])
+def test_quantizers_survive_cloning(made) -> None:  # noqa: ANN001
+    again = type(made)(**json.loads(json.dumps(made.get_config())))
+    assert again.get_config() == made.get_config()
+
+
+@pytest.fixture(scope="module")
+def random_graph():  # noqa: ANN201
+    rng = np.random.default_rng(0)
+    model = MobileNetV3("small", input_shape=(32, 48, 3), alpha=0.25, classes=3)
+    model.set_weights([w + np.abs(rng.normal(0, 0.05, w.shape)) for w in model.get_weights()])
+    return trace(model)
+
+
+@pytest.fixture(scope="module")
+def noise() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (32, 32, 48, 3)).astype(np.uint8)
+
+
+def test_every_pixel_value_is_one_step_of_the_input(random_graph) -> None:  # noqa: ANN001
+    low, high = input_range(random_graph)
+    units = input_units(random_graph, np.arange(256))
+    fake = tf.quantization.fake_quant_with_min_max_vars(units, low, high).numpy()
+    np.testing.assert_allclose(fake, units, atol=1e-6)
+    assert units[128] == 0.0
+
+
+def test_ranges_are_in_the_networks_own_units(random_graph, noise: np.ndarray) -> None:  # noqa: ANN001
+    """Whatever factor the lowering gives a tensor, its range is that of the float network's tensor."""
+    calibration = calibrate(random_graph, [noise])
+    twin = Twin(lower(random_graph, "fused"))
+    probe = tf_keras.Model(twin.model.input, twin.model.get_layer("block_01_se_multiply").output / 6.0)
+    values = probe(input_units(random_graph, noise)).numpy()
+    low, high = calibration.ranges["block_01_se_multiply"]
+    assert low <= 0 and 0.4 * values.max() <= high <= values.max() * 1.001
+    for lowering in ("xnnpack", "fused"):
+        again = Twin(lower(random_graph, lowering), calibration.ranges).ranges()
+        for name, ends in calibration.ranges.items():
+            np.testing.assert_allclose(again[name], ends, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_come_back_in_the_networks_own_units(random_graph, noise: np.ndarray) -> None:  # noqa: ANN001
+    again = Twin(lower(random_graph), calibrate(random_graph, [noise]).ranges).deploy_graph()
+    for ours, theirs in zip(again.ops, random_graph.ops, strict=True):
+        if theirs.kernel is not None:
+            np.testing.assert_allclose(ours.kernel, theirs.kernel, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(ours.bias, theirs.bias, rtol=1e-4, atol=1e-5)
+
+
+def test_both_lowerings_of_a_twin_answer_alike(random_graph, noise: np.ndarray) -> None:  # noqa: ANN001
+    ranges = calibrate(random_graph, [noise]).ranges
+    first, second = (Twin(lower(random_graph, lowering), ranges).logits(noise) for lowering in ("xnnpack", "fused"))
+    assert np.abs(first - second).max() < 0.25 * max(np.ptp(first), 1e-3)
+
+
+def test_calibration_covers_what_it_has_seen() -> None:
+    # All values within [0, 1] and spread evenly: nothing is worth clipping.
+    assert _best_range(np.ones(100), 0.0, 1.0, None, None) == (0.0, 1.0)
+
+
+def test_calibration_cuts_a_lonely_outlier() -> None:
+    counts = np.zeros(2048)
+    counts[:400] = 10_000
+    counts[-1] = 1
+    assert _best_range(counts, 0.0, 10.0, None, None)[1] < 6.0
+
+
+def test_values_below_the_floor_do_not_widen_the_range() -> None:
+    assert _best_range(np.ones(2000), -100.0, 2.0, -3.0, None)[0] == -3.0
+
+
+def test_calibration_needs_pictures(random_graph) -> None:  # noqa: ANN001
+    with pytest.raises(InputError, match="no pictures"):
+        calibrate(random_graph, [])
+
+
+def test_biases_land_on_the_integer_grid(random_graph, noise: np.ndarray) -> None:  # noqa: ANN001
+    twin = Twin(lower(random_graph), calibrate(random_graph, [noise]).ranges)
+    twin.round_biases()
+    op = next(op for op in twin.lowered.ops if op.name == "block_02_expand")
+    low, high = twin.ranges()["block_01_project"]
+    kernel, bias = twin.weights()["block_02_expand"]
+    step = (high - low) / 255 * np.abs(kernel).max(axis=(0, 1, 2)) / 127
+    assert op.kind == "conv"
+    np.testing.assert_allclose(bias / step, np.rint(bias / step), atol=1e-2)
+
+
+def test_a_quantized_run_is_scored_and_carded(ptq_run: Path, qat_run: Path, float_run: Path) -> None:
+    for path, method in ((ptq_run, "ptq"), (qat_run, "qat")):
+        card = read_json(path / "run.json")
+        assert card["method"] == method and card["deploy_form_difference"] < 1e-4
+        assert card["parent"]["run"] == str(float_run.resolve())
+        assert read_json(path / "metrics.json")["test"]["top1"] >= 0.9
+        assert (path / "labels.txt").read_text() == (float_run / "labels.txt").read_text()
+        assert (path / "preprocessing.json").read_text() == (float_run / "preprocessing.json").read_text()
+    assert [row["epoch"] for row in read_json(qat_run / "run.json")["history"]] == [0, 1, 2]
+
+
+def test_fine_tuning_changes_weights_and_ranges(ptq_run: Path, qat_run: Path) -> None:
+    (before, ranges), (after, learned) = (load_graph(RunFolder(path).quantized) for path in (ptq_run, qat_run))
+    assert any(not np.allclose(a.kernel, b.kernel) for a, b in zip(before.ops, after.ops, strict=True) if a.kernel is not None)
+    assert ranges != learned
+    fixed = [name for name in ranges if name.endswith("hard_sigmoid")]
+    assert fixed and all(learned[name] == pytest.approx((0.0, 1.0)) for name in fixed)
+    assert all(low == pytest.approx(-3.0) for name, (low, _) in learned.items() if f"{name}_hard_swish" in learned)
+
+
+def test_a_quantized_run_scores_the_same_in_a_new_process(qat_run: Path, pictures: Path) -> None:
+    from mnv3_tf.export.classifier import open_classifier
+
+    classifier = open_classifier(qat_run)
+    pixels = next(iter(ContractPictures(open_dataset(pictures).split("test"), classifier.contract)))
+    script = ("import sys, numpy as np; from mnv3_tf.export.classifier import open_classifier; "
+              "np.save(sys.argv[2] + '.out.npy', open_classifier(sys.argv[1]).logits(np.load(sys.argv[2])))")
+    file = qat_run.parent / "pixels.npy"
+    np.save(file, pixels)
+    subprocess.run([sys.executable, "-c", script, str(qat_run), str(file)], check=True, capture_output=True)
+    np.testing.assert_allclose(np.load(f"{file}.out.npy"), classifier.logits(pixels), rtol=0, atol=1e-6)
+
+
+def test_a_quantized_run_cannot_be_quantized_again(ptq_run: Path, pictures: Path, tiny_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="quantized run already"):
+        quantize(ptq_run, open_dataset(pictures), tiny_config, tmp_path / "again", progress=Silent())
+
+
+def test_a_used_folder_is_refused(ptq_run: Path, float_run: Path, pictures: Path, tiny_config: Config) -> None:
+    with pytest.raises(InputError, match="already holds files"):
+        quantize(float_run, open_dataset(pictures), tiny_config, ptq_run, progress=Silent())
+
+
+def test_a_wrong_deploy_form_stops_everything(float_run: Path, pictures: Path, tiny_config: Config, tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """One bias of the folded network off by a little: nothing is written."""
+    def planted(model):  # noqa: ANN001, ANN202
+        graph = trace(model)
+        graph["block_03_project"].bias[0] += 0.05
+        return graph
+
+    monkeypatch.setattr(quantize_module, "trace", planted)
+    with pytest.raises(GateError, match="deploy form differs"):
+        quantize(float_run, open_dataset(pictures), tiny_config, tmp_path / "out", progress=Silent())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_interrupted_fine_tuning_keeps_the_best_epoch(float_run: Path, pictures: Path, tiny_config: Config,
+                                                      tmp_path: Path) -> None:
+    import os
+    import signal
+
+    from mnv3_tf.training.interrupt import Interrupted
+
+    class StopInSecondEpoch(Silent):
+        def say(self, text: str) -> None:
+            if text.startswith("epoch 1:"):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    config = load_config(None, ["quantize.epochs=5"], tiny_config)
+    with pytest.raises(Interrupted, match="epoch 2 of 5"):
+        quantize(float_run, open_dataset(pictures), config, tmp_path / "out", progress=StopInSecondEpoch())
+    graph, ranges = load_graph(RunFolder(tmp_path / "out").quantized)
+    assert graph.classes == 3 and "stem_conv" in ranges

@@ -1,0 +1,211 @@
+"""Training runs: what they leave, how they resume, what they refuse."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnv3_tf.config import Config, load_config
+from mnv3_tf.data import open_dataset
+from mnv3_tf.errors import InputError
+from mnv3_tf.files import read_json
+from mnv3_tf.progress import Silent
+from mnv3_tf.training.choices import balanced_weights, settle
+from mnv3_tf.training.interrupt import Interrupted
+from mnv3_tf.training.trainer import train
+
+
+def test_a_run_holds_what_later_stations_read(float_run: Path) -> None:
+    names = {path.name for path in float_run.iterdir()}
+    assert {"model.keras", "labels.txt", "preprocessing.json", "config.yaml", "metrics.json", "log.csv", "curves.png", "run.json",
+            "scan.json", "state", "tensorboard"} <= names
+    assert (float_run / "labels.txt").read_text() == "blue\ngreen\nred\n"
+    assert list((float_run / "tensorboard").glob("events*"))
+    rows = list(csv.DictReader((float_run / "log.csv").open()))
+    assert [row["epoch"] for row in rows] == [str(epoch) for epoch in range(1, 9)]
+    assert {"train_loss", "raw_val_top1", "ema_val_top1", "learning_rate", "pictures_per_second"} <= set(rows[0])
+
+
+def test_it_learns_and_validation_follows_training(float_run: Path) -> None:
+    """BatchNorm's momentum suits the few steps there are: validation is not at chance while training succeeds."""
+    metrics = read_json(float_run / "metrics.json")
+    assert metrics["val"]["top1"] >= 0.9 and metrics["test"]["top1"] >= 0.9
+    rows = list(csv.DictReader((float_run / "log.csv").open()))
+    assert float(rows[5]["raw_val_top1"]) > 0.9
+
+
+def test_the_saved_model_is_the_one_that_was_scored(float_run: Path, pictures: Path) -> None:
+    from mnv3_tf.export.classifier import open_classifier
+    from mnv3_tf.export.evaluate import evaluate
+
+    result = evaluate(open_classifier(float_run), pictures, progress=Silent())
+    recorded = read_json(float_run / "metrics.json")["test"]
+    assert result.split == "test" and result.scores.top1 == recorded["top1"]
+    assert result.scores.loss == pytest.approx(recorded["loss"], rel=1e-5)
+
+
+class StopAfter(Silent):
+    """Sends this process a signal once so many steps are done."""
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self.steps = steps
+
+    def task(self, description, total):  # noqa: ANN001, ANN201
+        import contextlib
+
+        @contextlib.contextmanager
+        def block():  # noqa: ANN202
+            def advance(done: int, note: str) -> None:
+                if description == "Training" and done == self.steps:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+            yield advance
+
+        return block()
+
+
+def weights(run: Path) -> list[np.ndarray]:
+    with np.load(run / "state" / "state.npz") as archive:
+        return [archive[name] for name in sorted(archive.files) if name != "counters"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [3, 6])
+def test_resume_continues_as_if_nothing_had_happened(pictures: Path, tiny_config: Config, float_run: Path, tmp_path: Path,
+                                                     steps: int) -> None:
+    """Stopped inside the first epoch or at its end: weights, optimizer, averages and scores equal the uninterrupted run's."""
+    dataset = open_dataset(pictures)
+    with pytest.raises(Interrupted, match="--resume"):
+        train(dataset, tiny_config, tmp_path / "run", progress=StopAfter(steps))
+    train(dataset, tiny_config, tmp_path / "run", resume=True, progress=Silent())
+    for ours, theirs in zip(weights(tmp_path / "run"), weights(float_run), strict=True):
+        np.testing.assert_allclose(ours.astype(np.float64), theirs.astype(np.float64), rtol=1e-3, atol=1e-4)
+    ours, theirs = (list(csv.DictReader((run / "log.csv").open())) for run in (tmp_path / "run", float_run))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine["learning_rate"] == other["learning_rate"]
+        assert float(mine["train_loss"]) == pytest.approx(float(other["train_loss"]), rel=1e-3)
+        assert float(mine["raw_val_loss"]) == pytest.approx(float(other["raw_val_loss"]), rel=1e-2)
+
+
+@pytest.mark.slow
+def test_a_killed_process_resumes(pictures: Path, tiny_settings: tuple[str, ...], tmp_path: Path) -> None:
+    """SIGKILL in the middle: the command with --resume goes on from the last finished epoch."""
+    command = [sys.executable, "-m", "mnv3_tf.cli.main", "train", "--data", str(pictures), "--out", str(tmp_path / "run")]
+    for setting in (*tiny_settings, "train.epochs=40"):
+        command += ["-o", setting]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    log = tmp_path / "run" / "log.csv"
+    deadline = time.monotonic() + 240
+    while not (log.exists() and len(log.read_text().splitlines()) > 3) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    finished = len(log.read_text().splitlines()) - 1
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "resuming after" in done.stderr
+    rows = list(csv.DictReader(log.open()))
+    assert finished < 40 and [int(row["epoch"]) for row in rows] == list(range(1, 41))
+
+
+def test_a_used_folder_is_refused(pictures: Path, tiny_config: Config, float_run: Path) -> None:
+    with pytest.raises(InputError, match="--resume"):
+        train(open_dataset(pictures), tiny_config, float_run, progress=Silent())
+
+
+def test_resume_needs_a_run(pictures: Path, tiny_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run to resume"):
+        train(open_dataset(pictures), tiny_config, tmp_path / "none", resume=True, progress=Silent())
+
+
+def test_resume_with_other_settings_is_refused(pictures: Path, tiny_config: Config, float_run: Path) -> None:
+    other = load_config(None, ["train.seed=7"], tiny_config)
+    with pytest.raises(InputError, match=r"train\.seed: 0 -> 7"):
+        train(open_dataset(pictures), other, float_run, resume=True, progress=Silent())
+
+
+def test_a_damaged_state_is_named(pictures: Path, tiny_config: Config, float_run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(float_run, run)
+    state = run / "state" / "state.npz"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"state\.npz"):
+        train(open_dataset(pictures), tiny_config, run, resume=True, progress=Silent())
+
+
+def test_broken_pictures_are_named_and_left_out(pictures: Path, tiny_config: Config, tmp_path: Path) -> None:
+    import shutil
+
+    root = tmp_path / "data"
+    shutil.copytree(pictures, root)
+    (root / "train" / "red" / "broken.jpg").write_bytes(b"no picture")
+    progress = Silent()
+    train(open_dataset(root), load_config(None, ["train.epochs=1"], tiny_config), tmp_path / "run", progress=progress)
+    assert any("broken.jpg" in line for line in progress.lines)
+    strict = load_config(None, ["train.epochs=1", "data.strict=true"], tiny_config)
+    with pytest.raises(InputError, match=r"broken\.jpg"):
+        train(open_dataset(root), strict, tmp_path / "strict", progress=Silent())
+
+
+def test_signals_are_given_back() -> None:
+    from mnv3_tf.training.interrupt import stop_on_signals
+
+    before = signal.getsignal(signal.SIGINT)
+    with stop_on_signals() as stop:
+        assert not stop
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_training_in_a_thread_needs_no_signals() -> None:
+    from mnv3_tf.training.interrupt import stop_on_signals
+
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(stop_on_signals().__enter__()))
+    thread.start()
+    thread.join()
+    assert seen == [[]]
+
+
+@pytest.mark.parametrize(("steps", "momentum"), [(1, 0.8), (20, 0.9), (50, 0.96), (100, 0.98), (10_000, 0.99)])
+def test_batchnorm_momentum_follows_the_steps(steps: int, momentum: float) -> None:
+    assert settle(Config().train, 64, steps).batchnorm_momentum == pytest.approx(momentum)
+
+
+def test_the_default_rate_scales_with_the_batch_and_says_so() -> None:
+    small, large = (settle(load_config(None, ["train.optimizer=sgd"]).train, batch, 100) for batch in (64, 256))
+    assert large.learning_rate == pytest.approx(4 * small.learning_rate)
+    assert any("scaled to 256" in note for note in large.notes)
+    given = settle(load_config(None, ["train.learning_rate=0.5"]).train, 256, 100)
+    assert given.learning_rate == 0.5
+
+
+def test_balanced_weights() -> None:
+    # 10 + 30 pictures: weights 2 and 2/3, so that each class weighs 20.
+    np.testing.assert_allclose(balanced_weights(np.array([10, 30])), [2.0, 2 / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
+def test_schedule_warms_up_and_ends_at_zero(optimizer: str) -> None:
+    from mnv3_tf.training.choices import make_optimizer
+
+    config = load_config(None, [f"train.optimizer={optimizer}", "train.epochs=10", "train.warmup_epochs=2",
+                                "train.learning_rate=0.5"]).train
+    optimizer_ = make_optimizer(config, settle(config, 64, 10))
+    rates = [float(optimizer_._learning_rate(step)) for step in (0, 10, 20, 60, 100)]
+    np.testing.assert_allclose(rates, [0.0, 0.25, 0.5, 0.25, 0.0], atol=1e-6)
