@@ -49,4 +49,4 @@ def _print(scores: "Scores", split: str, skipped: int) -> None:
     left_out = f", {skipped} broken ones left out" if skipped else ""
     console.print(f"top-1 {scores.top1:.4f} (95% interval {scores.top1_low:.4f} to {scores.top1_high:.4f}), "
                   f"top-{scores.k} {scores.topk:.4f}, loss {scores.loss:.4f}, {scores.samples} pictures of "
-                  f"{split}{left_out}")
+                  f"{split}{left_out}", soft_wrap=True)

@@ -28,7 +28,7 @@ def summary(model: str, as_json: bool) -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print(", ".join(f"{key.replace('_', ' ')} {_text(value)}" for key, value in facts.items()
-                            if key not in ("layers", "model")))
+                            if key not in ("layers", "model")), soft_wrap=True)
 
 
 def _text(value: Any) -> str:

@@ -84,10 +84,14 @@ def load_keras(path: Path) -> Any:
     """
     import keras
 
+    from mnv3_tf.training.choices import prefers_xla
+
     if not read_bytes(path).startswith(b"PK"):
         raise InputError(f"{path}: is no .keras file (it is not a zip archive); it may be truncated.")
     try:
-        return keras.models.load_model(path, compile=False)
+        model = keras.models.load_model(path, compile=False)
+        model.jit_compile = prefers_xla()
+        return model
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: Keras cannot load it ({reason}).") from error

@@ -21,6 +21,7 @@ from mnv3_tf.quantization.graph import DeployGraph, save_graph, trace
 from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.twin import Twin, input_units
 from mnv3_tf.training.batches import ContractPictures, TrainingBatches
+from mnv3_tf.training.choices import prefers_xla
 from mnv3_tf.training.interrupt import Interrupted, stop_on_signals
 from mnv3_tf.training.run_folder import RunFolder, fingerprint, open_run
 from mnv3_tf.training.trainer import predict_logits
@@ -60,6 +61,7 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
         raise InputError(f"{target.path}: already holds files. Choose another --out.")
     contract, class_names = run.contract(), run.labels()
     model = keras.models.load_model(run.model, compile=False)
+    model.jit_compile = prefers_xla()
     graph = trace(model)
     samples = _calibration_samples(dataset.split("train"), config.quantize)
     difference = check_deploy_form(model, graph, ContractPictures(samples[:_CHECKED_PICTURES], contract))

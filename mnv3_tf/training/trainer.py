@@ -101,7 +101,7 @@ class _Training:
         self.model.compile(
             self.optimizer, keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
             metrics=[keras.metrics.CategoricalAccuracy("accuracy")], jit_compile=self.choices.xla)
-        self.twin.compile(jit_compile=self.choices.xla)
+        self.twin.jit_compile = self.choices.xla
         self.optimizer.build(self.model.trainable_variables)
         self.variables = [*self.model.variables, *self.optimizer.variables]
         self.counters = Counters()

@@ -1,0 +1,39 @@
+# Everything below works on a fresh machine with Python 3.11 to 3.13: the virtual environment is made when it is missing.
+
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1 && echo $$p && break; done)
+BIN := $(VENV)/bin
+
+.PHONY: install test lint quick demo bench clean
+
+install: $(VENV)/.installed
+
+# Made anew only when the packages that the project asks for may have changed. Plain wheels: nothing of CUDA is downloaded.
+$(VENV)/.installed: setup.py pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 was found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; }
+	@echo "Installing into $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,demo,jax]'
+	@touch $@
+
+lint: install
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy mnv3_tf export cli
+
+test: lint
+	@$(BIN)/python -m pytest -q
+
+quick: install
+	@$(BIN)/python -m pytest -q -m 'not slow'
+
+demo: install
+	@$(BIN)/python demo/run.py
+
+bench: install
+	@$(BIN)/python benchmarks/latency.py
+	@$(BIN)/python benchmarks/throughput.py
+
+clean:
+	rm -rf $(VENV) demo/out benchmarks/out build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,0 +1,187 @@
+"""The command line as a user and a script meet it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from mnv3_tf.cli.main import COMMANDS, cli, main
+
+TINY_TRAIN = ("-o", "train.epochs=1")
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of one command."""
+    import contextlib
+    import io
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    return int(stopped.value.code or 0), out.getvalue(), err.getvalue()
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_loads_neither_tensorflow_nor_keras(command: str) -> None:
+    script = ("import sys; from mnv3_tf.cli.main import main\n"
+              "try: main([*sys.argv[1:], '--help'])\n"
+              "except SystemExit as stopped: assert not stopped.code\n"
+              "heavy = {'tensorflow', 'keras', 'tf_keras', 'jax', 'matplotlib', 'numpy'} & set(sys.modules)\n"
+              "assert not heavy, heavy")
+    done = subprocess.run([sys.executable, "-c", script, *([command] if command else [])], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Usage: mnv3" in done.stdout
+
+
+def test_commands_have_the_help_line_that_the_overview_shows() -> None:
+    overview = CliRunner().invoke(cli, ["--help"]).output
+    for name in COMMANDS:
+        assert f"  {name} " in overview
+
+
+def test_version() -> None:
+    assert CliRunner().invoke(cli, ["--version"]).output.startswith("mnv3, version ")
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["trian"], "did you mean 'train'"), (["train"], "--data"), (["evaluate", "x"], "--data"),
+    (["quantize", "x", "--data", "y", "--out", "z", "--method", "best"], "best"),
+    (["predict", "x"], "PICTURE"), (["convert", "x", "--out", "y.tflite", "--format", "int4"], "int4"),
+])
+def test_wrong_usage_exits_with_2(arguments: list[str], message: str) -> None:
+    code, _, err = run(*arguments)
+    assert code == 2 and message in err
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["train", "--data", "/nowhere", "--out", "{tmp}/run"], "/nowhere: no such folder"),
+    (["train", "--data", "{data}", "--out", "{tmp}/run", "-o", "train.epoch=3"], "did you mean 'epochs'"),
+    (["train", "--data", "{data}", "--out", "{tmp}/run", "-c", "{tmp}/none.yaml"], "none.yaml: cannot be read"),
+    (["evaluate", "{tmp}/none", "--data", "{data}"], "there is no such run folder or file"),
+    (["quantize", "{tmp}/none", "--data", "{data}", "--out", "{tmp}/q"], "there is no such run folder"),
+    (["convert", "{run}", "--out", "{tmp}/m.tflite"], "Make a quantized run first"),
+    (["summary", "{tmp}/none.tflite"], "none.tflite"),
+    (["benchmark", "{run}/model.keras"], "mnv3 convert"),
+])
+def test_mistakes_are_one_clear_line(arguments: list[str], message: str, pictures: Path, float_run: Path, tmp_path: Path) -> None:
+    code, out, err = run(*(a.format(tmp=tmp_path, data=pictures, run=float_run) for a in arguments))
+    assert code == 2 and message in err and err.startswith("Error: ")
+    assert "Traceback" not in err and out == ""
+
+
+@pytest.fixture(scope="module")
+def tflite(qat_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "model.tflite"
+    code, text, err = run("convert", qat_run, "--out", out)
+    assert code == 0, err
+    assert "1 XNNPACK partition" in text
+    return out
+
+
+@pytest.mark.parametrize("kind", ["run", "keras", "quantized", "tflite"])
+def test_evaluate_and_predict_take_every_kind_of_model(kind: str, float_run: Path, qat_run: Path, tflite: Path,
+                                                       pictures: Path) -> None:
+    model = {"run": float_run, "keras": float_run / "model.keras", "quantized": qat_run, "tflite": tflite}[kind]
+    code, text, err = run("evaluate", model, "--data", pictures, "--json")
+    assert code == 0, err
+    result = json.loads(text)
+    assert result["samples"] == 36 and 0.9 <= result["top1"] <= 1.0 and result["split"] == "test"
+    red, blue = (pictures / "test" / name / f"{name}_0.png" for name in ("red", "blue"))
+    code, text, err = run("predict", model, red, blue, "--top-k", "2", "--json")
+    assert code == 0, err
+    answers = json.loads(text)
+    assert [answer["file"] for answer in answers] == [str(red), str(blue)]
+    assert [answer["predictions"][0]["label"] for answer in answers] == ["red", "blue"]
+    for answer in answers:
+        scores = [prediction["score"] for prediction in answer["predictions"]]
+        assert len(scores) == 2 and scores == sorted(scores, reverse=True) and 0 <= scores[1] <= scores[0] <= 1
+        assert all(prediction["index"] == ["blue", "green", "red"].index(prediction["label"])
+                   for prediction in answer["predictions"])
+
+
+def test_predict_names_a_broken_picture_and_answers_the_rest(float_run: Path, pictures: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"")
+    code, out, err = run("predict", float_run, broken, pictures / "test" / "red" / "red_1.png")
+    assert code == 1 and "broken.jpg" in err and "red_1.png" in out
+
+
+def test_predict_clamps_top_k_and_says_so(float_run: Path, pictures: Path) -> None:
+    code, out, err = run("predict", float_run, pictures / "test" / "red" / "red_1.png", "--top-k", "5")
+    assert code == 0 and "3" in err and out.count("%") == 3
+
+
+def test_predict_takes_a_folder(float_run: Path, pictures: Path) -> None:
+    code, text, _ = run("predict", float_run, pictures / "test" / "green", "--json")
+    files = [Path(answer["file"]).name for answer in json.loads(text)]
+    assert code == 0 and files[:3] == ["green_0.png", "green_1.png", "green_2.png"] and len(files) == 12
+
+
+def test_evaluate_a_folder_of_class_folders_scores_all_of_it(float_run: Path, pictures: Path) -> None:
+    code, text, err = run("evaluate", float_run, "--data", pictures / "test", "--json")
+    assert code == 0, err
+    assert json.loads(text)["samples"] == 36
+
+
+def test_evaluate_as_text(float_run: Path, pictures: Path) -> None:
+    code, out, err = run("evaluate", float_run, "--data", pictures, "--split", "val")
+    assert code == 0 and "36 pictures of val" in out and "95% interval" in out, err
+
+
+def test_a_model_without_its_contract_is_refused(float_run: Path, tflite: Path, pictures: Path, tmp_path: Path) -> None:
+    for file in (float_run / "model.keras", tflite):
+        lone = Path(shutil.copy(file, tmp_path))
+        code, _, err = run("evaluate", lone, "--data", pictures)
+        assert code == 2 and "preprocessing contract is missing" in err
+
+
+def test_labels_longer_than_the_output_are_refused(tflite: Path, pictures: Path, tmp_path: Path) -> None:
+    for file in tflite.parent.iterdir():
+        shutil.copy(file, tmp_path)
+    with (tmp_path / "model.labels.txt").open("a") as labels:
+        labels.write("yellow\n")
+    code, _, err = run("evaluate", tmp_path / "model.tflite", "--data", pictures)
+    assert code == 2 and "3 outputs" in err and "4 classes" in err
+
+
+@pytest.mark.parametrize("kind", ["run", "quantized", "tflite"])
+def test_summary(kind: str, float_run: Path, qat_run: Path, tflite: Path) -> None:
+    model = {"run": float_run, "quantized": qat_run, "tflite": tflite}[kind]
+    code, text, err = run("summary", model, "--json")
+    assert code == 0, err
+    facts = json.loads(text)
+    assert len(facts["layers"]) > 50
+    if kind == "run":
+        assert "block_07/depthwise" in [row["layer"] for row in facts["layers"]]
+        assert facts["parameters"] == sum(row["parameters"] for row in facts["layers"])
+    code, text, _ = run("summary", model)
+    assert code == 0 and "layer" in text or "operator" in text
+
+
+def test_benchmark_json(tflite: Path) -> None:
+    code, text, err = run("benchmark", tflite, "--threads", "1,2", "--runs", "10", "--min-seconds", "0.05", "--json")
+    assert code == 0, err
+    rows = json.loads(text)["rows"]
+    assert [(row["threads"], row["target"], row["partitions"]) for row in rows] == [(1, "host", 1), (2, "host", 1)]
+    assert all(0 < row["median_ms"] <= row["p90_ms"] <= row["p99_ms"] and row["file"] == str(tflite) for row in rows)
+
+
+@pytest.mark.slow
+def test_the_whole_road_by_the_command(pictures: Path, tiny_settings: tuple[str, ...], tmp_path: Path) -> None:
+    """As a user types it, in processes of their own: train, quantize, convert, evaluate."""
+    def mnv3(*arguments: object) -> str:
+        done = subprocess.run([sys.executable, "-m", "mnv3_tf.cli.main", *map(str, arguments)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "WARNING" not in done.stderr and "0000 00:00" not in done.stderr, done.stderr
+        return done.stdout
+
+    overrides = [part for setting in tiny_settings for part in ("-o", setting)]
+    assert "Next: mnv3 quantize" in mnv3("train", "--data", pictures, "--out", tmp_path / "run", *overrides)
+    assert "Next: mnv3 convert" in mnv3("quantize", tmp_path / "run", "--data", pictures, "--out", tmp_path / "q",
+                                        "--epochs", 1)
+    mnv3("convert", tmp_path / "q", "--out", tmp_path / "m.tflite", "--io", "int8")
+    assert json.loads(mnv3("evaluate", tmp_path / "m.tflite", "--data", pictures, "--json"))["top1"] >= 0.9
