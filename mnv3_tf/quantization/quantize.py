@@ -1,7 +1,7 @@
 """From a float run to a quantized run: check the deploy form, calibrate, and fine-tune with the float model as teacher."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,9 @@ METHODS: tuple[Method, ...] = ("qat", "ptq")
 # Largest difference between the Keras model and its deploy form, as a share of the logits' range.
 DEPLOY_TOLERANCE = 1e-4
 _CHECKED_PICTURES = 64
+# Memory for the activations of one training step, and how often each value is held (measured: quantizers and gradients).
+_STEP_BYTES = 1_200_000_000
+_COPIES = 5
 
 
 def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: str | Path, *, method: Method = "qat",
@@ -148,7 +151,7 @@ class _Quantization:
             for epoch in range(settings.epochs):
                 losses = []
                 for pixels, labels, _ in _until(batches.epoch(epoch), stop):
-                    losses.append(float(step(input_units(self.graph, pixels), labels)))
+                    losses.append(step(input_units(self.graph, pixels), labels))
                     done += 1
                     advance(done, f"epoch {epoch + 1}/{settings.epochs}, loss {np.mean(losses):.3f}")
                 if stop:
@@ -203,8 +206,8 @@ def _until(batches: Iterator[Any], stop: list[int]) -> Iterator[Any]:
         yield batch
 
 
-def _training_step(twin: Twin, teacher: Twin, config: Config, total: int) -> Any:
-    """A compiled step: (inputs, labels) -> loss.
+def _training_step(twin: Twin, teacher: Twin, config: Config, total: int) -> Callable[[np.ndarray, np.ndarray], float]:
+    """A step of fine-tuning: (inputs, labels) -> loss.
 
     Adam moves every parameter by about the learning rate, whatever its size; but with BatchNorm folded and factors of 6
     and 36 moved between layers, sizes differ by orders of magnitude. So it works on parameters divided by their tensor's
@@ -219,20 +222,44 @@ def _training_step(twin: Twin, teacher: Twin, config: Config, total: int) -> Any
     relative = [tf.Variable(v / size) for v, size in zip(variables, sizes, strict=True)]
     optimizer.build(relative)
 
+    sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in variables]
+
     @tf.function(reduce_retracing=True)
-    def step(inputs: Any, labels: Any) -> Any:
+    def accumulate(inputs: Any, labels: Any, weight: Any) -> Any:
         answers = tf.nn.softmax(teacher.model(inputs, training=False) / temperature)
+        smooth = labels * (1 - smoothing) + smoothing / labels.shape[-1]
         with tf.GradientTape() as tape:
             logits = model(inputs, training=True)
             from_teacher = tf.nn.softmax_cross_entropy_with_logits(answers, logits / temperature) * temperature ** 2
-            smooth = labels * (1 - smoothing) + smoothing / labels.shape[-1]
             from_labels = tf.nn.softmax_cross_entropy_with_logits(smooth, logits)
-            loss = tf.reduce_mean(share * from_teacher + (1 - share) * from_labels)
-        gradients = tape.gradient(loss, variables)
+            loss = weight * tf.reduce_mean(share * from_teacher + (1 - share) * from_labels)
+        for total_gradient, gradient in zip(sums, tape.gradient(loss, variables), strict=True):
+            total_gradient.assign_add(gradient)
+        return loss
+
+    @tf.function
+    def apply() -> None:
         optimizer.apply_gradients([(gradient * size, own) for gradient, size, own
-                                   in zip(gradients, sizes, relative, strict=True)])
-        for variable, size, own in zip(variables, sizes, relative, strict=True):
+                                   in zip(sums, sizes, relative, strict=True)])
+        for variable, size, own, gradient in zip(variables, sizes, relative, sums, strict=True):
             variable.assign(own * size)
+            gradient.assign(tf.zeros_like(gradient))
+
+    part = _pictures_at_once(model)
+
+    def step(inputs: np.ndarray, labels: np.ndarray) -> float:
+        # With BatchNorm folded, the gradient of a batch is exactly the mean of its parts'.
+        loss = 0.0
+        for start in range(0, len(inputs), part):
+            chunk = slice(start, start + part)
+            loss += float(accumulate(inputs[chunk], labels[chunk], tf.constant(len(labels[chunk]) / len(labels))))
+        apply()
         return loss
 
     return step
+
+
+def _pictures_at_once(model: Any) -> int:
+    """How many pictures go through the twin at once, so that their activations and gradients stay within a budget."""
+    values = sum(math.prod(layer.output.shape[1:]) for layer in model.layers)
+    return max(1, _STEP_BYTES // (values * 4 * _COPIES))

@@ -3,6 +3,7 @@
 import csv
 import io
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mnv3_tf.files import atomic_path, write_json, write_text
 from mnv3_tf.metrics import Scores, score
 from mnv3_tf.network import MobileNetV3
 from mnv3_tf.progress import Advance, Progress
-from mnv3_tf.training.batches import EVALUATION_BATCH, ContractPictures, TrainingBatches
+from mnv3_tf.training.batches import EVALUATION_BATCH, Batch, ContractPictures, TrainingBatches
 from mnv3_tf.training.choices import Choices, balanced_weights, make_optimizer, settle
 from mnv3_tf.training.interrupt import Interrupted, stop_on_signals
 from mnv3_tf.training.run_folder import RunFolder, contract_from, spec_from
@@ -136,33 +137,33 @@ class _Training:
     def run(self) -> RunFolder:
         epochs, steps = self.config.train.epochs, self.batches.steps_per_epoch
         with self.progress.task("Training", epochs * steps) as advance, stop_on_signals() as stop:
-            while self.counters.epoch < epochs:
-                self._epoch(advance, stop)
-                if stop:
-                    self._save_state()
-                    raise Interrupted(f"Stopped after {self.counters.epoch} epochs and {self.counters.step} steps; all of it "
-                                      f"is saved. Go on with: mnv3 train ... --out {self.run_folder.path} --resume")
+            callback = _Steps(self, advance, stop)
+            if self.counters.step and not stop:
+                # An epoch that was interrupted: what is left of it, in a fit of its own.
+                self._fit(callback, steps - self.counters.step, self.counters.epoch + 1)
+            if self.counters.epoch < epochs and not stop:
+                # One fit for all epochs: each fit on a generator leaves memory behind in TensorFlow.
+                self._fit(callback, steps, epochs)
+            if stop and self.counters.epoch < epochs:
+                self._save_state()
+                raise Interrupted(f"Stopped after {self.counters.epoch} epochs and {self.counters.step} steps; all of it "
+                                  f"is saved. Go on with: mnv3 train ... --out {self.run_folder.path} --resume")
         return self._finish()
 
-    def _epoch(self, advance: Advance, stop: list[int]) -> None:
-        """Trains the rest of the epoch under way and, unless stopped, validates."""
-        counters = self.counters
-        steps = _Steps(self, advance, stop)
-        began = time.monotonic()
-        remaining = self.batches.steps_per_epoch - counters.step
-        if remaining:
-            self.model.fit(self.batches.epoch(counters.epoch, counters.step), steps_per_epoch=remaining,
-                           initial_epoch=counters.epoch, epochs=counters.epoch + 1, shuffle=False, verbose=0,
-                           callbacks=[steps])
-        elapsed = time.monotonic() - began
-        counters.seconds += elapsed
-        trained = remaining if not stop else steps.seen
-        counters.pictures += trained * self.batches.batch_size
-        if stop and counters.step < self.batches.steps_per_epoch:
-            return
-        self._validate(trained * self.batches.batch_size / max(elapsed, 1e-9))
+    def _fit(self, callback: "_Steps", steps: int, last_epoch: int) -> None:
+        if steps:
+            self.model.fit(self._batches_until(last_epoch), steps_per_epoch=steps, initial_epoch=self.counters.epoch,
+                           epochs=last_epoch, shuffle=False, verbose=0, callbacks=[callback])
+        else:
+            callback.on_epoch_end(self.counters.epoch)
 
-    def _validate(self, pictures_per_second: float) -> None:
+    def _batches_until(self, last_epoch: int) -> Iterator[Batch]:
+        first_step = self.counters.step
+        for epoch in range(self.counters.epoch, last_epoch):
+            yield from self.batches.epoch(epoch, first_step)
+            first_step = 0
+
+    def validate(self, pictures_per_second: float) -> None:
         counters = self.counters
         row: dict[str, Any] = {"epoch": counters.epoch + 1, **counters.running,
                                "learning_rate": float(keras.ops.convert_to_numpy(self.optimizer.learning_rate)),
@@ -224,10 +225,27 @@ class _Steps(keras.callbacks.Callback):
     def __init__(self, training: _Training, advance: Advance, stop: list[int]):
         super().__init__()
         self.training, self.advance, self.stop = training, advance, stop
-        self.first_step = training.counters.step
-        self.carried = dict(training.counters.running)
-        self.seen = 0
         self.saved_at = time.monotonic()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.first_step = self.training.counters.step
+        self.carried = dict(self.training.counters.running)
+        self.seen = 0
+        self.began = time.monotonic()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._begin()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        training, counters = self.training, self.training.counters
+        elapsed = time.monotonic() - self.began
+        pictures = self.seen * training.batches.batch_size
+        counters.seconds += elapsed
+        counters.pictures += pictures
+        if counters.step == training.batches.steps_per_epoch:
+            self._sync()
+            training.validate(pictures / max(elapsed, 1e-9))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         training, counters = self.training, self.training.counters
