@@ -2,8 +2,10 @@
 
 VENV ?= .venv
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
-	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1 && echo $$p && break; done)
+	$$p -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1 \
+	&& echo $$p && break; done)
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 .PHONY: install test lint quick demo bench clean
 
@@ -11,11 +13,13 @@ install: $(VENV)/.installed
 
 # Made anew only when the packages that the project asks for may have changed. Plain wheels: nothing of CUDA is downloaded.
 $(VENV)/.installed: setup.py pyproject.toml
-	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 was found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; }
-	@echo "Installing into $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,demo,jax]'
+	@$(BIN)/python -c '' 2>/dev/null || test -n "$(PYTHON)" || { \
+		echo "No Python 3.11 to 3.13 with venv and pip was found (on Debian and Ubuntu, python3-venv is a package of its own)."; \
+		echo "Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; }
+	@$(BIN)/python -c '' 2>/dev/null || { echo "Making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv --clear $(VENV); }
+	@echo "Installing packages into $(VENV); the first time takes a few minutes"
+	@$(PIP) install --upgrade pip
+	@$(PIP) install --editable '.[test,demo,jax]'
 	@touch $@
 
 lint: install

@@ -1,85 +1,143 @@
 """Latency of the integer form against keras.applications' standard int8 file and against float32, in one interleaved run.
 
-The networks are not trained (latency does not depend on it), but their BatchNorm statistics are estimated on pictures, so that
-every tensor has a sensible range. Times are of one thread unless --threads says otherwise; ratios carry over between x86
-machines of a kind, absolute times do not.
+The networks are not trained (latency does not depend on it), but their BatchNorm statistics are estimated on pictures, so
+that every tensor has a sensible range; and keras.applications gets the very same weights, so that both compute the same
+function, up to logits. Times are of one thread unless --threads says otherwise; ratios carry over between machines with the
+same integer instructions, absolute times do not.
 """
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from mnv3_tf.cli.options import Terminal, quiet_libraries
 
+HERE = Path(__file__).parent
 NETWORKS = {"large": 224, "small": 128}
+OURS, FUSED, FLOAT = "int8", "int8, native hard-swish", "float32"
+PEER, PEER_FLOAT = "keras.applications int8", "keras.applications float32"
+KINDS = (OURS, FUSED, FLOAT, PEER, PEER_FLOAT)
+PICTURES = 32
+ROUNDS = 10
 
 
 def main() -> None:
-    """Builds the files that are missing, measures them, prints a table and the ratios."""
+    """Builds the files that are missing, measures them, prints a table for each network and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out", help="folder for the files")
-    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--out", type=Path, default=HERE / "out", help="folder for the files, kept for the next time")
+    parser.add_argument("--runs", type=int, default=200, help="timed runs of each file, at least")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write all rows and samples to this file")
     arguments = parser.parse_args()
     quiet_libraries()
     from mnv3_tf.export.benchmark import benchmark_files
+    from mnv3_tf.export.benchmark_table import machine_lines, warning_lines
 
-    results = {}
+    results, said = {}, []
     for name, size in NETWORKS.items():
         files = build(name, size, arguments.out)
-        result = benchmark_files(list(files.values()), threads=(arguments.threads,), runs=arguments.runs, rounds=10,
+        result = benchmark_files(list(files.values()), threads=(arguments.threads,), runs=arguments.runs, rounds=ROUNDS,
                                  progress=Terminal())
-        show(name, size, files, result)
-        results[f"{name} at {size}"] = result.to_dict()
+        show(name, size, result)
+        # A graph cut into partitions is what is measured here, and the table says it.
+        said += [line for line in warning_lines(result) if ", threads" in line]
+        results[name] = result
+    print("\n".join([*machine_lines(next(iter(results.values()))), *(f"Warning: {line}" for line in said), ""]))
+    for name, result in results.items():
+        print(claim(name, NETWORKS[name], result))
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2))
+        arguments.json.write_text(json.dumps({
+            f"{name} at {NETWORKS[name]}": {"files": KINDS, "claim": claim(name, NETWORKS[name], result),
+                                            **result.to_dict()} for name, result in results.items()}, indent=2))
 
 
 def build(name: str, size: int, folder: Path) -> dict[str, Path]:
-    """The `.tflite` files of a network, ours and keras.applications'."""
+    """The `.tflite` files of a network, ours and keras.applications', made again where the kit's code has changed."""
     folder.mkdir(parents=True, exist_ok=True)
-    kinds = ("int8", "int8, native hard-swish", "float32", "keras.applications int8", "keras.applications float32")
-    files = {kind: folder / f"{name}-{size}-{kind.replace(' ', '-').replace(',', '')}.tflite" for kind in kinds}
-    if all(path.exists() for path in files.values()):
+    stem = f"{name}-{size}"
+    files = {kind: folder / f"{stem}-{kind.replace(' ', '-').replace(',', '')}.tflite" for kind in KINDS}
+    stamp, code = folder / f"{stem}.code", code_fingerprint()
+    if stamp.exists() and stamp.read_text() == code and all(path.exists() for path in files.values()):
+        print(f"{name} at {size}: the files in {folder} are of this version of the code", flush=True)
         return files
-    print(f"Converting {name} at {size} ...", flush=True)
+    print(f"{name} at {size}: converting five files ...", flush=True)
+    import keras
     import numpy as np
 
-    from mnv3_tf.export.convert import convert_graph
-    from mnv3_tf.export.reference import convert_keras_applications, estimate_batchnorm, synthetic_pictures
+    from mnv3_tf.export.convert import Format, convert_graph
+    from mnv3_tf.export.reference import convert_model_standard, estimate_batchnorm, synthetic_pictures
+    from mnv3_tf.export.runtime import captured_stderr
     from mnv3_tf.network import MobileNetV3
     from mnv3_tf.quantization.calibration import calibrate
     from mnv3_tf.quantization.graph import trace
 
-    pictures = np.asarray(synthetic_pictures(32, size))
-    model = MobileNetV3(name, input_shape=(size, size, 3), batchnorm_momentum=0.9)
+    keras.utils.set_random_seed(0)
+    pictures = np.asarray(synthetic_pictures(PICTURES, size))
+    model = MobileNetV3(name, input_shape=(size, size, 3))
     estimate_batchnorm(model, pictures)
     graph = trace(model)
-    ranges = calibrate(graph, [pictures[i:i + 8] for i in range(0, 32, 8)]).ranges
-    files["int8"].write_bytes(convert_graph(graph, ranges, format="int8", io="int8", lowering="xnnpack"))
-    files["int8, native hard-swish"].write_bytes(convert_graph(graph, ranges, format="int8", io="int8", lowering="fused"))
-    files["float32"].write_bytes(convert_graph(graph, None, format="float32", io="float32", lowering="fused"))
-    for format in ("int8", "float32"):
-        files[f"keras.applications {format}"].write_bytes(convert_keras_applications(name, size, format=format))
+    ranges = calibrate(graph, [pictures[start:start + 8] for start in range(0, PICTURES, 8)]).ranges
+    files[OURS].write_bytes(convert_graph(graph, ranges, format="int8", io="int8", lowering="xnnpack"))
+    files[FUSED].write_bytes(convert_graph(graph, ranges, format="int8", io="int8", lowering="fused"))
+    files[FLOAT].write_bytes(convert_graph(graph, None, format="float32", io="float32", lowering="fused"))
+    peer = getattr(keras.applications, f"MobileNetV3{name.title()}")(
+        input_shape=(size, size, 3), weights=None, classes=1000, classifier_activation=None)
+    peer.set_weights(model.get_weights())
+    formats: dict[str, Format] = {PEER: "int8", PEER_FLOAT: "float32"}
+    with captured_stderr(is_noise=lambda line: line.startswith("fully_quantize")):
+        for kind, format in formats.items():
+            files[kind].write_bytes(convert_model_standard(peer, format, pictures))
+    stamp.write_text(code)
     return files
 
 
-def show(name: str, size: int, files: dict[str, Path], result) -> None:  # noqa: ANN001
-    """The table and one line per comparison with our int8 file."""
+def code_fingerprint() -> str:
+    """Of all code that has a part in the files."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for folder in ("mnv3_tf", "export"):
+        for path in sorted((HERE.parent / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def ratios(result: Any) -> dict[str, tuple[float, float, float]]:
+    """How many times as long each other file takes as our int8 file: kind -> (ratio, low, high)."""
+    from mnv3_tf.export.benchmark_statistics import ratio_with_interval
+
+    return {kind: ratio_with_interval(samples, result.samples[0])
+            for kind, samples in zip(KINDS, result.samples, strict=True) if kind != OURS}
+
+
+def show(name: str, size: int, result: Any) -> None:
+    """The table of one network."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    from mnv3_tf.export.benchmark_statistics import ratio_with_interval
-
-    table = Table("file", "median ms", "p90 ms", "partitions", "size MB", "our int8 is faster by (95% interval)",
+    compared = ratios(result)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False,
                   title=f"MobileNetV3-{name.title()} 1.0 at {size}x{size}, 1000 classes")
-    ours = result.samples[0]
-    for (kind, path), row, samples in zip(files.items(), result.rows, result.samples, strict=True):
-        ratio, low, high = ratio_with_interval(samples, ours)
+    table.add_column("file", no_wrap=True)
+    for heading in ("median ms", "p90 ms", "partitions", "MB"):
+        table.add_column(heading, justify="right")
+    table.add_column("time / our int8 (95%)", no_wrap=True)
+    for kind, row in zip(KINDS, result.rows, strict=True):
+        text = "{:.2f}x ({:.2f} to {:.2f})".format(*compared[kind]) if kind in compared else "1"
         table.add_row(kind, f"{row.median_ms:.3f}", f"{row.p90_ms:.3f}", str(row.partitions),
-                      f"{path.stat().st_size / 1e6:.2f}", f"{ratio:.2f}x ({low:.2f} to {high:.2f})")
-    Console().print(table)
+                      f"{row.size_bytes / 1e6:.2f}", text)
+    Console(highlight=False, width=110).print(table)
+
+
+def claim(name: str, size: int, result: Any) -> str:
+    """One sentence; float32 is ours or keras.applications', whichever is faster."""
+    compared = ratios(result)
+    peer = compared[PEER]
+    best_float = min((compared[FLOAT], compared[PEER_FLOAT]))
+    return (f"{name.title()} 1.0 at {size}: int8 is {peer[0]:.2f}x faster than keras.applications int8 (95% interval "
+            f"{peer[1]:.2f} to {peer[2]:.2f}), {best_float[0]:.2f}x faster than float32 ({best_float[1]:.2f} to "
+            f"{best_float[2]:.2f}).")
 
 
 if __name__ == "__main__":

@@ -1,187 +1,320 @@
-"""Training throughput from JPEG files, Small 0.5 at 96: the kit against keras.applications with plain `fit`.
+"""Training throughput on this machine: the kit's training against Keras as its tutorials show it, from JPEG files on disk.
 
-Both sides train in processes of their own, in alternating slices, so that the machine's drift hits both alike. Start-up,
-compilation and the first epoch's steps before the first slice are left out on both sides. The kit trains as `mnv3 train` does
-by default (batch 64, augmentation, averaged weights aside); the other side is keras.applications.MobileNetV3Small with
-`image_dataset_from_directory` and `fit`, all of Keras's defaults (batch 32, adam, jit_compile="auto").
+Small 0.5 at 96x96. The sides:
+
+- kit: TrainingBatches and the model compiled as `mnv3 train` does, default batch, optimizer and augmentation.
+- keras: image_dataset_from_directory, keras.applications.MobileNetV3Small, compile and fit with Keras's defaults (batches of
+  32, no augmentation, jit_compile="auto", which means XLA).
+- keras, jit_compile=False: the same, with the one setting changed that matters most.
+
+Each side lives in a process of its own and trains in slices of whole epochs, taking turns; only one works at a time, on all
+cores. Building, compiling and two epochs to warm up are not timed, and nor are validation and saving. The files are in the
+operating system's cache for all sides.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-SIZE, ALPHA, CLASSES = 96, 0.5, 4
-SLICES, SLICE_SECONDS = 4, 12
+ALPHA, SIZE = 0.5, 96
+CLASSES, PER_CLASS = 8, 96
+SIDES = {"kit": "the kit", "keras": "Keras, defaults", "keras-no-xla": "Keras, jit_compile=False"}
+LOG_EPOCHS = 4
 
 
 def main() -> None:
-    """Runs the comparison and prints the rates."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder of class folders with JPEG files; made where not given")
-    parser.add_argument("--side", choices=["kit", "keras"], help=argparse.SUPPRESS)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    """Measures all sides and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of class folders; made-up photos by default")
+    parser.add_argument("--rounds", type=int, default=4, help="slices of each side")
+    parser.add_argument("--slice-seconds", type=float, default=6, help="least length of a slice; at least one epoch")
+    parser.add_argument("--json", type=Path, help="also write the measurements to this file")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)  # what a process of its own is started with
     arguments = parser.parse_args()
     if arguments.side:
-        serve(kit_steps(arguments.data) if arguments.side == "kit" else keras_steps(arguments.data))
+        serve(arguments.side, arguments.data)
         return
     with tempfile.TemporaryDirectory() as folder:
-        data = arguments.data or make_pictures(Path(folder))
-        figures = compare(data)
-    print(json.dumps(figures, indent=2))
+        data = arguments.data
+        if data is None:
+            data = Path(folder) / "photos"
+            count = write_photos(data)
+            print(f"{count} made-up JPEG photos of 320x240 in {CLASSES} classes", flush=True)
+        results = measure(data, arguments.rounds, arguments.slice_seconds)
+    show(results)
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2))
+        arguments.json.write_text(json.dumps(results, indent=2))
 
 
-def make_pictures(folder: Path, count: int = 1200) -> Path:
-    """JPEG files of 320x240 with smooth and fine detail, so that decoding costs what photographs cost."""
+def measure(data: Path, rounds: int, seconds: float) -> dict[str, Any]:
+    """All measurements: rates in pictures per second."""
+    results: dict[str, Any] = {"slices": {side: [] for side in SIDES}}
+    sides: dict[str, Side] = {}
+    try:
+        for name in SIDES:
+            sides[name] = Side(name, data)
+            print(f"{SIDES[name]}: ready after {sides[name].ask('prepare')['seconds']:.0f} s of building, compiling and two "
+                  "epochs to warm up (not timed)", flush=True)
+        for index in range(rounds):
+            for position in range(len(SIDES)):
+                name = list(SIDES)[(index + position) % len(SIDES)]
+                answer = sides[name].ask(f"train {seconds}")
+                results["slices"][name].append(answer["pictures"] / answer["seconds"])
+            print(f"round {index + 1} of {rounds}: " + ", ".join(
+                f"{SIDES[name]} {results['slices'][name][-1]:.0f}" for name in SIDES) + " pictures/s", flush=True)
+        results["pipeline"] = {name: sides[name].ask("pipeline")["rates"] for name in ("kit", "keras")}
+        results["log"] = sides["kit"].ask("log")["rates"]
+    finally:
+        for side in sides.values():
+            side.close()
+    return results
+
+
+def show(results: dict[str, Any]) -> None:
+    """Prints what was found."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from mnv3_tf.export.benchmark_statistics import ratio_with_interval
+
+    # The statistics want times of the same rounds: seconds per picture.
+    times = {name: [[1 / rate] for rate in rates] for name, rates in results["slices"].items()}
+    table = Table("training", "pictures/s", "slices", "the kit is faster by (95%)", box=box.SIMPLE_HEAD, pad_edge=False,
+                  title=f"Training MobileNetV3-Small {ALPHA} at {SIZE}x{SIZE} from JPEG files, {cores()} cores")
+    ratios = {name: ratio_with_interval(times[name], times["kit"]) for name in SIDES}
+    for name, label in SIDES.items():
+        rates = sorted(results["slices"][name])
+        text = "{:.1f}x ({:.1f} to {:.1f})".format(*ratios[name]) if name != "kit" else "1"
+        table.add_row(label, f"{1 / median([t for row in times[name] for t in row]):.0f}",
+                      f"{rates[0]:.0f} to {rates[-1]:.0f}", text)
+    console = Console(highlight=False, width=110)
+    console.print(table)
+    rates = Table("input pipeline alone", "first epoch (decoding)", "later epochs", box=box.SIMPLE_HEAD, pad_edge=False,
+                  title="Pictures/s")
+    for name, (first, *later) in results["pipeline"].items():
+        rates.add_row(SIDES[name], f"{first:.0f}", f"{median(later):.0f}")
+    console.print(rates)
+    training, first = median(results["slices"]["kit"]), results["pipeline"]["kit"][0]
+    print(f"The kit's pipeline gives {first / training:.1f} times what training takes in the first epoch, and "
+          f"{median(results['pipeline']['kit'][1:]) / training:.1f} times in later ones.")
+    print(f"The log of a real `mnv3 train` of {LOG_EPOCHS} epochs says, from the second on: "
+          f"{', '.join(f'{rate:.0f}' for rate in results['log'])} pictures/s (with averaged weights and callbacks).")
+    ratio, low, high = ratios["keras"]
+    print(f"Small {ALPHA} at {SIZE}: the kit trains {ratio:.1f}x faster than Keras with its defaults (95% interval {low:.1f} "
+          f"to {high:.1f}).")
+
+
+def median(values: list[float]) -> float:
+    """The middle, or the mean of the two in the middle."""
+    ordered = sorted(values)
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
+def cores() -> int:
+    """Usable ones."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def write_photos(folder: Path) -> int:
+    """Smooth colours at several scales with some grain, the same on every machine; returns how many."""
     import numpy as np
     from PIL import Image
 
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        smooth = Image.fromarray(rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)).resize((320, 240), Image.Resampling.BICUBIC)
-        pixels = np.asarray(smooth, np.int16) + rng.normal(0, 12, (240, 320, 1)).astype(np.int16)
-        target = folder / f"class_{number % CLASSES}" / f"{number:05d}.jpg"
-        target.parent.mkdir(exist_ok=True)
-        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(target, quality=90)
-    return folder
+    size = (320, 240)
+    for label in range(CLASSES):
+        (folder / f"class_{label}").mkdir(parents=True)
+        for number in range(PER_CLASS):
+            rng = np.random.default_rng([label, number])
+            pixels = rng.normal(128 + 6 * label, 10, (size[1], size[0], 3))
+            for cells, strength in ((2, 60), (6, 40), (20, 25), (60, 15)):
+                small = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), np.uint8))
+                pixels += (np.asarray(small.resize(size, Image.Resampling.BICUBIC), np.float32) - 128) / 64 * strength / 2
+            picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+            picture.save(folder / f"class_{label}" / f"{number:03d}.jpg", quality=88)
+    return CLASSES * PER_CLASS
 
 
-def compare(data: Path) -> dict[str, Any]:
-    """Alternating slices of both sides, and the kit's input pipeline alone."""
-    sides = {side: subprocess.Popen([sys.executable, __file__, "--side", side, "--data", str(data)], stdin=subprocess.PIPE,
-                                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-             for side in ("keras", "kit")}
-    for process in sides.values():
-        ask(process, "ready")
-    rates: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(SLICES):
-        for side, process in sides.items():
-            rates[side].append(float(ask(process, "go")))
-    for process in sides.values():
-        process.communicate("stop\n")
-    ratios = sorted(kit / keras for kit, keras in zip(rates["kit"], rates["keras"], strict=True))
-    return {"kit_pictures_per_second": [round(rate, 1) for rate in rates["kit"]],
-            "keras_applications_pictures_per_second": [round(rate, 1) for rate in rates["keras"]],
-            "ratio_median": round(sum(ratios[1:3]) / 2, 2), "ratio_least": round(ratios[0], 2),
-            **pipeline_rates(data)}
+class Side:
+    """A process that trains when it is asked to."""
+
+    def __init__(self, name: str, data: Path):
+        self.name = name
+        self._process = subprocess.Popen([sys.executable, __file__, "--side", name, "--data", str(data)], text=True,
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def ask(self, request: str) -> dict[str, Any]:
+        """Sends a request and waits for the answer."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(request + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit(f"{SIDES[self.name]}: the process ended; its message is above.")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait()
 
 
-def ask(process: subprocess.Popen, word: str) -> str:
-    """One request and its answer."""
-    assert process.stdin and process.stdout
-    process.stdin.write(word + "\n")
-    process.stdin.flush()
-    answer = process.stdout.readline().strip()
-    if not answer:
-        sys.exit(f"One side ended early (exit code {process.wait()}).")
-    return answer.removeprefix("ANSWER ")
+def serve(name: str, data: Path) -> None:
+    """Answers requests on standard input, one JSON line each on standard output."""
+    from mnv3_tf.cli.options import quiet_libraries
 
-
-def serve(steps: Any) -> None:
-    """Trains for a slice of time whenever asked; answers with pictures per second. `steps` yields pictures per step."""
-    for _ in range(6):
-        next(steps)  # compilation and warm-up
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    quiet_libraries()
+    worker = Kit(data) if name == "kit" else Keras(data, xla=name == "keras")
     for line in sys.stdin:
-        if line.strip() == "ready":
-            print("ANSWER ready", flush=True)
-        elif line.strip() == "go":
-            began, pictures = time.perf_counter(), 0
-            while time.perf_counter() - began < SLICE_SECONDS:
-                pictures += next(steps)
-            print(f"ANSWER {pictures / (time.perf_counter() - began)}", flush=True)
-        else:
-            return
+        request, *numbers = line.split()
+        print(json.dumps(getattr(worker, request)(*map(float, numbers))), file=answers, flush=True)
 
 
-def stepwise(model: Any, data: Any, **arguments: Any) -> Any:
-    """`fit` run in a thread that waits at every step until the next is asked for; yields the pictures of each step."""
-    import queue
-    import threading
+class Worker:
+    """What trains in a process of its own; subclasses say how."""
 
-    import keras
+    epoch_seconds = 0.0
 
-    permits: queue.Queue[None] = queue.Queue()
-    done: queue.Queue[int] = queue.Queue()
+    def build(self) -> None:
+        """Opens the data, builds and compiles the model."""
+        raise NotImplementedError
 
-    class Gate(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-            permits.get()
+    def fit(self, epochs: int) -> int:
+        """Trains whole epochs and returns the number of pictures."""
+        raise NotImplementedError
 
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            done.put(1)
-
-    threading.Thread(target=lambda: model.fit(data, epochs=10**6, verbose=0, callbacks=[Gate()], **arguments),
-                     daemon=True).start()
-    while True:
-        permits.put(None)
-        done.get()
-        yield None
-
-
-def kit_steps(data: Path) -> Any:
-    """The kit's batches and training step, as the trainer puts them together."""
-    import keras
-
-    from mnv3_tf.config import Config
-    from mnv3_tf.network import MobileNetV3
-    from mnv3_tf.training.choices import make_optimizer, settle
-
-    batches = make_batches(data)
-    config = Config().train
-    choices = settle(config, batches.batch_size, batches.steps_per_epoch)
-    model = MobileNetV3("small", input_shape=(SIZE, SIZE, 3), alpha=ALPHA, classes=CLASSES,
-                        batchnorm_momentum=choices.batchnorm_momentum)
-    model.compile(make_optimizer(config, choices),
-                  keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
-                  metrics=[keras.metrics.CategoricalAccuracy("accuracy")], jit_compile=choices.xla)
-
-    def forever() -> Any:
-        epoch = 0
-        while True:
-            yield from batches.epoch(epoch)
-            epoch += 1
-
-    for _ in stepwise(model, forever(), steps_per_epoch=batches.steps_per_epoch):
-        yield batches.batch_size
-
-
-def keras_steps(data: Path) -> Any:
-    """keras.applications, image_dataset_from_directory and fit, with their defaults."""
-    import keras
-
-    dataset = keras.utils.image_dataset_from_directory(data, image_size=(SIZE, SIZE), verbose=False)
-    model = keras.applications.MobileNetV3Small(input_shape=(SIZE, SIZE, 3), alpha=ALPHA, weights=None, classes=CLASSES)
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    for _ in stepwise(model, dataset):
-        yield 32
-
-
-def make_batches(data: Path) -> Any:
-    """The kit's batches over all pictures of a folder."""
-    from mnv3_tf.config import Config
-    from mnv3_tf.data import Preprocessing, open_dataset
-    from mnv3_tf.training.batches import TrainingBatches
-
-    dataset = open_dataset(data)
-    return TrainingBatches(dataset.split("train"), Preprocessing(height=SIZE, width=SIZE), len(dataset.class_names),
-                           batch_size=Config().train.batch_size, augmentation=Config().augment)
-
-
-def pipeline_rates(data: Path) -> dict[str, float]:
-    """Pictures per second of the input pipeline alone: the first epoch decodes, later ones take what is in memory."""
-    batches = make_batches(data)
-    rates = {}
-    for epoch, name in enumerate(("first_epoch", "later_epochs")):
+    def prepare(self) -> dict[str, float]:
+        """Builds and trains two epochs: the first compiles, for every shape of batch; the second tells how long one takes."""
         began = time.perf_counter()
-        pictures = sum(len(labels) for _, labels, _ in batches.epoch(epoch))
-        rates[f"input_alone_{name}_pictures_per_second"] = round(pictures / (time.perf_counter() - began), 1)
-    return rates
+        self.build()
+        self.fit(1)
+        warm = time.perf_counter()
+        self.fit(1)
+        self.epoch_seconds = time.perf_counter() - warm
+        return {"seconds": time.perf_counter() - began}
+
+    def train(self, seconds: float) -> dict[str, float]:
+        """One slice: as many whole epochs as take about `seconds`, in one fit."""
+        epochs = max(1, round(seconds / self.epoch_seconds))
+        began = time.perf_counter()
+        pictures = self.fit(epochs)
+        return {"pictures": pictures, "seconds": time.perf_counter() - began}
+
+
+class Kit(Worker):
+    """Training as mnv3_tf.training.trainer does it."""
+
+    def __init__(self, data: Path):
+        from mnv3_tf.config import Config, load_config
+
+        self.data = data
+        self.config: Config = load_config(overrides=[
+            "model.name=small", f"model.alpha={ALPHA}", f"data.image_size={SIZE}", f"train.epochs={LOG_EPOCHS}"])
+        self.epoch = 0
+
+    def build(self) -> None:
+        import keras
+
+        from mnv3_tf.network import MobileNetV3
+        from mnv3_tf.training.choices import make_optimizer, settle
+
+        self.batches, classes = self._batches()
+        settings = self.config.train
+        choices = settle(settings, self.batches.batch_size, self.batches.steps_per_epoch)
+        self.model = MobileNetV3(
+            self.config.model.name, input_shape=(SIZE, SIZE, 3), alpha=ALPHA, classes=classes,
+            dropout=self.config.model.dropout, batchnorm_momentum=choices.batchnorm_momentum)
+        self.model.compile(
+            make_optimizer(settings, choices),
+            keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
+            metrics=[keras.metrics.CategoricalAccuracy("accuracy")], jit_compile=choices.xla)
+
+    def _batches(self) -> tuple[Any, int]:
+        from mnv3_tf.data import open_dataset
+        from mnv3_tf.training.batches import TrainingBatches
+        from mnv3_tf.training.run_folder import contract_from
+
+        dataset = open_dataset(self.data, validation_fraction=0)
+        settings = self.config
+        classes = len(dataset.class_names)
+        return TrainingBatches(
+            dataset.split("train"), contract_from(settings), classes, batch_size=settings.train.batch_size,
+            augmentation=settings.augment, seed=settings.train.seed, cache_mb=settings.data.cache_mb,
+            workers=settings.data.workers), classes
+
+    def fit(self, epochs: int) -> int:
+        def stream() -> Iterator[Any]:
+            for epoch in range(self.epoch, self.epoch + epochs):
+                yield from self.batches.epoch(epoch)
+
+        self.model.fit(stream(), steps_per_epoch=self.batches.steps_per_epoch, epochs=epochs, shuffle=False, verbose=0)
+        self.epoch += epochs
+        return epochs * self.batches.steps_per_epoch * self.batches.batch_size
+
+    def pipeline(self) -> dict[str, list[float]]:
+        """Rates of the batches alone, epoch by epoch, from an empty cache."""
+        batches, _ = self._batches()
+        rates = []
+        for epoch in range(4):
+            began = time.perf_counter()
+            pictures = sum(len(pixels) for pixels, _, _ in batches.epoch(epoch))
+            rates.append(pictures / (time.perf_counter() - began))
+        return {"rates": rates}
+
+    def log(self) -> dict[str, list[float]]:
+        """What the log of a real training run says, without its first epoch, which compiles."""
+        import csv
+
+        from mnv3_tf.data import open_dataset
+        from mnv3_tf.progress import Silent
+        from mnv3_tf.training.trainer import train
+
+        dataset = open_dataset(self.data, validation_fraction=self.config.data.validation_fraction)
+        with tempfile.TemporaryDirectory() as folder:
+            run = train(dataset, self.config, Path(folder) / "run", progress=Silent())
+            with open(run.path / "log.csv", encoding="utf-8") as file:
+                return {"rates": [float(row["pictures_per_second"]) for row in csv.DictReader(file)][1:]}
+
+
+class Keras(Worker):
+    """Training as the Keras tutorials show it."""
+
+    def __init__(self, data: Path, xla: bool):
+        self.data = data / "train" if (data / "train").is_dir() else data
+        self.jit_compile: Any = "auto" if xla else False
+
+    def build(self) -> None:
+        import keras
+
+        self.dataset = keras.utils.image_dataset_from_directory(self.data, image_size=(SIZE, SIZE), verbose=False)
+        self.pictures = len(self.dataset.file_paths)
+        self.model = keras.applications.MobileNetV3Small(
+            input_shape=(SIZE, SIZE, 3), alpha=ALPHA, weights=None, classes=len(self.dataset.class_names))
+        self.model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"],
+                           jit_compile=self.jit_compile)
+
+    def fit(self, epochs: int) -> int:
+        self.model.fit(self.dataset, epochs=epochs, verbose=0)
+        return epochs * self.pictures
+
+    def pipeline(self) -> dict[str, list[float]]:
+        """Rates of the batches alone, epoch by epoch; nothing is kept from one to the next."""
+        rates = []
+        for _ in range(2):
+            began = time.perf_counter()
+            pictures = sum(len(pixels) for pixels, _ in self.dataset)
+            rates.append(pictures / (time.perf_counter() - began))
+        return {"rates": rates}
 
 
 if __name__ == "__main__":

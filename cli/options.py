@@ -92,17 +92,16 @@ class Terminal:
         """One line at every tenth of the work that took more than a few seconds."""
         import time
 
-        state = {"began": time.monotonic(), "printed": 0.0, "first": None}
+        began, printed, first = time.monotonic(), 0.0, -1
 
         def advance(done: int, note: str) -> None:
-            now = time.monotonic()
-            if state["first"] is None:
-                state["first"] = max(0, done - 1)
+            nonlocal printed, first
+            elapsed = time.monotonic() - began
+            first = max(0, done - 1) if first < 0 else first
             share = done / max(total, 1)
-            if now - state["began"] > 5 and share - state["printed"] >= 0.1:
-                state["printed"] = share
-                fresh = max(done - (state["first"] or 0), 1)
-                left = (now - state["began"]) / fresh * (total - done)
+            if elapsed > 5 and share - printed >= 0.1:
+                printed = share
+                left = elapsed / max(done - first, 1) * (total - done)
                 self.say(f"{description}: {done}/{total}, about {left:.0f} s left{', ' + note if note else ''}")
 
         return advance

@@ -67,10 +67,9 @@ def _deploy_form(model: str, path: Path) -> dict[str, Any]:
     rows = []
     for op in graph.ops:
         parameters = sum(int(v.size) for v in (op.kernel, op.bias) if v is not None)
-        low, high = ranges.get(op.name, ("", ""))
+        ends = [str(round(end, 4)) for end in ranges[op.name]] if op.name in ranges else ["", ""]
         rows.append({"layer": display_name(op.name), "kind": op.kind + (f" + {op.activation}" if op.activation else ""),
-                     "parameters": parameters, "low": low if low == "" else round(low, 4),
-                     "high": high if high == "" else round(high, 4)})
+                     "parameters": parameters, "low": ends[0], "high": ends[1]})
     return {"model": model, "kind": "fake-quantized", "input": [graph.height, graph.width, 3],
             "parameters": sum(row["parameters"] for row in rows), "layers": rows}
 

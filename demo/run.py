@@ -96,7 +96,7 @@ def convert_peer(model: Path) -> dict[str, Path]:
     return made
 
 
-def split_pixels(split: str):  # noqa: ANN201
+def split_pixels(split: str):
     """A split as the run's contract makes it: pixels and labels."""
     import numpy as np
 

@@ -99,9 +99,9 @@ def load_keras(path: Path) -> Any:
 
 def _keras(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     model = load_keras(path)
-    last = getattr(model.layers[-1], "activation", None)
-    if getattr(last, "__name__", "linear") != "linear":
-        raise InputError(f"{path}: ends in {last.__name__}; a model that ends in logits is needed "
+    last = getattr(getattr(model.layers[-1], "activation", None), "__name__", "linear")
+    if last != "linear":
+        raise InputError(f"{path}: ends in {last}; a model that ends in logits is needed "
                          "(classifier_activation=None).")
 
     def forward(pixels: np.ndarray) -> np.ndarray:

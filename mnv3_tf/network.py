@@ -69,7 +69,7 @@ def MobileNetV3(
         InputError: an argument is out of range; the message says what is allowed.
     """
     spec = find_spec(spec) if isinstance(spec, str) else spec
-    changes = {"inplanes": inplanes, "class_squeeze": class_squeeze, "class_expand": class_expand}
+    changes: dict[str, Any] = {"inplanes": inplanes, "class_squeeze": class_squeeze, "class_expand": class_expand}
     spec = dataclasses.replace(spec, **{key: value for key, value in changes.items() if value is not None})
     _check(spec, input_shape, alpha, classes, pooling, dropout)
     builder = _Builder(spec, batchnorm_momentum)

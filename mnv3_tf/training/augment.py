@@ -53,8 +53,8 @@ def _crop(picture: Image.Image, contract: Preprocessing, config: AugmentConfig,
     stretch = math.sqrt(math.exp(rng.uniform(-1, 1) * math.log1p(config.aspect)))
     side = math.sqrt(area)
     box_w, box_h = whole_w * min(side * stretch, 1.0), whole_h * min(side / stretch, 1.0)
-    left = rng.uniform(*sorted((0.0, width - box_w)))
-    top = rng.uniform(*sorted((0.0, height - box_h)))
+    left = rng.uniform(min(0.0, width - box_w), max(0.0, width - box_w))
+    top = rng.uniform(min(0.0, height - box_h), max(0.0, height - box_h))
     degrees = rng.uniform(-1, 1) * config.rotation if config.rotation and rng.random() < 0.5 else 0.0
     inside = left >= 0 and top >= 0 and left + box_w <= width and top + box_h <= height
     if inside and not degrees:

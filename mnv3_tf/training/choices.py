@@ -62,7 +62,7 @@ def settle(config: TrainConfig, batch_size: int, steps_per_epoch: int) -> Choice
 
 def has_accelerator() -> bool:
     """Whether Keras computes on a GPU or TPU."""
-    return bool(keras.distribution.list_devices("gpu") or keras.distribution.list_devices("tpu"))
+    return any(not device.lower().startswith("cpu") for device in keras.distribution.list_devices())
 
 
 def prefers_xla() -> bool:

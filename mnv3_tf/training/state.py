@@ -45,7 +45,7 @@ def save_state(path: Path, variables: list[Any], ema: list[np.ndarray] | None, c
         ema: averaged weights, or None.
         counters: where the run stands.
     """
-    arrays = {f"variable_{i:04d}": np.asarray(v) for i, v in enumerate(variables)}
+    arrays: dict[str, Any] = {f"variable_{i:04d}": np.asarray(v) for i, v in enumerate(variables)}
     arrays.update({f"ema_{i:04d}": value for i, value in enumerate(ema or [])})
     arrays["counters"] = np.frombuffer(json.dumps(asdict(counters)).encode(), np.uint8)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:

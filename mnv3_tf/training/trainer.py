@@ -26,6 +26,8 @@ from mnv3_tf.training.state import Counters, load_state, save_state
 
 # The averaged weights are updated once in so many steps, with the decay raised to that power.
 _EMA_EVERY = 4
+# Remarks about pictures that are printed; scan.json holds all.
+_SHOWN_PROBLEMS = 10
 
 
 def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: bool = False,
@@ -51,8 +53,11 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
     with progress.task("Checking pictures", sum(len(split) for split in dataset.splits.values())) as advance:
         report = scan_dataset(dataset, progress=lambda done, total: advance(done, ""))
     report.raise_if(config.data.strict)
-    for line in report.problems():
+    problems = report.problems()
+    for line in problems[:_SHOWN_PROBLEMS]:
         progress.say(line)
+    if len(problems) > _SHOWN_PROBLEMS:
+        progress.say(f"... and {len(problems) - _SHOWN_PROBLEMS} more remarks about the pictures, in {run.path / 'scan.json'}")
     dataset = report.clean(dataset)
     run.path.mkdir(parents=True, exist_ok=True)
     write_json(run.path / "scan.json", report.to_dict())

@@ -159,7 +159,7 @@ def test_summary(kind: str, float_run: Path, qat_run: Path, tflite: Path) -> Non
         assert "block_07/depthwise" in [row["layer"] for row in facts["layers"]]
         assert facts["parameters"] == sum(row["parameters"] for row in facts["layers"])
     code, text, _ = run("summary", model)
-    assert code == 0 and "layer" in text or "operator" in text
+    assert code == 0 and ("layer" in text or "operator" in text)
 
 
 def test_benchmark_json(tflite: Path) -> None:

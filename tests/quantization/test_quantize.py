@@ -46,13 +46,13 @@ def test_depthwise_kernels_too() -> None:
 
 @pytest.mark.parametrize("made", [KernelQuantizer(True), RangeQuantizer(-3.0, None), RangeQuantizer(0.0, 6.0, True),
                                   OpConfig("depthwise", {"floor": -3.0, "ceiling": None, "fixed": False})])
-def test_quantizers_survive_cloning(made) -> None:  # noqa: ANN001
+def test_quantizers_survive_cloning(made) -> None:
     again = type(made)(**json.loads(json.dumps(made.get_config())))
     assert again.get_config() == made.get_config()
 
 
 @pytest.fixture(scope="module")
-def random_graph():  # noqa: ANN201
+def random_graph():
     rng = np.random.default_rng(0)
     model = MobileNetV3("small", input_shape=(32, 48, 3), alpha=0.25, classes=3)
     model.set_weights([w + np.abs(rng.normal(0, 0.05, w.shape)) for w in model.get_weights()])
@@ -64,7 +64,7 @@ def noise() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (32, 32, 48, 3)).astype(np.uint8)
 
 
-def test_every_pixel_value_is_one_step_of_the_input(random_graph) -> None:  # noqa: ANN001
+def test_every_pixel_value_is_one_step_of_the_input(random_graph) -> None:
     low, high = input_range(random_graph)
     units = input_units(random_graph, np.arange(256))
     fake = tf.quantization.fake_quant_with_min_max_vars(units, low, high).numpy()
@@ -72,7 +72,7 @@ def test_every_pixel_value_is_one_step_of_the_input(random_graph) -> None:  # no
     assert units[128] == 0.0
 
 
-def test_ranges_are_in_the_networks_own_units(random_graph, noise: np.ndarray) -> None:  # noqa: ANN001
+def test_ranges_are_in_the_networks_own_units(random_graph, noise: np.ndarray) -> None:
     """Whatever factor the lowering gives a tensor, its range is that of the float network's tensor."""
     calibration = calibrate(random_graph, [noise])
     twin = Twin(lower(random_graph, "fused"))
@@ -86,7 +86,7 @@ def test_ranges_are_in_the_networks_own_units(random_graph, noise: np.ndarray) -
             np.testing.assert_allclose(again[name], ends, rtol=1e-5, atol=1e-6)
 
 
-def test_weights_come_back_in_the_networks_own_units(random_graph, noise: np.ndarray) -> None:  # noqa: ANN001
+def test_weights_come_back_in_the_networks_own_units(random_graph, noise: np.ndarray) -> None:
     again = Twin(lower(random_graph), calibrate(random_graph, [noise]).ranges).deploy_graph()
     for ours, theirs in zip(again.ops, random_graph.ops, strict=True):
         if theirs.kernel is not None:
@@ -94,7 +94,7 @@ def test_weights_come_back_in_the_networks_own_units(random_graph, noise: np.nda
             np.testing.assert_allclose(ours.bias, theirs.bias, rtol=1e-4, atol=1e-5)
 
 
-def test_both_lowerings_of_a_twin_answer_alike(random_graph, noise: np.ndarray) -> None:  # noqa: ANN001
+def test_both_lowerings_of_a_twin_answer_alike(random_graph, noise: np.ndarray) -> None:
     ranges = calibrate(random_graph, [noise]).ranges
     first, second = (Twin(lower(random_graph, lowering), ranges).logits(noise) for lowering in ("xnnpack", "fused"))
     assert np.abs(first - second).max() < 0.25 * max(np.ptp(first), 1e-3)
@@ -116,12 +116,12 @@ def test_values_below_the_floor_do_not_widen_the_range() -> None:
     assert _best_range(np.ones(2000), -100.0, 2.0, -3.0, None)[0] == -3.0
 
 
-def test_calibration_needs_pictures(random_graph) -> None:  # noqa: ANN001
+def test_calibration_needs_pictures(random_graph) -> None:
     with pytest.raises(InputError, match="no pictures"):
         calibrate(random_graph, [])
 
 
-def test_biases_land_on_the_integer_grid(random_graph, noise: np.ndarray) -> None:  # noqa: ANN001
+def test_biases_land_on_the_integer_grid(random_graph, noise: np.ndarray) -> None:
     twin = Twin(lower(random_graph), calibrate(random_graph, [noise]).ranges)
     twin.round_biases()
     op = next(op for op in twin.lowered.ops if op.name == "block_02_expand")
@@ -178,7 +178,7 @@ def test_a_used_folder_is_refused(ptq_run: Path, float_run: Path, pictures: Path
 def test_a_wrong_deploy_form_stops_everything(float_run: Path, pictures: Path, tiny_config: Config, tmp_path: Path,
                                               monkeypatch: pytest.MonkeyPatch) -> None:
     """One bias of the folded network off by a little: nothing is written."""
-    def planted(model):  # noqa: ANN001, ANN202
+    def planted(model):
         graph = trace(model)
         graph["block_03_project"].bias[0] += 0.05
         return graph

@@ -58,11 +58,11 @@ class StopAfter(Silent):
         super().__init__()
         self.steps = steps
 
-    def task(self, description, total):  # noqa: ANN001, ANN201
+    def task(self, description, total):
         import contextlib
 
         @contextlib.contextmanager
-        def block():  # noqa: ANN202
+        def block():
             def advance(done: int, note: str) -> None:
                 if description == "Training" and done == self.steps:
                     os.kill(os.getpid(), signal.SIGINT)

@@ -1,0 +1,212 @@
+"""Data sets in every layout, and the scan before training."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mnv3_tf.data import clamp_top_k, evaluation_split, open_dataset, read_labels, scan_dataset, write_labels
+from mnv3_tf.data.labels import split_list_line
+from mnv3_tf.errors import InputError
+
+
+def picture(path: Path, shade: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (shade % 256, shade // 256, 7)).save(path)
+    return path
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """Class folders: class1, class2, class10 with ten pictures each."""
+    for index, name in enumerate(("class10", "class2", "class1")):
+        for number in range(10):
+            picture(tmp_path / name / f"{number}.png", index * 10 + number)
+    return tmp_path
+
+
+def test_class_folders_in_natural_order(classes: Path) -> None:
+    dataset = open_dataset(classes, validation_fraction=0.2)
+    assert dataset.class_names == ("class1", "class2", "class10")
+    assert len(dataset.split("train")) + len(dataset.split("val")) == 30
+    assert all(count >= 1 for count in dataset.counts()["val"].values())
+    assert all(sample.path.parent.name == dataset.class_names[sample.label] for sample in dataset.split("train"))
+
+
+def test_the_split_is_stable_when_pictures_are_added(classes: Path) -> None:
+    before = {s.path for s in open_dataset(classes).split("val")}
+    for number in range(10, 14):
+        picture(classes / "class2" / f"{number}.png", 900 + number)
+    after = {s.path for s in open_dataset(classes).split("val")}
+    assert before == {s.path for s in open_dataset(classes).split("val") if int(s.path.stem) < 10} <= after
+    assert {s.path for s in open_dataset(classes, seed=5).split("val")} != after
+
+
+def test_split_folders(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        for name in ("cat", "dog"):
+            picture(tmp_path / split / name / "a.png")
+    dataset = open_dataset(tmp_path)
+    assert set(dataset.splits) == {"train", "val", "test"} and evaluation_split(dataset) == "test"
+
+
+def test_a_class_that_training_lacks_is_named(tmp_path: Path) -> None:
+    for place in ("train/cat", "train/dog", "val/cat", "val/dgo"):
+        picture(tmp_path / place / "a.png")
+    with pytest.raises(InputError, match=r"dgo.*did you mean 'dog'"):
+        open_dataset(tmp_path)
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> Path:
+    """A PaddleClas layout with spaces and other alphabets in the paths."""
+    names = ["images/a b.png", "images/ü/c.png", "images/d.png"]
+    for number, name in enumerate(names):
+        picture(tmp_path / name, number)
+    (tmp_path / "labels.txt").write_text("cat\ndog\n", encoding="utf-8")
+    (tmp_path / "train_list.txt").write_bytes(b"\xef\xbb\xbf" + f"{names[0]} 0\r\n{names[1]}\t1\r\n\r\n".encode())
+    (tmp_path / "val_list.txt").write_text(f"{names[2]} 1\n")
+    return tmp_path
+
+
+def test_label_lists(lists: Path) -> None:
+    """Byte-order mark, Windows line ends, a tab, spaces in paths, a blank line at the end: all read."""
+    dataset = open_dataset(lists)
+    assert dataset.class_names == ("cat", "dog")
+    assert [(s.path.name, s.label) for s in dataset.split("train")] == [("a b.png", 0), ("c.png", 1)]
+    assert dataset.split("val")[0].line == "val_list.txt:1"
+
+
+@pytest.mark.parametrize(("line", "reason"), [
+    ("images/d.png", "no class id"), ("images/d.png two", "not a whole number"),
+    ("images/d.png 7", "out of range, which is 0 to 1"),
+    ("images/gone.png 0", "no file"), ("images/d.png -1", "out of range"),
+])
+def test_bad_lines_are_named(lists: Path, line: str, reason: str) -> None:
+    with (lists / "train_list.txt").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(InputError, match=rf"train_list\.txt, line 4: .*{reason}"):
+        open_dataset(lists)
+
+
+def test_all_bad_lines_are_listed_at_once(lists: Path) -> None:
+    (lists / "val_list.txt").write_text("x 0\ny 1\nimages/d.png 9\n")
+    with pytest.raises(InputError, match=r"(?s)3 lines.*line 1.*line 2.*line 3"):
+        open_dataset(lists)
+
+
+@settings(deadline=None)
+@given(path=st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1).map(lambda s: f"a {s} b.jpg"),
+       label=st.integers(0, 99999), separator=st.sampled_from([" ", "\t", "  "]))
+def test_any_path_survives_a_list_line(path: str, label: int, separator: str) -> None:
+    assert split_list_line(f"{path}{separator}{label}") == (path, label)
+
+
+def test_lists_without_labels_txt_use_ids(lists: Path) -> None:
+    (lists / "labels.txt").unlink()
+    dataset = open_dataset(lists)
+    assert dataset.class_names == ("0", "1") and any("labels.txt" in note for note in dataset.notes)
+
+
+def test_a_models_labels_decide_the_order(classes: Path) -> None:
+    names = ("class10", "class1", "other", "class2")
+    dataset = open_dataset(classes, class_names=names)
+    assert dataset.class_names == names
+    assert all(names[s.label] == s.path.parent.name for s in dataset.split("train"))
+    with pytest.raises(InputError, match="class2"):
+        open_dataset(classes, class_names=("class1", "class10", "class3"))
+
+
+def test_junk_is_left_alone(classes: Path) -> None:
+    (classes / "class1" / ".DS_Store").write_bytes(b"x")
+    (classes / "class1" / "notes.txt").write_text("x")
+    (classes / "__MACOSX").mkdir()
+    assert sum(len(split) for split in open_dataset(classes).splits.values()) == 30
+
+
+@pytest.mark.parametrize("what", ["missing", "file", "zip", "empty", "one class"])
+def test_unusable_roots(tmp_path: Path, what: str) -> None:
+    root = tmp_path / "data"
+    messages = {"missing": "no such folder", "file": "is a file", "zip": "archive", "empty": "no pictures",
+                "one class": "only one class"}
+    if what == "file":
+        root.write_text("x")
+    elif what == "zip":
+        zipfile.ZipFile(root, "w").close()
+    elif what == "empty":
+        root.mkdir()
+    elif what == "one class":
+        picture(root / "cat" / "a.png")
+    with pytest.raises(InputError, match=messages[what]):
+        open_dataset(root)
+
+
+def test_labels_round_trip(tmp_path: Path) -> None:
+    write_labels(tmp_path / "labels.txt", ("ä b", "c", "10"))
+    assert read_labels(tmp_path / "labels.txt") == ("ä b", "c", "10")
+    (tmp_path / "labels.txt").write_bytes("\ufeffcat\r\ndog\r\n\r\n".encode())
+    assert read_labels(tmp_path / "labels.txt") == ("cat", "dog")
+    with pytest.raises(InputError, match="line 2"):
+        (tmp_path / "labels.txt").write_text("cat\ncat\n")
+        read_labels(tmp_path / "labels.txt")
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_top_k_is_clamped_and_said(count: int) -> None:
+    k, note = clamp_top_k(count, 5)
+    assert k == count and note and f"top-{count}" in note
+    assert clamp_top_k(10, 5) == (5, None)
+
+
+def test_a_clean_scan(classes: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    cache = tmp_path_factory.mktemp("scan") / "cache"
+    seen: list[tuple[int, int]] = []
+    report = scan_dataset(open_dataset(classes), cache_path=cache, progress=lambda done, total: seen.append((done, total)))
+    assert not report.broken and not report.overlaps and report.pictures == 30 and report.decoded == 30
+    assert seen[-1] == (30, 30)
+    again = scan_dataset(open_dataset(classes), cache_path=cache)
+    assert again.decoded == 0
+
+
+def test_the_scan_names_what_is_wrong(classes: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    dataset = open_dataset(classes)
+    validation, training = dataset.split("val")[0], dataset.split("train")[0]
+    validation.path.write_bytes(training.path.read_bytes())
+    broken = dataset.split("train")[3].path
+    broken.write_bytes(b"")
+    report = scan_dataset(dataset, cache_path=tmp_path_factory.mktemp("scan") / "cache")
+    assert [remark.place.path for remark in report.broken] == [broken]
+    assert {place.path for place in report.overlaps[0].places} == {validation.path, training.path}
+    assert len(report.clean(dataset).split("train")) == len(dataset.split("train")) - 1
+    report.raise_if(strict=False)
+    with pytest.raises(InputError, match="same content in two splits"):
+        report.raise_if(strict=True)
+
+
+def test_a_changed_picture_is_scanned_again(classes: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    cache = tmp_path_factory.mktemp("scan") / "cache"
+    scan_dataset(open_dataset(classes), cache_path=cache)
+    (classes / "class1" / "3.png").write_bytes(b"broken now")
+    report = scan_dataset(open_dataset(classes), cache_path=cache)
+    assert [remark.place.path.name for remark in report.broken] == ["3.png"]
+
+
+def test_a_damaged_cache_is_rebuilt_and_said(classes: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    cache = tmp_path_factory.mktemp("scan") / "cache"
+    scan_dataset(open_dataset(classes), cache_path=cache)
+    cache.write_bytes(b"\x00\xff garbage")
+    report = scan_dataset(open_dataset(classes), cache_path=cache)
+    assert report.decoded == 30 and report.notes
+
+
+def test_a_split_without_a_usable_picture_is_an_error(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    for shade, place in enumerate(("train/a", "train/b", "val/a", "val/b")):
+        picture(tmp_path / place / "x.png", shade)
+    for name in ("a", "b"):
+        (tmp_path / "val" / name / "x.png").write_bytes(b"no")
+    report = scan_dataset(open_dataset(tmp_path), cache_path=tmp_path_factory.mktemp("scan") / "cache")
+    with pytest.raises(InputError, match="split val has no usable picture"):
+        report.raise_if(strict=False)

@@ -1,0 +1,178 @@
+"""Decoding by content and the preprocessing contract."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnv3_tf.data import PictureError, Preprocessing, inspect_picture, read_picture
+from mnv3_tf.errors import InputError
+
+
+def encoded(image: Image.Image, format: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def colour(content: bytes) -> tuple[int, ...]:
+    """The top left pixel after decoding."""
+    picture = read_picture(content)
+    assert picture.mode == "RGB"
+    return picture.getpixel((0, 0))  # type: ignore[return-value]
+
+
+RED = Image.new("RGB", (8, 6), (200, 30, 20))
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "WEBP", "JPEG", "GIF"])
+def test_every_allowed_format(format: str) -> None:
+    options = {"lossless": True} if format == "WEBP" else {"quality": 98} if format == "JPEG" else {}
+    assert np.allclose(colour(encoded(RED, format, **options)), (200, 30, 20), atol=4)
+
+
+def test_modes_become_rgb() -> None:
+    """Grey, grey with alpha, palette, palette with transparency, RGBA, one bit, 16 bit: hand-computed colours."""
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    cases = {
+        (77, 77, 77): encoded(Image.new("L", (4, 4), 77), "PNG"),
+        (255, 255, 255): encoded(Image.new("RGBA", (4, 4), (5, 5, 5, 0)), "PNG"),  # transparent: white shows
+        (10, 20, 30): encoded(palette, "PNG"),
+        (0, 0, 0): encoded(Image.new("1", (4, 4), 0), "PNG"),
+        (128, 128, 128): encoded(Image.fromarray(np.full((4, 4), 128 * 256 + 7, np.uint16)), "PNG"),
+    }
+    for expected, content in cases.items():
+        assert colour(content) == expected
+    # alpha 51 of 255: 0.2 * 100 + 0.8 * 255 = 224
+    assert colour(encoded(Image.new("RGBA", (4, 4), (100, 100, 100, 51)), "PNG")) == (224, 224, 224)
+    assert colour(encoded(Image.new("LA", (4, 4), (0, 0)), "PNG")) == (255, 255, 255)
+    assert colour(encoded(palette, "PNG", transparency=1)) == (255, 255, 255)
+
+
+def test_cmyk_is_not_inverted() -> None:
+    # Cyan 255 takes all red away; what is left is green and blue.
+    assert np.allclose(colour(encoded(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), "JPEG", quality=98)), (0, 255, 255), atol=6)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation: int) -> None:
+    """A picture stored turned is shown upright: red top left, green top right, blue bottom left."""
+    upright = np.zeros((16, 24, 3), np.uint8)
+    upright[:8, :12], upright[:8, 12:], upright[8:, :12] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    turns = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+             5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, 1), 7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
+             8: lambda a: np.rot90(a, -1)}
+    stored = Image.fromarray(np.ascontiguousarray(turns[orientation](upright)))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = read_picture(encoded(stored, "PNG", exif=exif))
+    assert np.array_equal(np.asarray(picture), upright)
+
+
+def test_the_name_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(encoded(RED, "GIF"))
+    assert read_picture(path).size == (8, 6)
+    facts = inspect_picture(path)
+    assert facts.format == "GIF" and any("GIF" in note for note in facts.notes)
+
+
+def test_the_first_of_several_frames_is_used(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert colour(content) == (255, 0, 0)
+    assert inspect_picture(content).frames == 3
+
+
+def noise(format: str) -> bytes:
+    return encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)), format)
+
+
+@pytest.mark.parametrize(("content", "reason"), [
+    (b"", "zero bytes"), (b"hello, no picture", "not a picture"), (noise("JPEG")[:600], "truncated"),
+    (noise("PNG")[:600], "truncated|damaged"), (encoded(RED, "TIFF"), "TIFF.*not an allowed format"),
+], ids=["empty", "text", "jpeg", "png", "tiff"])
+def test_unusable_pictures_are_named(content: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.jpg"
+    path.write_bytes(content)
+    with pytest.raises(PictureError, match=rf"bad\.jpg.*{reason}"):
+        read_picture(path)
+
+
+def test_a_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(PictureError, match="decompression bomb"):
+        read_picture(encoded(RED, "PNG"))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.png"):
+        read_picture(tmp_path / "gone.png")
+
+
+GRADIENT = Image.fromarray(np.stack([np.tile(np.arange(100, dtype=np.uint8), (50, 1))] * 3, axis=-1))
+
+
+def test_stretch_of_an_exact_half() -> None:
+    # Halving with the "area" filter averages pairs: columns 0,1 -> 0.5 -> rounded half up.
+    pixels = Preprocessing(height=25, width=50, resize="stretch", interpolation="area").prepare(GRADIENT)
+    assert pixels.shape == (25, 50, 3) and pixels.dtype == np.uint8
+    assert pixels[0, :3, 0].tolist() == [1, 3, 5]
+
+
+def test_crop_takes_the_centre() -> None:
+    # 100x50 to a square: the middle 50 columns, 25..74, at their own size.
+    pixels = Preprocessing(height=50, width=50, resize="crop", interpolation="nearest").prepare(GRADIENT)
+    assert pixels[0, :, 0].tolist() == list(range(25, 75))
+    half = Preprocessing(height=50, width=50, resize="crop", crop_fraction=0.5, interpolation="nearest").prepare(GRADIENT)
+    assert half[0, 0, 0] == 37 and half[0, -1, 0] == 62
+
+
+def test_pad_keeps_the_whole_picture_on_the_background() -> None:
+    pixels = Preprocessing(height=100, width=100, resize="pad", interpolation="nearest", background=(9, 8, 7)).prepare(GRADIENT)
+    assert pixels[0, 0].tolist() == [9, 8, 7] and pixels[-1, -1].tolist() == [9, 8, 7]
+    assert pixels[25, :, 0].tolist() == list(range(100))
+
+
+def test_one_contract_gives_one_tensor(tmp_path: Path) -> None:
+    """Written, read again, from a file, from bytes or from an open picture: bit-identical."""
+    contract = Preprocessing(height=33, width=47, resize="crop", crop_fraction=0.9, interpolation="bicubic")
+    contract.save(tmp_path / "preprocessing.json")
+    again = Preprocessing.read(tmp_path / "preprocessing.json")
+    path = tmp_path / "p.png"
+    path.write_bytes(encoded(GRADIENT, "PNG"))
+    tensors = [contract.load(path), again.load(path.read_bytes()), again.prepare(Image.open(path))]
+    assert all(np.array_equal(tensors[0], tensor) for tensor in tensors)
+    assert again == contract and again.fingerprint() == contract.fingerprint()
+    assert contract.fingerprint() != Preprocessing(height=33, width=48).fingerprint()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"resize": "squash"}, "stretch"), ({"height": 0}, "height"), ({"widht": 3}, "width"),
+    ({"crop_fraction": 2.0}, "crop_fraction"),
+    ({"interpolation": "lanczos"}, "bilinear"), ({"channel_order": "BGR"}, "RGB"),
+])
+def test_wrong_contracts_are_refused(tmp_path: Path, change: dict, message: str) -> None:
+    values = Preprocessing(height=32, width=32).to_dict() | change
+    (tmp_path / "p.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match=rf"p\.json.*{message}"):
+        Preprocessing.read(tmp_path / "p.json")
+
+
+@pytest.mark.parametrize(("array", "message"), [
+    (np.linspace(-1, 1, 10), "already normalised"), (np.linspace(0, 1, 10), "already normalised"),
+    (np.array([0, 300.0]), "0 to 255"), (np.array([-5.0, 3]), "0 to 255"), (np.array([np.nan]), "not finite"),
+])
+def test_values_that_are_no_pixels_are_refused(array: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Preprocessing(height=32, width=32).check_range(array)
+
+
+def test_pixels_pass() -> None:
+    contract = Preprocessing(height=32, width=32)
+    for array in (np.array([0, 255], np.uint8), np.array([0.0, 255.0]), np.zeros(3)):
+        contract.check_range(array)
