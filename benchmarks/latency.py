@@ -1,9 +1,9 @@
-"""Latency of the integer form against keras.applications' standard int8 file and against float32, in one interleaved run.
+"""Latency of the integer form against keras.applications' standard int8 file and against float32, interleaved.
 
-The networks are not trained (latency does not depend on it), but their BatchNorm statistics are estimated on pictures, so
-that every tensor has a sensible range; and keras.applications gets the very same weights, so that both compute the same
-function, up to logits. Times are of one thread unless --threads says otherwise; ratios carry over between machines with the
-same integer instructions, absolute times do not.
+The networks are not trained (latency does not depend on it), but their BatchNorm statistics are estimated on pictures,
+so that every tensor has a sensible range; and keras.applications gets the very same weights, so that both compute the
+same function, up to logits. Times are of one thread unless --threads says otherwise; ratios carry over between machines
+with the same integer instructions, absolute times do not.
 """
 
 import argparse

@@ -1,15 +1,15 @@
-"""Training throughput on this machine: the kit's training against Keras as its tutorials show it, from JPEG files on disk.
+"""Training throughput on this machine: the kit's training against Keras as its tutorials show it, from JPEG files.
 
 Small 0.5 at 96x96. The sides:
 
-- kit: TrainingBatches and the model compiled as `mnv3 train` does, default batch, optimizer and augmentation.
-- keras: image_dataset_from_directory, keras.applications.MobileNetV3Small, compile and fit with Keras's defaults (batches of
-  32, no augmentation, jit_compile="auto", which means XLA).
-- keras, jit_compile=False: the same, with the one setting changed that matters most.
+- the kit: TrainingBatches and the model compiled as `mnv3 train` does, default batch, optimizer and augmentation.
+- Keras, defaults: image_dataset_from_directory, keras.applications.MobileNetV3Small, compile and fit, with nothing
+  chosen: batches of 32, no augmentation, jit_compile="auto".
+- Keras, jit_compile=True: the same with XLA, which is what "auto" means where there is a GPU or on JAX.
 
-Each side lives in a process of its own and trains in slices of whole epochs, taking turns; only one works at a time, on all
-cores. Building, compiling and two epochs to warm up are not timed, and nor are validation and saving. The files are in the
-operating system's cache for all sides.
+Each side lives in a process of its own and trains in slices of whole epochs, taking turns; only one works at a time, on
+all cores. Building, compiling and two epochs to warm up are not timed, and nor are validation and saving. The files are
+in the operating system's cache for all sides.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from typing import Any
 
 ALPHA, SIZE = 0.5, 96
 CLASSES, PER_CLASS = 8, 96
-SIDES = {"kit": "the kit", "keras": "Keras, defaults", "keras-no-xla": "Keras, jit_compile=False"}
+SIDES = {"kit": "the kit", "keras": "Keras, defaults", "keras-xla": "Keras, jit_compile=True"}
 LOG_EPOCHS = 4
 
 
@@ -55,13 +55,15 @@ def main() -> None:
 
 def measure(data: Path, rounds: int, seconds: float) -> dict[str, Any]:
     """All measurements: rates in pictures per second."""
-    results: dict[str, Any] = {"slices": {side: [] for side in SIDES}}
+    results: dict[str, Any] = {"xla": {}, "slices": {side: [] for side in SIDES}}
     sides: dict[str, Side] = {}
     try:
         for name in SIDES:
             sides[name] = Side(name, data)
-            print(f"{SIDES[name]}: ready after {sides[name].ask('prepare')['seconds']:.0f} s of building, compiling and two "
-                  "epochs to warm up (not timed)", flush=True)
+            ready = sides[name].ask("prepare")
+            results["xla"][name] = ready["xla"]
+            print(f"{SIDES[name]} ({'with' if ready['xla'] else 'without'} XLA): ready after {ready['seconds']:.0f} s "
+                  "of building, compiling and two epochs to warm up (not timed)", flush=True)
         for index in range(rounds):
             for position in range(len(SIDES)):
                 name = list(SIDES)[(index + position) % len(SIDES)]
@@ -85,31 +87,35 @@ def show(results: dict[str, Any]) -> None:
 
     from mnv3_tf.export.benchmark_statistics import ratio_with_interval
 
+    slices = results["slices"]
     # The statistics want times of the same rounds: seconds per picture.
-    times = {name: [[1 / rate] for rate in rates] for name, rates in results["slices"].items()}
-    table = Table("training", "pictures/s", "slices", "the kit is faster by (95%)", box=box.SIMPLE_HEAD, pad_edge=False,
-                  title=f"Training MobileNetV3-Small {ALPHA} at {SIZE}x{SIZE} from JPEG files, {cores()} cores")
+    times = {name: [[1 / rate] for rate in rates] for name, rates in slices.items()}
     ratios = {name: ratio_with_interval(times[name], times["kit"]) for name in SIDES}
+    table = Table("training", "XLA", "pictures/s", "slices", "the kit is faster by (95%)", box=box.SIMPLE_HEAD,
+                  pad_edge=False, title=f"MobileNetV3-Small {ALPHA} at {SIZE}x{SIZE} from JPEG files, {cores()} cores")
     for name, label in SIDES.items():
-        rates = sorted(results["slices"][name])
         text = "{:.1f}x ({:.1f} to {:.1f})".format(*ratios[name]) if name != "kit" else "1"
-        table.add_row(label, f"{1 / median([t for row in times[name] for t in row]):.0f}",
-                      f"{rates[0]:.0f} to {rates[-1]:.0f}", text)
+        table.add_row(label, "yes" if results["xla"][name] else "no", f"{median(slices[name]):.0f}",
+                      f"{min(slices[name]):.0f} to {max(slices[name]):.0f}", text)
+    pipelines = Table("input pipeline alone", "first epoch (decoding)", "later epochs", box=box.SIMPLE_HEAD,
+                      pad_edge=False, title="pictures/s")
+    for name, (first, *later) in results["pipeline"].items():
+        pipelines.add_row(SIDES[name], f"{first:.0f}", f"{median(later):.0f}")
     console = Console(highlight=False, width=110)
     console.print(table)
-    rates = Table("input pipeline alone", "first epoch (decoding)", "later epochs", box=box.SIMPLE_HEAD, pad_edge=False,
-                  title="Pictures/s")
-    for name, (first, *later) in results["pipeline"].items():
-        rates.add_row(SIDES[name], f"{first:.0f}", f"{median(later):.0f}")
-    console.print(rates)
-    training, first = median(results["slices"]["kit"]), results["pipeline"]["kit"][0]
+    console.print(pipelines)
+    training, (first, *later) = median(slices["kit"]), results["pipeline"]["kit"]
     print(f"The kit's pipeline gives {first / training:.1f} times what training takes in the first epoch, and "
-          f"{median(results['pipeline']['kit'][1:]) / training:.1f} times in later ones.")
+          f"{median(later) / training:.1f} times in later ones.")
     print(f"The log of a real `mnv3 train` of {LOG_EPOCHS} epochs says, from the second on: "
           f"{', '.join(f'{rate:.0f}' for rate in results['log'])} pictures/s (with averaged weights and callbacks).")
-    ratio, low, high = ratios["keras"]
-    print(f"Small {ALPHA} at {SIZE}: the kit trains {ratio:.1f}x faster than Keras with its defaults (95% interval {low:.1f} "
-          f"to {high:.1f}).")
+    print(f"Small {ALPHA} at {SIZE}: the kit trains {says(ratios['keras'])} faster than Keras with its defaults and "
+          f"{says(ratios['keras-xla'])} faster than Keras with jit_compile=True.")
+
+
+def says(ratio: tuple[float, float, float]) -> str:
+    """A ratio with its interval."""
+    return "{:.1f}x (95% interval {:.1f} to {:.1f})".format(*ratio)
 
 
 def median(values: list[float]) -> float:
@@ -136,7 +142,8 @@ def write_photos(folder: Path) -> int:
             pixels = rng.normal(128 + 6 * label, 10, (size[1], size[0], 3))
             for cells, strength in ((2, 60), (6, 40), (20, 25), (60, 15)):
                 small = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), np.uint8))
-                pixels += (np.asarray(small.resize(size, Image.Resampling.BICUBIC), np.float32) - 128) / 64 * strength / 2
+                smooth = np.asarray(small.resize(size, Image.Resampling.BICUBIC), np.float32)
+                pixels += (smooth - 128) * (strength / 128)
             picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
             picture.save(folder / f"class_{label}" / f"{number:03d}.jpg", quality=88)
     return CLASSES * PER_CLASS
@@ -174,7 +181,7 @@ def serve(name: str, data: Path) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no answer
     quiet_libraries()
-    worker = Kit(data) if name == "kit" else Keras(data, xla=name == "keras")
+    worker: Worker = Kit(data) if name == "kit" else Keras(data, jit_compile=True if name == "keras-xla" else "auto")
     for line in sys.stdin:
         request, *numbers = line.split()
         print(json.dumps(getattr(worker, request)(*map(float, numbers))), file=answers, flush=True)
@@ -183,6 +190,7 @@ def serve(name: str, data: Path) -> None:
 class Worker:
     """What trains in a process of its own; subclasses say how."""
 
+    model: Any
     epoch_seconds = 0.0
 
     def build(self) -> None:
@@ -193,15 +201,16 @@ class Worker:
         """Trains whole epochs and returns the number of pictures."""
         raise NotImplementedError
 
-    def prepare(self) -> dict[str, float]:
-        """Builds and trains two epochs: the first compiles, for every shape of batch; the second tells how long one takes."""
+    def prepare(self) -> dict[str, Any]:
+        """Builds, and trains two epochs: the first compiles every shape of batch, the second tells how long one takes.
+        """
         began = time.perf_counter()
         self.build()
         self.fit(1)
         warm = time.perf_counter()
         self.fit(1)
         self.epoch_seconds = time.perf_counter() - warm
-        return {"seconds": time.perf_counter() - began}
+        return {"seconds": time.perf_counter() - began, "xla": bool(self.model.jit_compile)}
 
     def train(self, seconds: float) -> dict[str, float]:
         """One slice: as many whole epochs as take about `seconds`, in one fit."""
@@ -289,9 +298,9 @@ class Kit(Worker):
 class Keras(Worker):
     """Training as the Keras tutorials show it."""
 
-    def __init__(self, data: Path, xla: bool):
+    def __init__(self, data: Path, jit_compile: bool | str):
         self.data = data / "train" if (data / "train").is_dir() else data
-        self.jit_compile: Any = "auto" if xla else False
+        self.jit_compile = jit_compile
 
     def build(self) -> None:
         import keras
