@@ -1,0 +1,1 @@
+"""Files for Android apps that use a converted model; so far there are none."""

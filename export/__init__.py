@@ -1,0 +1,1 @@
+"""TFLite: conversion and its gate, the runtime, evaluation of any model, benchmarks."""

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from mnv3_tf.data import PictureDataset, PictureError, clamp_top_k, evaluation_split, open_dataset, scan_dataset
+from mnv3_tf.data import PictureDataset, PictureError, clamp_top_k, evaluation_split, open_dataset
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.classifier import Classifier
 from mnv3_tf.metrics import Scores, score, softmax
 from mnv3_tf.progress import Progress
 from mnv3_tf.training.batches import contract_batches
+from mnv3_tf.training.checking import check_pictures
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,8 @@ def evaluate(classifier: Classifier, data: str | Path, *, split: str | None = No
     name = split or evaluation_split(dataset)
     samples = tuple(s for part in dataset.splits.values() for s in part) if name == "all" else dataset.split(name)
     chosen = PictureDataset(dataset.root, dataset.class_names, {name: samples}, dataset.layout)
-    report = scan_dataset(chosen, progress=None)
-    report.raise_if(strict)
-    samples = report.clean(chosen).split(name)
-    skipped = tuple(str(remark) for remark in report.broken)
-    for line in skipped:
-        progress.say(f"left out: {line}")
+    cleaned, report = check_pictures(chosen, strict=strict, progress=progress)
+    samples, skipped = cleaned.split(name), tuple(str(remark) for remark in report.broken)
     if not samples:
         raise InputError(f"{data}: the split {name!r} holds no picture to score.")
     logits, labels = [], []

@@ -21,6 +21,7 @@ from mnv3_tf.quantization.graph import DeployGraph, save_graph, trace
 from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.twin import Twin, input_units
 from mnv3_tf.training.batches import ContractPictures, TrainingBatches
+from mnv3_tf.training.checking import check_pictures
 from mnv3_tf.training.choices import prefers_xla
 from mnv3_tf.training.interrupt import Interrupted, stop_on_signals
 from mnv3_tf.training.run_folder import RunFolder, fingerprint, open_run
@@ -63,6 +64,7 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
     if target.path.exists() and (not target.path.is_dir() or any(target.path.iterdir())):
         raise InputError(f"{target.path}: already holds files. Choose another --out.")
     contract, class_names = run.contract(), run.labels()
+    dataset, _ = check_pictures(dataset, strict=config.data.strict, progress=progress)
     model = keras.models.load_model(run.model, compile=False)
     model.jit_compile = prefers_xla()
     graph = trace(model)

@@ -12,13 +12,14 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from mnv3_tf.config import Config, differences
-from mnv3_tf.data import PictureDataset, Preprocessing, evaluation_split, scan_dataset
+from mnv3_tf.data import PictureDataset, Preprocessing, evaluation_split
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import atomic_path, write_json, write_text
 from mnv3_tf.metrics import Scores, score
 from mnv3_tf.network import MobileNetV3
 from mnv3_tf.progress import Advance, Progress
 from mnv3_tf.training.batches import EVALUATION_BATCH, Batch, ContractPictures, TrainingBatches
+from mnv3_tf.training.checking import check_pictures
 from mnv3_tf.training.choices import Choices, balanced_weights, make_optimizer, settle
 from mnv3_tf.training.interrupt import Interrupted, stop_on_signals
 from mnv3_tf.training.run_folder import RunFolder, contract_from, spec_from
@@ -26,8 +27,6 @@ from mnv3_tf.training.state import Counters, load_state, save_state
 
 # The averaged weights are updated once in so many steps, with the decay raised to that power.
 _EMA_EVERY = 4
-# Remarks about pictures that are printed; scan.json holds all.
-_SHOWN_PROBLEMS = 10
 
 
 def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: bool = False,
@@ -50,15 +49,7 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
     """
     run = RunFolder(Path(out))
     _check_folder(run, config, resume, progress)
-    with progress.task("Checking pictures", sum(len(split) for split in dataset.splits.values())) as advance:
-        report = scan_dataset(dataset, progress=lambda done, total: advance(done, ""))
-    report.raise_if(config.data.strict)
-    problems = report.problems()
-    for line in problems[:_SHOWN_PROBLEMS]:
-        progress.say(line)
-    if len(problems) > _SHOWN_PROBLEMS:
-        progress.say(f"... and {len(problems) - _SHOWN_PROBLEMS} more remarks about the pictures, in {run.path / 'scan.json'}")
-    dataset = report.clean(dataset)
+    dataset, report = check_pictures(dataset, strict=config.data.strict, progress=progress, report_path=run.path / "scan.json")
     run.path.mkdir(parents=True, exist_ok=True)
     write_json(run.path / "scan.json", report.to_dict())
     run.write_head(config, contract_from(config), dataset.class_names)
