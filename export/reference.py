@@ -143,8 +143,8 @@ def synthetic_pictures(count: int, size: int, *, seed: int = 0) -> Any:
             height, width = random.integers(1, max(size // 2, 1) + 1, size=2)
             picture[top:top + height, left:left + width] += random.normal(size=3)
         picture += random.normal(scale=0.1, size=picture.shape)
-        picture -= picture.min()
-        picture *= 255.0 / max(float(picture.max()), 1e-6)
+        picture -= np.min(picture)
+        picture *= 255.0 / max(float(np.max(picture)), 1e-6)
     return np.clip(np.rint(pictures), 0.0, 255.0)
 
 
