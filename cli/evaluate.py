@@ -1,5 +1,6 @@
 """`mnv3 evaluate`."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -16,21 +17,29 @@ if TYPE_CHECKING:
 @click.option("--split", type=click.Choice(["test", "val", "train", "all"]),
               help="Part of the data; test where there is one, else val.")
 @click.option("--strict", is_flag=True, help="Fail on a broken picture instead of leaving it out.")
+@click.option("--against", type=click.Path(), metavar="MODEL2",
+              help="Also say how far the answers agree with those of another model.")
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Of the TFLite runtime.")
 @json_option
-def evaluate(model: str, data: str, split: str | None, strict: bool, threads: int, as_json: bool) -> None:
+def evaluate(model: str, data: str, split: str | None, strict: bool, against: str | None, threads: int,
+             as_json: bool) -> None:
     """Scores MODEL (a run folder, .keras or .tflite file) on labelled pictures, with the model's own preprocessing."""
     quiet_libraries()
     from mnv3_tf.export.classifier import open_classifier
     from mnv3_tf.export.evaluate import evaluate as run_evaluation
 
     classifier = open_classifier(model, threads=threads)
-    result = run_evaluation(classifier, data, split=split, strict=strict, progress=Terminal())
+    other = open_classifier(against, threads=threads) if against else None
+    result = run_evaluation(classifier, data, split=split, strict=strict, against=other, progress=Terminal())
     if as_json:
         print_json({"model": model, "kind": classifier.kind, "split": result.split, "skipped": list(result.skipped),
+                    **({"agreement": {"model": against, **asdict(result.agreement)}} if result.agreement else {}),
                     **result.scores.to_dict()})
         return
     _print(result.scores, result.split, len(result.skipped))
+    if result.agreement:
+        click.echo(f"the same best class as {against} on {result.agreement.top1:.2%} of the pictures; a logit differs by "
+                   f"{result.agreement.mean_difference:.4f} on average, {result.agreement.largest_difference:.4f} at most")
 
 
 def _print(scores: "Scores", split: str, skipped: int) -> None:

@@ -58,7 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except KitError as error:
-        click.echo(f"Error: {error}", err=True)
+        # 130: the user stopped it, which is no error.
+        click.echo(str(error) if error.exit_code == 130 else f"Error: {error}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mnv3_tf.data import PictureDataset, PictureError, clamp_top_k, evaluation_split, open_dataset
+from mnv3_tf.data import PictureDataset, PictureError, Sample, clamp_top_k, evaluation_split, open_dataset
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.classifier import Classifier
 from mnv3_tf.metrics import Scores, score, softmax
@@ -17,12 +17,27 @@ from mnv3_tf.training.checking import check_pictures
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How far two models give the same answers to the same pictures.
+
+    Attributes:
+        top1: share of pictures with the same best class, in 0..1.
+        mean_difference, largest_difference: of a logit, absolute.
+    """
+
+    top1: float
+    mean_difference: float
+    largest_difference: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """Scores of one split, and the pictures that could not be read."""
+    """Scores of one split, the pictures that could not be read, and the agreement with another model where asked for."""
 
     scores: Scores
     split: str
     skipped: tuple[str, ...]
+    agreement: Agreement | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +54,7 @@ class Answer:
 
 
 def evaluate(classifier: Classifier, data: str | Path, *, split: str | None = None, strict: bool = False,
-             progress: Progress) -> Evaluation:
+             against: Classifier | None = None, progress: Progress) -> Evaluation:
     """Scores a model.
 
     Args:
@@ -48,11 +63,15 @@ def evaluate(classifier: Classifier, data: str | Path, *, split: str | None = No
         split: "train", "val", "test" or "all"; None: test where there is one, else val. A folder of class folders alone,
             without splits, is scored as a whole unless a split is named.
         strict: a broken picture is an error.
+        against: another model to compare the answers with; each is given the pictures by its own contract.
         progress: told of everything.
 
     Raises:
-        InputError: unusable data, an unknown class, no such split, or nothing to score.
+        InputError: unusable data, an unknown class, no such split, nothing to score, or `against` has other classes.
     """
+    if against and against.labels != classifier.labels:
+        raise InputError(f"{against.path}: has other classes than {classifier.path} ({', '.join(against.labels[:5])} ... and "
+                         f"{', '.join(classifier.labels[:5])} ...); only models of the same classes can be compared.")
     dataset = _open(classifier, data, split)
     name = split or evaluation_split(dataset)
     samples = tuple(s for part in dataset.splits.values() for s in part) if name == "all" else dataset.split(name)
@@ -61,13 +80,25 @@ def evaluate(classifier: Classifier, data: str | Path, *, split: str | None = No
     samples, skipped = cleaned.split(name), tuple(str(remark) for remark in report.broken)
     if not samples:
         raise InputError(f"{data}: the split {name!r} holds no picture to score.")
-    logits, labels = [], []
-    with progress.task("Scoring", len(samples)) as advance:
-        for pixels, batch_labels in contract_batches(samples, classifier.contract):
-            logits.append(classifier.logits(pixels))
-            labels.append(batch_labels)
-            advance(sum(map(len, labels)), "")
-    return Evaluation(score(np.concatenate(logits), np.concatenate(labels), classifier.labels), name, skipped)
+    logits = _logits(classifier, samples, progress)
+    labels = np.array([sample.label for sample in samples])
+    agreement = _agreement(logits, _logits(against, samples, progress)) if against else None
+    return Evaluation(score(logits, labels, classifier.labels), name, skipped, agreement)
+
+
+def _logits(classifier: Classifier, samples: tuple[Sample, ...], progress: Progress) -> np.ndarray:
+    parts: list[np.ndarray] = []
+    with progress.task(f"Scoring {classifier.path.name}", len(samples)) as advance:
+        for pixels, _ in contract_batches(samples, classifier.contract):
+            parts.append(classifier.logits(pixels))
+            advance(sum(map(len, parts)), "")
+    return np.concatenate(parts)
+
+
+def _agreement(ours: np.ndarray, theirs: np.ndarray) -> Agreement:
+    difference = np.abs(ours - theirs)
+    same = (ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()
+    return Agreement(float(same), float(difference.mean()), float(difference.max()))
 
 
 def _open(classifier: Classifier, data: str | Path, split: str | None) -> PictureDataset:

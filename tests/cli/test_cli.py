@@ -132,6 +132,23 @@ def test_evaluate_as_text(float_run: Path, pictures: Path) -> None:
     assert code == 0 and "36 pictures of val" in out and "95% interval" in out, err
 
 
+def test_evaluate_against_another_model(qat_run: Path, tflite: Path, float_run: Path, pictures: Path) -> None:
+    code, text, err = run("evaluate", tflite, "--data", pictures, "--against", qat_run, "--json")
+    assert code == 0, err
+    agreement = json.loads(text)["agreement"]
+    assert agreement["top1"] >= 0.97 and 0 < agreement["mean_difference"] <= agreement["largest_difference"]
+    code, text, _ = run("evaluate", float_run, "--data", pictures, "--against", float_run)
+    assert code == 0 and "on 100.00% of the pictures" in text and "0.0000 on average" in text
+
+
+def test_models_of_other_classes_are_not_compared(tflite: Path, float_run: Path, pictures: Path, tmp_path: Path) -> None:
+    for file in tflite.parent.iterdir():
+        shutil.copy(file, tmp_path)
+    (tmp_path / "model.labels.txt").write_text("one\ntwo\nthree\n")
+    code, _, err = run("evaluate", float_run, "--data", pictures, "--against", tmp_path / "model.tflite")
+    assert code == 2 and "other classes" in err
+
+
 def test_a_model_without_its_contract_is_refused(float_run: Path, tflite: Path, pictures: Path, tmp_path: Path) -> None:
     for file in (float_run / "model.keras", tflite):
         lone = Path(shutil.copy(file, tmp_path))
