@@ -19,7 +19,7 @@ $(VENV)/.installed: setup.py pyproject.toml
 	@$(BIN)/python -c '' 2>/dev/null || { echo "Making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv --clear $(VENV); }
 	@echo "Installing packages into $(VENV); the first time takes a few minutes"
 	@$(PIP) install --upgrade pip
-	@$(PIP) install --editable '.[test,demo,jax]'
+	@PYTHONWARNINGS=ignore $(PIP) install --editable '.[test,demo,jax]'
 	@touch $@
 
 lint: install

@@ -159,13 +159,25 @@ def report(files: dict[str, Path], accuracy: dict[str, float], rows: list[dict],
         table.add_row(*line)
     console = Console(highlight=False)
     (console if console.is_terminal else Console(highlight=False, width=110)).print(table)
-    pictures = sum(1 for _ in (DATA / "test").rglob("*.png"))
-    notes = (f"All five files hold one training's weights. One of the {pictures} test pictures is {1 / pictures:.4f} of the "
-             "accuracy. Latency is this machine's; its order, not its milliseconds, carries over to a phone.")
+    notes = remarks(files)
     markdown = ["| " + " | ".join(cells) + " |" for cells in (headings, ["---"] * len(headings), *lines)]
-    (OUT / "report.md").write_text("\n".join([f"# {title}", "", *markdown, "", notes, ""]), encoding="utf-8")
-    print(f"{notes}\n\nDone in {seconds:.0f} s. The table is also in {os.path.relpath(OUT / 'report.md')}; the model for a "
-          f"phone is {os.path.relpath(files['int8 (qat)'])}, with its preprocessing and labels beside it.")
+    target = OUT / "report.md"
+    target.write_text("\n".join([f"# {title}", "", *markdown, "", *notes, ""]), encoding="utf-8")
+    print("\n".join(notes))
+    print(f"\nDone in {seconds:.0f} s. The table is also in {os.path.relpath(target)}; the model for a phone is "
+          f"{os.path.relpath(files['int8 (qat)'])}, with its preprocessing and labels beside it.")
+
+
+def remarks(files: dict[str, Path]) -> list[str]:
+    """What the table cannot say by itself."""
+    pictures = sum(1 for _ in (DATA / "test").rglob("*.png"))
+    notes = [f"All files come from one float training. One of the {pictures} test pictures is {1 / pictures:.4f} "
+             "of the accuracy.",
+             "Latency is this machine's; which file is faster carries over to a phone, milliseconds do not."]
+    if files["int8 (qat)"].read_bytes() == files["int8 (ptq)"].read_bytes():
+        notes.append("The two int8 files of the kit are the same: calibration alone loses so little here that no epoch "
+                     "of fine-tuning improved on it, and the best epoch is what is kept.")
+    return notes
 
 
 if __name__ == "__main__":

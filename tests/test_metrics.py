@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.files import atomic_path, read_json, sha256, write_json
@@ -80,3 +82,64 @@ def test_json_errors_name_file_and_line(tmp_path: Path) -> None:
 def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"abc")
     assert sha256(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize(("hits", "total", "low", "high"), [
+    (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)])
+def test_published_wilson_intervals(hits: int, total: int, low: float, high: float) -> None:
+    """Newcombe (1998), table I, method 3."""
+    assert wilson_interval(hits, total) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+
+
+@given(st.integers(1, 10**6).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
+def test_the_wilson_interval_holds_the_share(counts: tuple[int, int]) -> None:
+    hits, total = counts
+    low, high = wilson_interval(hits, total)
+    assert 0 <= low <= hits / total + 1e-12 and hits / total - 1e-12 <= high <= 1
+    mirrored = wilson_interval(total - hits, total)
+    assert (low, high) == (pytest.approx(1 - mirrored[1], abs=1e-9), pytest.approx(1 - mirrored[0], abs=1e-9))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_k_is_at_most_the_number_of_classes(classes: int) -> None:
+    logits = np.tile(np.arange(classes, dtype=float), (classes, 1))
+    result = score(logits, np.arange(classes), tuple("abcd"[:classes]))
+    assert (result.k, result.topk, result.top1) == (classes, 1.0, 1 / classes)
+
+
+def test_ties_go_to_the_lower_index_in_both_scores() -> None:
+    equal = np.zeros((6, 6))
+    result = score(equal, np.arange(6), tuple("abcdef"))
+    assert (result.top1, result.topk, result.k) == (1 / 6, 5 / 6, 5)  # only the last class is beyond the five
+    assert [row[0] for row in result.confusion] == [1] * 6
+    assert result.loss == pytest.approx(math.log(6))
+
+
+def test_a_single_class_is_always_right() -> None:
+    result = score(np.array([[-3.0], [4.0]]), np.array([0, 0]), ("a",))
+    assert (result.top1, result.topk, result.k, result.loss, result.confusion) == (1.0, 1.0, 1, 0.0, ((2,),))
+
+
+def test_the_interval_and_recalls_of_a_longer_list() -> None:
+    # 8 of 10 right; class b is taken for a once and for c once, d has no pictures.
+    answers = [0, 0, 0, 0, 1, 0, 2, 2, 2, 2]
+    labels = [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+    result = score(np.eye(4)[answers] * 4, np.array(labels), ("a", "b", "c", "d"))
+    assert result.top1 == 0.8 and (result.top1_low, result.top1_high) == wilson_interval(8, 10)
+    assert result.confusion == ((4, 0, 0, 0), (1, 1, 1, 0), (0, 0, 3, 0), (0, 0, 0, 0))
+    assert result.per_class == (("a", 4, 1.0), ("b", 3, pytest.approx(1 / 3)), ("c", 3, 1.0), ("d", 0, None))
+    right, wrong = math.log(1 + 3 * math.exp(-4)), math.log(1 + 3 * math.exp(-4)) + 4
+    assert result.loss == pytest.approx(0.8 * right + 0.2 * wrong)
+    plain = result.to_dict()
+    assert plain["confusion"][1] == [1, 1, 1, 0] and plain["per_class"][3] == {"label": "d", "samples": 0, "recall": None}
+
+
+def test_a_certain_wrong_answer_costs_a_finite_loss() -> None:
+    assert score(np.array([[0.0, 1e4]]), np.array([0]), ("a", "b")).loss == pytest.approx(12 * math.log(10))
+
+
+@given(st.lists(st.lists(st.floats(-50, 50), min_size=3, max_size=3), min_size=1, max_size=8), st.floats(-100, 100))
+def test_softmax_sums_to_one_and_ignores_a_shift(rows: list[list[float]], shift: float) -> None:
+    probabilities = softmax(np.array(rows))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    np.testing.assert_allclose(softmax(np.array(rows) + shift), probabilities, atol=1e-12)

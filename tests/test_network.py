@@ -1,5 +1,8 @@
 """The network: parameters, MACs, shapes and outputs equal to keras.applications', and what it offers beyond."""
 
+import fnmatch
+import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +15,7 @@ import mnv3_tf
 from mnv3_tf.errors import InputError
 from mnv3_tf.network import MobileNetV3, MobileNetV3Large, MobileNetV3Small, display_name
 from mnv3_tf.profile import count_macs, profile
-from mnv3_tf.spec import SPECS, Block, NetworkSpec
+from mnv3_tf.spec import SPECS, Block, NetworkSpec, read_block_table
 
 # (network, alpha, (height, width)): (parameters, MACs) at 1000 classes, counted on keras.applications 3.15.
 GOLDENS = {
@@ -166,57 +169,259 @@ def test_the_package_is_cheap_to_import() -> None:
         mnv3_tf.nothing  # noqa: B018
 
 
-JAX = """
-import sys
-import numpy as np, keras
-assert keras.backend.backend() == "jax"
-from mnv3_tf.network import MobileNetV3
-folder = sys.argv[1]
-model = MobileNetV3("small", input_shape=(32, 40, 3), classes=4, alpha=0.5)
-model.load_weights(folder + "/m.weights.h5")
-np.save(folder + "/y.npy", np.asarray(model(np.load(folder + "/x.npy"))))
-assert "tensorflow" not in sys.modules, "the network pulled TensorFlow in"
-"""
+# Channels of the maps at strides 2, 4, 8, 16 and 32, taken from keras.applications 3.15.
+CHANNELS = {
+    ("large", 0.5): (8, 16, 24, 56, 480), ("large", 0.75): (16, 24, 32, 88, 720), ("large", 1.0): (16, 24, 40, 112, 960),
+    ("large", 1.25): (24, 32, 48, 144, 1200), ("small", 0.5): (16, 8, 16, 24, 288), ("small", 0.75): (16, 16, 24, 40, 432),
+    ("small", 1.0): (16, 16, 24, 48, 576), ("small", 1.25): (16, 24, 32, 64, 720),
+}
+SIDES = {(224, 224): ((112, 112), (56, 56), (28, 28), (14, 14), (7, 7)),
+         (96, 160): ((48, 80), (24, 40), (12, 20), (6, 10), (3, 5))}
 
 
-def run_on_jax(script: str, *arguments: str) -> None:
-    import os
-
-    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True,
-                          env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"})
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_same_network_on_jax(tmp_path: Path) -> None:
-    model = MobileNetV3("small", input_shape=(32, 40, 3), classes=4, alpha=0.5)
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 40, 3)).astype(np.float32)
-    model.save_weights(tmp_path / "m.weights.h5")
-    np.save(tmp_path / "x.npy", pixels)
-    run_on_jax(JAX, str(tmp_path))
-    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), np.asarray(model(pixels)), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("name", sorted(SPECS))
+@pytest.mark.parametrize("alpha", [0.5, 0.75, 1.0, 1.25])
+def test_stage_shapes(name: str, alpha: float) -> None:
+    model = MobileNetV3(name, input_shape=(None, None, 3), alpha=alpha, include_top=False, outputs="pyramid")
+    channels = CHANNELS[name.removesuffix("_minimalistic"), alpha]
+    for (height, width), sides in SIDES.items():
+        shapes = model.compute_output_shape((None, height, width, 3))
+        assert list(shapes) == ["stride_2", "stride_4", "stride_8", "stride_16", "stride_32"]
+        assert [tuple(shape) for shape in shapes.values()] == [
+            (None, *side, c) for side, c in zip(sides, channels, strict=True)]
 
 
-TRAIN_ON_JAX = """
-import sys
-from mnv3_tf.config import load_config
-from mnv3_tf.data import open_dataset
-from mnv3_tf.progress import Silent
-from mnv3_tf.training.trainer import train
-progress = Silent()
-train(open_dataset(sys.argv[1]), load_config(None, sys.argv[3:]), sys.argv[2], progress=progress)
-assert any(line.startswith("jax on") for line in progress.lines), progress.lines
-"""
+def randomized(model: keras.Model, seed: int = 0) -> list[np.ndarray]:
+    """Sets weights that let no difference hide (BatchNorm's statistics included) and returns them."""
+    rng = np.random.default_rng(seed)
+    values = [np.abs(w) + rng.uniform(0.3, 1, w.shape) if "variance" in v.path else w + rng.normal(0, 0.1, w.shape)
+              for v, w in zip(model.weights, model.get_weights(), strict=True)]
+    model.set_weights(values)
+    return values
 
 
-@pytest.mark.slow
-def test_training_on_jax(pictures: Path, tiny_settings: tuple[str, ...], tmp_path: Path) -> None:
-    """The whole float side runs on JAX, and TensorFlow evaluates what it leaves."""
-    from mnv3_tf.export.classifier import open_classifier
-    from mnv3_tf.export.evaluate import evaluate
-    from mnv3_tf.files import read_json
-    from mnv3_tf.progress import Silent
+def same(ours: object, theirs: object) -> None:
+    """Equal to a hundred-thousandth of the largest value, which must not be a trivial one."""
+    found, expected = np.asarray(ours), np.asarray(theirs)
+    assert found.shape == expected.shape and np.isfinite(expected).all() and np.ptp(expected) > 0
+    assert np.abs(found - expected).max() < 1e-5 * max(np.abs(expected).max(), 1)
 
-    run_on_jax(TRAIN_ON_JAX, str(pictures), str(tmp_path / "run"), *tiny_settings)
-    recorded = read_json(tmp_path / "run" / "metrics.json")["test"]["top1"]
-    assert recorded >= 0.9
-    assert evaluate(open_classifier(tmp_path / "run"), pictures, progress=Silent()).scores.top1 == recorded
+
+def pixels_of(height: int, width: int, count: int = 2) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, height, width, 3)).astype(np.float32)
+
+
+def reference_stages(model: keras.Model) -> list[object]:
+    """The maps of keras.applications' network just before each halving, and its last."""
+    layers = {layer.name: layer for layer in model.layers}
+    firsts = []
+    for name, layer in layers.items():
+        if isinstance(layer, keras.layers.DepthwiseConv2D) and layer.strides == (2, 2):
+            stem = name.removesuffix("depthwise")
+            firsts.append(next(layers[stem + end] for end in ("expand", "depthwise_pad", "depthwise") if stem + end in layers))
+    return [*(layer.input for layer in firsts), model.output]
+
+
+def macs_of(model: keras.Model) -> int:
+    """Convolutions' multiply-accumulates, from kernels and output shapes alone."""
+    return sum(math.prod(layer.output.shape[1:3]) * math.prod(layer.kernel.shape) for layer in model.layers
+               if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D))
+
+
+@pytest.mark.parametrize(("name", "alpha", "size"), [
+    ("large", 0.6, (64, 96)), ("small", 1.4, (97, 65)), ("large_minimalistic", 0.35, (65, 33)),
+    ("small_minimalistic", 0.9, (32, 47)),
+])
+def test_every_feature_map_equals_keras_applications(name: str, alpha: float, size: tuple[int, int]) -> None:
+    arguments = {"input_shape": (*size, 3), "alpha": alpha, "include_top": False}
+    theirs, ours = reference(name, **arguments), MobileNetV3(name, outputs="pyramid", **arguments)
+    assert (ours.count_params(), count_macs(ours)) == (theirs.count_params(), macs_of(theirs))
+    ours.set_weights(randomized(theirs))
+    pixels = pixels_of(*size)
+    expected = keras.Model(theirs.input, reference_stages(theirs))(pixels)
+    maps = ours(pixels)
+    assert len(maps) == len(expected) == 5
+    for number, (found, wanted) in enumerate(zip(maps.values(), expected, strict=True), start=1):
+        assert found.shape[1:3] == tuple(math.ceil(side / 2**number) for side in size)
+        same(found, wanted)
+
+
+@pytest.mark.parametrize(("name", "alpha", "classes", "size"), [
+    ("large", 0.75, 2, (48, 64)), ("small", 0.5, 1000, (32, 32)), ("large_minimalistic", 0.35, 1, (32, 64)),
+    ("small_minimalistic", 1.25, 1000, (33, 32)),
+])
+def test_with_the_top_for_other_arguments(name: str, alpha: float, classes: int, size: tuple[int, int]) -> None:
+    arguments = {"input_shape": (*size, 3), "alpha": alpha, "classes": classes, "include_preprocessing": False}
+    theirs = reference(name, classifier_activation=None, **arguments)
+    ours = MobileNetV3(name, **arguments)
+    assert (ours.count_params(), count_macs(ours)) == (theirs.count_params(), macs_of(theirs))
+    assert ours.output_shape == (None, classes)
+    ours.set_weights(randomized(theirs))
+    values = pixels_of(*size) / 127.5 - 1
+    same(ours(values), theirs(values))
+
+
+@pytest.mark.parametrize(("name", "pooling", "size"), [
+    ("large", "max", (97, 65)), ("large_minimalistic", "avg", (32, 33)), ("small", "avg", (97, 65)),
+    ("small_minimalistic", "max", (64, 32)),
+])
+def test_pooled_vectors_equal_keras_applications(name: str, pooling: str, size: tuple[int, int]) -> None:
+    arguments = {"input_shape": (*size, 3), "alpha": 0.5, "include_top": False, "pooling": pooling}
+    theirs, ours = reference(name, **arguments), MobileNetV3(name, **arguments)
+    ours.set_weights(randomized(theirs))
+    same(ours(pixels_of(*size)), theirs(pixels_of(*size)))
+
+
+def test_softmax_on_request_only() -> None:
+    logits = MobileNetV3Small(input_shape=(32, 32, 3), alpha=0.35, classes=5)
+    shares = MobileNetV3Small(input_shape=(32, 32, 3), alpha=0.35, classes=5, classifier_activation="softmax")
+    shares.set_weights(randomized(logits))
+    values = np.exp(np.asarray(logits(pixels_of(32, 32))))
+    np.testing.assert_allclose(np.asarray(shares(pixels_of(32, 32))), values / values.sum(axis=1, keepdims=True), rtol=1e-4)
+    assert logits.layers[-1].name == "logits" and shares.layers[-1].name == "predictions"
+
+
+def test_an_open_size_gives_what_a_fixed_one_gives() -> None:
+    anything = MobileNetV3Small(input_shape=(None, None, 3), alpha=0.35, classes=3)
+    weights = randomized(anything)
+    for size in ((32, 32), (70, 45)):
+        fixed = MobileNetV3Small(input_shape=(*size, 3), alpha=0.35, classes=3)
+        fixed.set_weights(weights)
+        same(anything(pixels_of(*size)), fixed(pixels_of(*size)))
+
+
+def test_minimalistic_by_argument() -> None:
+    small = MobileNetV3Small(input_shape=(32, 32, 3), alpha=0.5, minimalistic=True)
+    large = MobileNetV3Large(input_shape=(32, 32, 3), alpha=0.5, minimalistic=True)
+    assert (small.name, large.name) == ("mobilenet_v3_small_minimalistic", "mobilenet_v3_large_minimalistic")
+    assert (small.count_params(), large.count_params()) == (1451976, 2288256)
+
+
+def test_pixels_are_scaled_exactly_once() -> None:
+    """Scaled twice, a picture would be nearly black for the network; not at all, it would saturate it."""
+    pixels = np.stack([np.zeros((32, 32, 3)), np.full((32, 32, 3), 255), np.full((32, 32, 3), 127.5)]).astype(np.float32)
+    model = MobileNetV3Small(input_shape=(32, 32, 3), alpha=0.35)
+    seen = keras.Model(model.input, model.get_layer("stem_conv").input)(pixels)
+    np.testing.assert_allclose(np.asarray(seen).mean(axis=(1, 2, 3)), [-1, 1, 0], atol=1e-6)
+    assert sum(isinstance(layer, keras.layers.Rescaling) for layer in model.layers) == 1
+    bare = MobileNetV3Small(input_shape=(32, 32, 3), alpha=0.35, include_preprocessing=False)
+    assert bare.get_layer("stem_conv").input is bare.input and "rescale" not in [layer.name for layer in bare.layers]
+    bare.set_weights(randomized(model))
+    same(bare(pixels / 127.5 - 1), model(pixels))
+
+
+READABLE = (r"image|rescale|(stem|head)_conv(_bn|_relu|_hard_swish)?|block_\d\d_(expand|depthwise)(_bn|_relu|_hard_swish)?|"
+            r"block_\d\d_project(_bn)?|block_\d\d_add|block_\d\d_se_(pool|reduce|reduce_relu|expand|expand_hard_sigmoid|multiply)|"
+            r"head_(pool|dropout|expand|expand_relu|expand_hard_swish)|classifier|logits")
+
+
+@pytest.mark.parametrize("name", sorted(SPECS))
+def test_layers_of_every_variant_are_built_in_with_readable_names(name: str) -> None:
+    model = MobileNetV3(name, input_shape=(32, 32, 3), alpha=0.35, classes=2)
+    names = [layer.name for layer in model.layers]
+    assert [n for n in names if not re.fullmatch(READABLE, n)] == [] and len(set(names)) == len(names)
+    assert all(type(layer).__module__.startswith("keras.") for layer in model.layers)
+    rows = profile(model)
+    assert [row.name for row in rows] == [display_name(n) for n in names]
+    assert sum(row.parameters for row in rows) == model.count_params()
+
+
+@pytest.mark.parametrize(("layer", "shown"), [
+    ("block_07_depthwise", "block_07/depthwise"), ("block_12_se_reduce_relu", "block_12/se_reduce_relu"),
+    ("stem_conv_bn", "stem/conv_bn"), ("head_expand", "head/expand"), ("logits", "logits"), ("image", "image"),
+    ("my_block_07_conv", "my_block_07_conv"),
+])
+def test_names_in_reports(layer: str, shown: str) -> None:
+    assert display_name(layer) == shown
+
+
+def test_profile_by_hand() -> None:
+    model = MobileNetV3Small(input_shape=(32, 64, 3), classes=10)
+    rows = {row.name: row for row in profile(model)}
+    stem = rows["stem/conv"]  # 3x3x3x16 weights at each of 16 x 32 places
+    assert (stem.kind, stem.output, stem.parameters, stem.macs) == ("Conv2D", (16, 32, 16), 432, 432 * 16 * 32)
+    depthwise = rows["block_01/depthwise"]  # 3x3 for 16 channels, stride 2
+    assert (depthwise.output, depthwise.parameters, depthwise.macs) == ((8, 16, 16), 144, 144 * 8 * 16)
+    assert (rows["block_01/se_reduce"].parameters, rows["block_01/se_reduce"].macs) == (16 * 8 + 8, 16 * 8)
+    assert (rows["classifier"].parameters, rows["classifier"].macs) == (1024 * 10 + 10, 1024 * 10)
+    assert (rows["stem/conv_bn"].parameters, rows["stem/conv_bn"].macs) == (4 * 16, 0)
+
+
+def test_dropout_and_momentum_reach_their_layers() -> None:
+    model = MobileNetV3Small(input_shape=(32, 32, 3), alpha=0.35, dropout=0.35, batchnorm_momentum=0.9)
+    assert model.get_layer("head_dropout").rate == 0.35
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert {(layer.momentum, layer.epsilon) for layer in norms} == {(0.9, 1e-3)}
+
+
+@pytest.mark.parametrize(("arguments", "widths"), [
+    ({"class_squeeze": 64}, (16, 64, 1280)), ({"class_expand": 100}, (16, 960, 100)),
+    ({"inplanes": 8, "class_squeeze": 100, "class_expand": 1}, (8, 104, 1)),
+    ({"class_squeeze": 64, "class_expand": 100, "alpha": 1.25}, (16, 80, 128)),
+])
+def test_widths_of_stem_and_head(arguments: dict, widths: tuple[int, int, int]) -> None:
+    model = MobileNetV3Large(input_shape=(32, 32, 3), classes=2, **arguments)
+    assert tuple(model.get_layer(n).output.shape[-1] for n in ("stem_conv", "head_conv", "head_expand")) == widths
+    assert np.asarray(model(pixels_of(32, 32))).shape == (2, 2)
+
+
+def test_a_table_from_yaml_builds_runs_and_counts_by_hand(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(
+        "name: tiny\nactivation: relu\ninplanes: 8\nclass_squeeze: 32\nclass_expand: 40\nblocks:\n"
+        "  - [3, 8, 8, false, relu, 1]\n"
+        "  - {kernel: 5, expansion: 24, out: 16, squeeze_excite: true, activation: hard_swish, stride: 2}\n")
+    model = MobileNetV3(read_block_table(tmp_path / "own.yaml"), input_shape=(32, 48, 3), classes=3)
+    assert model.name == "mobilenet_v3_tiny" and "block_01_add" in [layer.name for layer in model.layers]
+    full, half = 16 * 24, 8 * 12
+    assert count_macs(model) == (
+        27 * 8 * full + 9 * 8 * full + 8 * 8 * full  # stem; depthwise and projection of the first block
+        + 8 * 24 * full + 25 * 24 * half + 2 * 24 * 8 + 24 * 16 * half  # the second block, squeezed to 8
+        + 16 * 32 * half + 32 * 40 + 40 * 3)  # head and classifier
+    assert model.count_params() == (
+        216 + 72 + 64 + 192 + 600 + (24 * 8 + 8) + (8 * 24 + 24) + 384 + 512 + (32 * 40 + 40) + (40 * 3 + 3)
+        + 4 * (8 + 8 + 8 + 24 + 24 + 16 + 32))  # four numbers a channel in each BatchNorm
+    randomized(model)
+    assert np.ptp(np.asarray(model(pixels_of(32, 48)))) > 0
+    model.compile(keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = model.get_layer("stem_conv").get_weights()[0]
+    assert np.isfinite(model.train_on_batch(pixels_of(32, 48), np.array([0, 2])))
+    assert np.abs(model.get_layer("stem_conv").get_weights()[0] - before).max() > 0
+
+
+def test_outputs_of_all_kinds() -> None:
+    whole = MobileNetV3Small(input_shape=(64, 32, 3), alpha=0.35, classes=3)
+    weights = randomized(whole)
+    wanted = ["stride_16", "logits", "block_0[12]_project_bn", "stride_1*"]
+    model = MobileNetV3Small(input_shape=(64, 32, 3), alpha=0.35, classes=3, outputs=wanted)
+    assert list(model.output) == ["stride_16", "logits", "block_01_project_bn", "block_02_project_bn"]
+    assert model.output["stride_16"].shape == (None, 4, 2, 16)
+    model.set_weights(weights)
+    same(model(pixels_of(64, 32))["logits"], whole(pixels_of(64, 32)))
+    adds = MobileNetV3Small(input_shape=(64, 32, 3), alpha=0.35, classes=3, outputs="block_*_add")
+    names = [layer.name for layer in whole.layers if fnmatch.fnmatchcase(layer.name, "block_*_add")]
+    assert list(adds.output) == names and len(names) == 7  # at 0.35 blocks 7 and 8 are as wide as 6
+
+
+@pytest.mark.parametrize(("outputs", "message"), [
+    ("stride_7", r"nothing is called 'stride_7'; did you mean 'stride_\d+'.*Stages: stride_2, stride_4"),
+    (["stride_8", "clasifier"], "nothing is called 'clasifier'; did you mean 'classifier'"),
+    ("zzz*", r"nothing is called 'zzz\*'\. Stages: stride_2.*a pattern with \*"), ("pyramids", "nothing is called 'pyramids'"),
+])
+def test_unknown_outputs(outputs: str | list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        MobileNetV3Small(input_shape=(32, 32, 3), alpha=0.35, outputs=outputs)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"input_shape": (64, 31, 3)}, "The input is 64x31; both sides must be at least 32"),
+    ({"input_shape": (64, 64, None)}, "height, width, channels"), ({"input_shape": (64, 64, 0)}, "height, width, channels"),
+    ({"input_shape": (1, 64, 64, 3)}, "height, width, channels"), ({"input_shape": (None, 16, 3)}, "at least 32"),
+    ({"alpha": -1}, "alpha is -1; the width multiplier must be above 0"), ({"alpha": float("nan")}, "alpha is nan"),
+    ({"classes": -2}, "classes is -2; at least 1"), ({"dropout": -0.1}, "dropout is -0.1; it must be at least 0 and below 1"),
+    ({"dropout": float("nan")}, "dropout is nan"), ({"pooling": "MAX"}, "pooling is 'MAX'; allowed: None, 'avg', 'max'"),
+    ({"class_squeeze": 0}, "class_squeeze is 0; at least 1 channel"), ({"class_expand": -3}, "class_expand is -3"),
+    ({"spec": "medium"}, "Allowed: large, small, large_minimalistic, small_minimalistic"),
+])
+def test_more_wrong_arguments(arguments: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        MobileNetV3(**arguments)

@@ -16,8 +16,14 @@ from mnv3_tf.quantization.twin import Twin
 def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
     """The same network as if trained: unlike weights everywhere, BatchNorm's statistics included."""
     rng = np.random.default_rng(seed)
-    model.set_weights([np.abs(w) + rng.uniform(0.3, 1.0, w.shape) if "variance" in v.path
-                       else w * 2 + rng.normal(0, 0.1, w.shape) for v, w in zip(model.weights, model.get_weights(), strict=True)])
+
+    def value(path: str, shape: tuple[int, ...]) -> np.ndarray:
+        if path.endswith("kernel"):  # keeps the size of what passes through, whatever the depth
+            fan_in = np.prod(shape[:2]) if "depthwise" in path else np.prod(shape[:-1])
+            return rng.normal(0, np.sqrt(2 / fan_in), shape)
+        return rng.uniform(0.5, 1.5, shape) if path.endswith(("variance", "gamma")) else rng.normal(0, 0.2, shape)
+
+    model.set_weights([value(v.path, v.shape) for v in model.weights])
     return model
 
 

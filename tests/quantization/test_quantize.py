@@ -53,6 +53,9 @@ def test_quantizers_survive_cloning(made) -> None:
 
 @pytest.fixture(scope="module")
 def random_graph():
+    import keras
+
+    keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     model = MobileNetV3("small", input_shape=(32, 48, 3), alpha=0.25, classes=3)
     model.set_weights([w + np.abs(rng.normal(0, 0.05, w.shape)) for w in model.get_weights()])

@@ -1,0 +1,129 @@
+"""One file, two backends: what TensorFlow saves runs on JAX, and the other way round; training runs on both."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from mnv3_tf.files import read_json
+from mnv3_tf.network import MobileNetV3
+
+SIZE = (32, 40, 3)
+# One process for all checks, since JAX takes seconds to start and to compile.
+ON_JAX = """
+import json, os, sys
+import numpy as np, keras
+folder = sys.argv[1]
+facts = {"backend": keras.backend.backend(), "tensorflow_by_keras": "tensorflow" in sys.modules}
+pixels = np.load(folder + "/pixels.npy")
+plain = keras.models.load_model(folder + "/small.keras")
+facts["kit_needed"] = any(name.startswith("mnv3_tf") for name in sys.modules)
+np.save(folder + "/small_jax.npy", plain.predict_on_batch(pixels))
+
+from mnv3_tf.network import MobileNetV3
+from mnv3_tf.profile import count_macs
+facts["tensorflow_by_kit"] = "tensorflow" in sys.modules
+large = MobileNetV3("large_minimalistic", input_shape=pixels.shape[1:], classes=4, alpha=0.35)
+large.load_weights(folder + "/large.weights.h5")
+np.save(folder + "/large_jax.npy", large.predict_on_batch(pixels))
+facts["large"] = [large.count_params(), count_macs(large)]
+large.save(folder + "/jax.keras")
+json.dump(facts, open(folder + "/facts.json", "w"))
+"""
+
+
+def randomize(model: keras.Model) -> keras.Model:
+    """Weights that let no difference hide, BatchNorm's statistics included."""
+    rng = np.random.default_rng(0)
+    model.set_weights([np.abs(w) + rng.uniform(0.3, 1, w.shape) if "variance" in v.path else w + rng.normal(0, 0.1, w.shape)
+                       for v, w in zip(model.weights, model.get_weights(), strict=True)])
+    return model
+
+
+@pytest.fixture(scope="module")
+def jax_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files saved by TensorFlow, and what a process on JAX made of them."""
+    pytest.importorskip("jax")
+    folder = tmp_path_factory.mktemp("jax")
+    pixels = np.random.default_rng(1).integers(0, 256, (4, *SIZE)).astype(np.float32)
+    np.save(folder / "pixels.npy", pixels)
+    small = randomize(MobileNetV3("small", input_shape=SIZE, classes=4, alpha=0.5))
+    small.save(folder / "small.keras")
+    np.save(folder / "small_tf.npy", np.asarray(small(pixels)))
+    large = randomize(MobileNetV3("large_minimalistic", input_shape=SIZE, classes=4, alpha=0.35))
+    large.save_weights(folder / "large.weights.h5")
+    np.save(folder / "large_tf.npy", np.asarray(large(pixels)))
+    done = subprocess.run([sys.executable, "-c", ON_JAX, str(folder)], capture_output=True, text=True,
+                          env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu",
+                                            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"})  # compiles in half the time
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["small", "large"])
+def test_logits_agree(jax_folder: Path, name: str) -> None:
+    """A whole .keras file (small) and a weights file (large minimalistic)."""
+    expected, found = np.load(jax_folder / f"{name}_tf.npy"), np.load(jax_folder / f"{name}_jax.npy")
+    assert np.ptp(expected) > 0.01
+    assert np.abs(found - expected).max() < 1e-4 * max(np.abs(expected).max(), 1)
+
+
+@pytest.mark.slow
+def test_the_network_needs_no_tensorflow_on_jax(jax_folder: Path) -> None:
+    facts = read_json(jax_folder / "facts.json")
+    assert facts["backend"] == "jax" and not facts["kit_needed"]
+    if facts["tensorflow_by_keras"]:
+        pytest.skip("this Keras imports TensorFlow by itself")
+    assert not facts["tensorflow_by_kit"]
+
+
+@pytest.mark.slow
+def test_counts_do_not_depend_on_the_backend(jax_folder: Path) -> None:
+    from mnv3_tf.profile import count_macs
+
+    model = MobileNetV3("large_minimalistic", input_shape=SIZE, classes=4, alpha=0.35)
+    assert read_json(jax_folder / "facts.json")["large"] == [model.count_params(), count_macs(model)]
+
+
+@pytest.mark.slow
+def test_what_jax_saves_opens_in_tensorflow(jax_folder: Path) -> None:
+    model = keras.models.load_model(jax_folder / "jax.keras")
+    assert keras.backend.backend() == "tensorflow"
+    found = np.asarray(model(np.load(jax_folder / "pixels.npy")))
+    np.testing.assert_allclose(found, np.load(jax_folder / "large_tf.npy"), rtol=1e-5, atol=1e-5)
+
+
+TRAIN_ON_JAX = """
+import sys
+from mnv3_tf.config import load_config
+from mnv3_tf.data import open_dataset
+from mnv3_tf.progress import Silent
+from mnv3_tf.training.trainer import train
+progress = Silent()
+train(open_dataset(sys.argv[1]), load_config(None, sys.argv[3:]), sys.argv[2], progress=progress)
+assert any(line.startswith("jax on") for line in progress.lines), progress.lines
+"""
+
+
+@pytest.mark.slow
+def test_training_on_jax(pictures: Path, tiny_settings: tuple[str, ...], tmp_path: Path) -> None:
+    """Two epochs on JAX leave a whole run, and TensorFlow scores its model as JAX did."""
+    from mnv3_tf.export.classifier import open_classifier
+    from mnv3_tf.export.evaluate import evaluate
+    from mnv3_tf.progress import Silent
+
+    pytest.importorskip("jax")
+    run = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN_ON_JAX, str(pictures), str(run), *tiny_settings, "train.epochs=2"],
+        capture_output=True, text=True, env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"})
+    assert done.returncode == 0, done.stderr
+    assert (run / "model.keras").exists() and len((run / "log.csv").read_text().splitlines()) == 3
+    recorded = read_json(run / "metrics.json")["test"]
+    scores = evaluate(open_classifier(run), pictures, progress=Silent()).scores
+    assert (scores.top1, scores.loss) == (recorded["top1"], pytest.approx(recorded["loss"], rel=1e-3))
