@@ -192,7 +192,7 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = (), b
         document = read_yaml(path)
         config = _apply_document(config, document)
         table = config.model.block_table
-        if table and not Path(table).is_absolute() and "block_table" in (document.value or {}).get("model", {}):
+        if table and not Path(table).is_absolute() and "block_table" in ((document.value or {}).get("model") or {}):
             config = _replace(config, "model", "block_table", str((Path(path).parent / table).resolve()))
     for override in overrides:
         config = _apply_override(config, override)
@@ -239,8 +239,11 @@ def _apply_override(config: Config, override: str) -> Config:
                          f"Sections: {', '.join(_fields(Config))}.")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: the value {text!r} cannot be read.") from error
+    if (section, key) == ("model", "block_table") and isinstance(value, str):
+        # The run folder keeps the settings, and must find the table from wherever it is read.
+        value = str(Path(value).resolve())
     return _set(config, section, key, value, where)
 
 
@@ -319,7 +322,7 @@ def _coerce_float(value: Any) -> float:
         raise ValueError("a number")
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError("a number") from None
     if number != number or number in (float("inf"), float("-inf")):
         raise ValueError("a finite number")

@@ -35,7 +35,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, path)
+        except OSError as error:
+            raise KitError(f"{path}: cannot be written ({error.strerror or error}). Give another name.") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -77,7 +77,9 @@ def read_yaml(path: str | Path) -> YamlDocument:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{path}, line {line}: not valid YAML ({error.problem}).") from error
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise InputError(f"{path}: not valid YAML (nested too deep, or in itself).") from error
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: not valid YAML ({error}).") from error
     lines: dict[tuple[str | int, ...], int] = {}
     if node is not None:

@@ -82,6 +82,20 @@ def test_saved_settings_come_back(tmp_path_factory: pytest.TempPathFactory, epoc
     assert load_config(path) == config
 
 
+def test_a_block_table_given_by_override_survives_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config(None, ["model.block_table=own.yaml"])
+    save_config(tmp_path / "run" / "config.yaml", config)
+    assert config.model.block_table == str(tmp_path / "own.yaml")
+    assert differences(load_config(tmp_path / "run" / "config.yaml"), config) == []
+
+
+@pytest.mark.parametrize("value", ["2024-99-99", "[" * 5000, "9" * 5001])
+def test_values_that_the_parser_chokes_on(value: str) -> None:
+    with pytest.raises(InputError):
+        load_config(None, [f"train.seed={value}"])
+
+
 def test_differences() -> None:
     assert differences(Config(), Config()) == []
     assert differences(Config(), load_config(None, ["train.epochs=5"])) == ["train.epochs: 100 -> 5"]
@@ -110,7 +124,7 @@ def test_every_default_passes_its_own_check() -> None:
     ("model.inplanes=24", "model", "inplanes", 24),
     ("data.image_size=96", "data", "image_size", 96), ("data.image_size=[96, 160]", "data", "image_size", (96, 160)),
     ("data.interpolation=bicubic", "data", "interpolation", "bicubic"), ("data.resize=pad", "data", "resize", "pad"),
-    ("model.block_table=own=1.yaml", "model", "block_table", "own=1.yaml"), ("train.seed=4294967295", "train", "seed", 2**32 - 1),
+    ("model.block_table=own=1.yaml", "model", "block_table", str(Path("own=1.yaml").resolve())), ("train.seed=4294967295", "train", "seed", 2**32 - 1),
     ("train.class_weights=none", "train", "class_weights", "none"), ("augment.mixup=0.2", "augment", "mixup", 0.2),
     ("quantize.epochs=0", "quantize", "epochs", 0), ("data.workers=null", "data", "workers", None),
 ])
@@ -166,8 +180,9 @@ def test_where_a_block_table_is_looked_for(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "c.yaml").write_text("model: {block_table: ../tables/own.yaml}\n")
     assert load_config(folder / "c.yaml").model.block_table == str(tmp_path / "tables" / "own.yaml")
-    # An override is typed at the prompt, so its path is the prompt's, whatever the file says.
-    assert load_config(folder / "c.yaml", ["model.block_table=own.yaml"]).model.block_table == "own.yaml"
+    # An override is typed at the prompt: its path is the prompt's, kept absolute for the run folder that stores it.
+    typed = load_config(folder / "c.yaml", ["model.block_table=own.yaml"]).model.block_table
+    assert typed == str(Path("own.yaml").resolve())
     (folder / "c.yaml").write_text(f"model: {{block_table: {tmp_path / 'own.yaml'}}}\n")
     assert load_config(folder / "c.yaml").model.block_table == str(tmp_path / "own.yaml")
 
