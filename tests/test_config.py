@@ -124,7 +124,8 @@ def test_every_default_passes_its_own_check() -> None:
     ("model.inplanes=24", "model", "inplanes", 24),
     ("data.image_size=96", "data", "image_size", 96), ("data.image_size=[96, 160]", "data", "image_size", (96, 160)),
     ("data.interpolation=bicubic", "data", "interpolation", "bicubic"), ("data.resize=pad", "data", "resize", "pad"),
-    ("model.block_table=own=1.yaml", "model", "block_table", str(Path("own=1.yaml").resolve())), ("train.seed=4294967295", "train", "seed", 2**32 - 1),
+    ("model.block_table=own=1.yaml", "model", "block_table", str(Path("own=1.yaml").resolve())),
+    ("train.seed=4294967295", "train", "seed", 2**32 - 1),
     ("train.class_weights=none", "train", "class_weights", "none"), ("augment.mixup=0.2", "augment", "mixup", 0.2),
     ("quantize.epochs=0", "quantize", "epochs", 0), ("data.workers=null", "data", "workers", None),
 ])
