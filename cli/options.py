@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -105,8 +104,3 @@ class Terminal:
                 self.say(f"{description}: {done}/{total}, about {left:.0f} s left{', ' + note if note else ''}")
 
         return advance
-
-
-def stdout_is_terminal() -> bool:
-    """Whether a person is looking at standard output."""
-    return sys.stdout.isatty()

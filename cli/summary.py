@@ -50,7 +50,7 @@ def _keras(model: str) -> dict[str, Any]:
         path = run.model
     elif not path.exists():
         raise InputError(f"{path}: there is no such run folder or file.")
-    from mnv3_tf.export.classifier import load_keras
+    from mnv3_tf.keras_model import load_keras
     from mnv3_tf.profile import profile
 
     rows = profile(load_keras(path))

@@ -6,6 +6,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from mnv3_tf.machine import usable_cores
+
 UNKNOWN = "unknown"
 
 
@@ -36,13 +38,6 @@ def cpu_model() -> str:
         if key.strip() in ("model name", "Hardware") and value.strip():
             return value.strip()
     return platform.processor() or platform.machine() or UNKNOWN
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on (its affinity)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def temperature_c() -> float | None:

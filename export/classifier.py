@@ -3,15 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mnv3_tf.data import Preprocessing, read_labels
 from mnv3_tf.errors import InputError
-from mnv3_tf.files import read_bytes
-
-BATCH = 64
+from mnv3_tf.training.batches import EVALUATION_BATCH
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,7 @@ class Classifier:
         kind: "keras", "fake-quantized" or "tflite".
         contract: how pictures become its input.
         labels: class names in the order of the logits.
-        forward: pixels uint8 (n, height, width, 3) -> logits float32 (n, classes); n is at most :data:`BATCH`.
+        forward: pixels uint8 (n, height, width, 3) -> logits float32 (n, classes); n is at most :data:`EVALUATION_BATCH`.
     """
 
     path: Path
@@ -34,7 +31,7 @@ class Classifier:
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits float32 (n, classes) of any number of pictures."""
-        parts = [self.forward(pixels[i:i + BATCH]) for i in range(0, len(pixels), BATCH)]
+        parts = [self.forward(pixels[i:i + EVALUATION_BATCH]) for i in range(0, len(pixels), EVALUATION_BATCH)]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), np.float32)
 
 
@@ -76,41 +73,15 @@ def open_classifier(path: str | Path, *, threads: int = 1) -> Classifier:
     return _checked(path, path.suffix[1:], Preprocessing.read(contract), read_labels(labels), make(path))
 
 
-def load_keras(path: Path) -> Any:
-    """A Keras model.
-
-    Raises:
-        InputError: the file is no Keras model, or needs code that is not here.
-    """
-    import keras
-
-    from mnv3_tf.training.choices import prefers_xla
-
-    if not read_bytes(path).startswith(b"PK"):
-        raise InputError(f"{path}: is no .keras file (it is not a zip archive); it may be truncated.")
-    try:
-        model = keras.models.load_model(path, compile=False)
-        model.jit_compile = prefers_xla()
-        return model
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: Keras cannot load it ({reason}).") from error
-
-
 def _keras(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    from mnv3_tf.keras_model import batch_logits, load_keras
+
     model = load_keras(path)
     last = getattr(getattr(model.layers[-1], "activation", None), "__name__", "linear")
     if last != "linear":
         raise InputError(f"{path}: ends in {last}; a model that ends in logits is needed "
                          "(classifier_activation=None).")
-
-    def forward(pixels: np.ndarray) -> np.ndarray:
-        # One shape for all batches: a new one would be compiled anew.
-        padded = np.concatenate([pixels, np.zeros((BATCH - len(pixels), *pixels.shape[1:]), pixels.dtype)]) \
-            if len(pixels) not in (1, BATCH) else pixels
-        return np.asarray(model.predict_on_batch(padded), np.float32)[:len(pixels)]
-
-    return forward
+    return lambda pixels: batch_logits(model, pixels)
 
 
 def _fake_quantized(path: Path) -> Callable[[np.ndarray], np.ndarray]:

@@ -27,9 +27,7 @@ from mnv3_tf.quantization.twin import Ranges, Twin
 from mnv3_tf.training.run_folder import RunFolder, fingerprint, library_versions
 
 Format = Literal["int8", "float16", "dynamic", "float32"]
-FORMATS: tuple[Format, ...] = ("int8", "float16", "dynamic", "float32")
 Io = Literal["uint8", "int8", "float32"]
-IOS: tuple[Io, ...] = ("uint8", "int8", "float32")
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def open_source(path: str | Path) -> Source:
     if run.is_quantized and file == run.quantized:
         graph, ranges = load_graph(file)
         return Source(file, graph, ranges, contract, labels)
-    from mnv3_tf.export.classifier import load_keras
+    from mnv3_tf.keras_model import load_keras
 
     return Source(file, trace(load_keras(file)), None, contract, labels)
 
@@ -251,7 +249,3 @@ def _patterns(height: int, width: int) -> Iterator[np.ndarray]:
 def _tensor_facts(dtype: str, quantization: tuple[float, int]) -> dict[str, Any]:
     scale, zero_point = quantization
     return {"dtype": dtype, "scale": float(scale), "zero_point": int(zero_point)}
-
-
-
-

@@ -72,7 +72,11 @@ def evaluate(classifier: Classifier, data: str | Path, *, split: str | None = No
     if against and against.labels != classifier.labels:
         raise InputError(f"{against.path}: has other classes than {classifier.path} ({', '.join(against.labels[:5])} ... and "
                          f"{', '.join(classifier.labels[:5])} ...); only models of the same classes can be compared.")
-    dataset = _open(classifier, data, split)
+    dataset = open_dataset(data, class_names=classifier.labels)
+    if split is None and dataset.layout == "class folders":
+        split = "all"
+        progress.say(f"{data}: has no splits, so all its pictures are scored. Where the model was trained on this folder "
+                     "with the default split, --split val scores only what it was not trained on.")
     name = split or evaluation_split(dataset)
     samples = tuple(s for part in dataset.splits.values() for s in part) if name == "all" else dataset.split(name)
     chosen = PictureDataset(dataset.root, dataset.class_names, {name: samples}, dataset.layout)
@@ -99,13 +103,6 @@ def _agreement(ours: np.ndarray, theirs: np.ndarray) -> Agreement:
     difference = np.abs(ours - theirs)
     same = (ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()
     return Agreement(float(same), float(difference.mean()), float(difference.max()))
-
-
-def _open(classifier: Classifier, data: str | Path, split: str | None) -> PictureDataset:
-    dataset = open_dataset(data, class_names=classifier.labels)
-    if split is None and dataset.layout == "class folders":
-        return open_dataset(data, class_names=classifier.labels, validation_fraction=1)
-    return dataset
 
 
 def predict(classifier: Classifier, pictures: Sequence[str | Path], top_k: int) -> tuple[list[Answer], list[str], str | None]:

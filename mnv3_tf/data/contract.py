@@ -109,6 +109,11 @@ class Preprocessing:
         object.__setattr__(self, "value_range", (0.0, 255.0))
         object.__setattr__(self, "background", tuple(colour))
 
+    @property
+    def resampling(self) -> Image.Resampling:
+        """Pillow's filter for `interpolation`."""
+        return _FILTERS[self.interpolation]
+
     def prepare(self, image: Image.Image) -> np.ndarray:
         """The model's input from a picture that is already open.
 
@@ -121,7 +126,7 @@ class Preprocessing:
         """
         image = as_rgb(upright(image), self.background)
         size, box, corner = self.geometry(image.width, image.height)
-        resized = image.resize(size, _FILTERS[self.interpolation], box=box, reducing_gap=None)
+        resized = image.resize(size, self.resampling, box=box, reducing_gap=None)
         if size == (self.width, self.height):
             return np.array(resized)
         canvas = Image.new("RGB", (self.width, self.height), self.background)

@@ -1,7 +1,6 @@
 """The scan before training: every picture decoded once, every surprise named before the first step."""
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from mnv3_tf.data.decode import PictureError, decode, name_note, picture_bytes
 from mnv3_tf.data.samples import PictureDataset, Sample, counted, listed
 from mnv3_tf.data.scan_cache import Outcome, ScanCache, Stamp, default_cache_path
 from mnv3_tf.errors import InputError
+from mnv3_tf.machine import usable_cores
 
 TINY_CLASS = 10
 
@@ -152,7 +152,7 @@ def scan_dataset(dataset: PictureDataset, *, cache_path: str | Path | None = Non
     cache = ScanCache.open(default_cache_path(dataset.root) if cache_path is None else Path(cache_path))
     paths = list(dict.fromkeys(sample.path for samples in dataset.splits.values() for sample in samples))
     outcomes: dict[Path, Outcome] = {}
-    with ThreadPoolExecutor(workers or _usable_cores()) as pool:
+    with ThreadPoolExecutor(workers or usable_cores()) as pool:
         try:
             step = max(1, len(paths) // 100)
             for done, outcome in enumerate(pool.map(lambda path: _examine(path, cache), paths), 1):
@@ -164,10 +164,6 @@ def scan_dataset(dataset: PictureDataset, *, cache_path: str | Path | None = Non
             raise
     cache.save(outcomes)
     return _report(dataset, outcomes, tuple(cache.notes))
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _examine(path: Path, cache: ScanCache) -> Outcome:

@@ -13,7 +13,7 @@ import tf_keras
 from mnv3_tf.config import Config, QuantizeConfig
 from mnv3_tf.data import PictureDataset, Preprocessing, Sample, evaluation_split
 from mnv3_tf.errors import GateError, InputError
-from mnv3_tf.files import write_json
+from mnv3_tf.keras_model import batch_logits, load_keras
 from mnv3_tf.metrics import Scores, score, softmax
 from mnv3_tf.progress import Progress
 from mnv3_tf.quantization.calibration import Calibration, calibrate
@@ -22,13 +22,10 @@ from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.twin import Twin, input_units
 from mnv3_tf.training.batches import ContractPictures, TrainingBatches
 from mnv3_tf.training.checking import check_pictures
-from mnv3_tf.training.choices import prefers_xla
 from mnv3_tf.training.interrupt import Interrupted, stop_on_signals
 from mnv3_tf.training.run_folder import RunFolder, fingerprint, open_run
-from mnv3_tf.training.trainer import predict_logits
 
 Method = Literal["qat", "ptq"]
-METHODS: tuple[Method, ...] = ("qat", "ptq")
 
 # Largest difference between the Keras model and its deploy form, as a share of the logits' range.
 DEPLOY_TOLERANCE = 1e-4
@@ -61,12 +58,10 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
     run, target = open_run(source), RunFolder(Path(out))
     if not run.model.exists():
         raise InputError(f"{source}: is a quantized run already. Give the float run that `mnv3 train` wrote.")
-    if target.path.exists() and (not target.path.is_dir() or any(target.path.iterdir())):
-        raise InputError(f"{target.path}: already holds files. Choose another --out.")
+    target.refuse_if_used("Choose another --out.")
     contract, class_names = run.contract(), run.labels()
     dataset, _ = check_pictures(dataset, strict=config.data.strict, progress=progress)
-    model = keras.models.load_model(run.model, compile=False)
-    model.jit_compile = prefers_xla()
+    model = load_keras(run.model)
     graph = trace(model)
     samples = _calibration_samples(dataset.split("train"), config.quantize)
     difference = check_deploy_form(model, graph, ContractPictures(samples[:_CHECKED_PICTURES], contract))
@@ -96,7 +91,7 @@ def check_deploy_form(model: keras.Model, graph: DeployGraph, pictures: Contract
     Raises:
         GateError: it exceeds :data:`DEPLOY_TOLERANCE`.
     """
-    expected = predict_logits(model, pictures)
+    expected = np.concatenate([batch_logits(model, pixels) for pixels in pictures])
     twin = Twin(lower(graph), exact_input=True)
     scale, offset = np.float32(graph.scale), np.float32(graph.offset)
     found = np.concatenate([np.asarray(twin.model(pixels.astype(np.float32) * scale + offset, training=False))
@@ -181,23 +176,21 @@ class _Quantization:
             self.kept = self.twin.deploy_graph(), self.twin.ranges()
 
     def _save(self) -> None:
-        self.target.path.mkdir(parents=True, exist_ok=True)
-        self.target.write_head(self.config, self.contract, self.class_names)
-        save_graph(self.target.quantized, *self.kept)
-
-    def finish(self, facts: dict[str, Any]) -> RunFolder:
-        """Writes the run with the scores of what is in it."""
+        """Writes what is kept, its biases as an integer file will have them; afterwards `twin` is what was written."""
         graph, ranges = self.kept
         self.twin = Twin(lower(graph), ranges)
         self.twin.round_biases()
-        self.kept = self.twin.deploy_graph(), ranges
-        metrics = {split: self._scores(split).to_dict() for split in dict.fromkeys(["val", evaluation_split(self.dataset)])}
+        self.target.path.mkdir(parents=True, exist_ok=True)
+        self.target.write_head(self.config, self.contract, self.class_names)
+        save_graph(self.target.quantized, self.twin.deploy_graph(), ranges)
+
+    def finish(self, facts: dict[str, Any]) -> RunFolder:
+        """Writes the run with the scores of what is in it."""
         self._save()
-        write_json(self.target.path / "metrics.json", metrics)
-        self.target.write_card(**facts, metrics={split: {k: v[k] for k in ("top1", "samples", "loss")}
-                                                 for split, v in metrics.items()})
-        for split, values in metrics.items():
-            self.progress.say(f"{split} top-1 {values['top1']:.4f} on {values['samples']} pictures, fake-quantized")
+        scores = {split: self._scores(split) for split in dict.fromkeys(["val", evaluation_split(self.dataset)])}
+        self.target.write_card(**facts, metrics=self.target.write_scores(scores))
+        for split, values in scores.items():
+            self.progress.say(f"{split} top-1 {values.top1:.4f} on {values.samples} pictures, fake-quantized")
         return self.target
 
 

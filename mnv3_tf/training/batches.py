@@ -4,7 +4,6 @@ Pillow releases Python's lock while it decodes and resizes, so threads share the
 random depends on (seed, epoch, picture) alone, never on the order in which threads finish.
 """
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from PIL import Image
 
 from mnv3_tf.config import AugmentConfig
 from mnv3_tf.data import Preprocessing, Sample, read_picture
+from mnv3_tf.machine import usable_cores
 from mnv3_tf.training.augment import augment
 
 EVALUATION_BATCH = 64
@@ -29,7 +29,7 @@ _SOURCE_MARGIN = 1.3
 
 def default_workers() -> int:
     """Threads for preparing pictures: one per core, at most 16."""
-    return max(1, min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+    return min(16, usable_cores())
 
 
 def ordered_parallel(work: Callable[[_T], object], items: Iterable[_T], workers: int, ahead: int) -> Iterator[object]:

@@ -1,6 +1,5 @@
 """The folder that a training or quantization run leaves behind, and the names of the files in it."""
 
-import dataclasses
 import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ from mnv3_tf.config import Config, load_config, save_config
 from mnv3_tf.data import Preprocessing, read_labels, write_labels
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_json, sha256, write_json
-from mnv3_tf.spec import NetworkSpec, find_spec, read_block_table
+from mnv3_tf.metrics import Scores
 
 _PACKAGES = ("tensorflow", "keras", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert", "jax", "numpy", "Pillow")
 
@@ -70,6 +69,17 @@ class RunFolder:
         """Class names in the order of the model's outputs."""
         return read_labels(self.path / "labels.txt")
 
+    def refuse_if_used(self, remedy: str) -> None:
+        """Raises InputError, with what to do instead, where the folder's place is taken."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise InputError(f"{self.path}: already holds files. {remedy}")
+
+    def write_scores(self, scores: dict[str, Scores]) -> dict[str, dict[str, float]]:
+        """Writes `metrics.json`, whole scores by split; returns the few of them that the card repeats."""
+        write_json(self.path / "metrics.json", {split: values.to_dict() for split, values in scores.items()})
+        return {split: {"top1": values.top1, "samples": values.samples, "loss": values.loss}
+                for split, values in scores.items()}
+
     def write_card(self, **facts: Any) -> None:
         """Adds facts to the card; a key given again replaces the earlier one."""
         card = read_json(self.card) if self.card.exists() else {}
@@ -98,14 +108,6 @@ def contract_from(config: Config) -> Preprocessing:
     height, width = config.data.height_width
     return Preprocessing(height=height, width=width, resize=config.data.resize, crop_fraction=config.data.crop_fraction,
                          interpolation=config.data.interpolation)
-
-
-def spec_from(config: Config) -> NetworkSpec:
-    """The network that a configuration asks for, head widths included."""
-    model = config.model
-    spec = read_block_table(model.block_table) if model.block_table else find_spec(model.name)
-    changes = {key: getattr(model, key) for key in ("inplanes", "class_squeeze", "class_expand")}
-    return dataclasses.replace(spec, **{key: value for key, value in changes.items() if value is not None})
 
 
 def library_versions() -> dict[str, str]:

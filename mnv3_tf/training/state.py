@@ -18,7 +18,6 @@ class Counters:
     Attributes:
         epoch: finished epochs.
         step: finished steps of the epoch under way.
-        ema_updates: how often the averaged weights were updated.
         best: validation scores of the best epoch so far: top1, loss, epoch, which ("raw" or "ema").
         history: one row of logged figures per finished epoch.
         running: training loss and accuracy of the epoch under way, over `step` steps.
@@ -28,7 +27,6 @@ class Counters:
 
     epoch: int = 0
     step: int = 0
-    ema_updates: int = 0
     best: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     running: dict[str, float] = field(default_factory=dict)

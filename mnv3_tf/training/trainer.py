@@ -15,14 +15,16 @@ from mnv3_tf.config import Config, differences
 from mnv3_tf.data import PictureDataset, Preprocessing, evaluation_split
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import atomic_path, write_json, write_text
+from mnv3_tf.keras_model import batch_logits, load_keras, save_keras
 from mnv3_tf.metrics import Scores, score
 from mnv3_tf.network import MobileNetV3
 from mnv3_tf.progress import Advance, Progress
-from mnv3_tf.training.batches import EVALUATION_BATCH, Batch, ContractPictures, TrainingBatches
+from mnv3_tf.spec import read_block_table
+from mnv3_tf.training.batches import Batch, ContractPictures, TrainingBatches
 from mnv3_tf.training.checking import check_pictures
 from mnv3_tf.training.choices import Choices, balanced_weights, make_optimizer, settle
 from mnv3_tf.training.interrupt import Interrupted, stop_on_signals
-from mnv3_tf.training.run_folder import RunFolder, contract_from, spec_from
+from mnv3_tf.training.run_folder import RunFolder, contract_from
 from mnv3_tf.training.state import Counters, load_state, save_state
 
 # The averaged weights are updated once in so many steps, with the decay raised to that power.
@@ -60,8 +62,7 @@ def _check_folder(run: RunFolder, config: Config, resume: bool, progress: Progre
     """Refuses to overwrite a run, or to go on with one under other settings."""
     started = (run.path / "config.yaml").exists()
     if not resume:
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            raise InputError(f"{run.path}: already holds files. Go on with that run by --resume, or choose another --out.")
+        run.refuse_if_used("Go on with that run by --resume, or choose another --out.")
         return
     if not started:
         raise InputError(f"{run.path}: there is no run to resume. Leave --resume away to start one.")
@@ -123,9 +124,12 @@ class _Training:
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(policy)
         try:
+            model = self.config.model
             return MobileNetV3(
-                spec_from(self.config), input_shape=(self.contract.height, self.contract.width, 3),
-                alpha=self.config.model.alpha, classes=len(self.dataset.class_names), dropout=self.config.model.dropout,
+                read_block_table(model.block_table) if model.block_table else model.name,
+                input_shape=(self.contract.height, self.contract.width, 3), alpha=model.alpha,
+                classes=len(self.dataset.class_names), dropout=model.dropout, inplanes=model.inplanes,
+                class_squeeze=model.class_squeeze, class_expand=model.class_expand,
                 batchnorm_momentum=self.choices.batchnorm_momentum)
         finally:
             keras.config.set_dtype_policy(before)
@@ -169,12 +173,12 @@ class _Training:
             candidates["ema"] = self.ema
         for which, weights in candidates.items():
             self.twin.set_weights(weights)
-            scores = self._scores("val", self._validation)
+            scores = self._scores(self._validation)
             row[f"{which}_val_top1"], row[f"{which}_val_loss"] = scores.top1, scores.loss
             best = counters.best
             if not best or (scores.top1, -scores.loss) > (best["top1"], -best["loss"]):
                 counters.best = {"top1": scores.top1, "loss": scores.loss, "epoch": counters.epoch + 1, "which": which}
-                save_model(self.twin, self.run_folder.model)
+                save_keras(self.twin, self.run_folder.model)
         counters.history.append(row)
         counters.epoch += 1
         counters.step, counters.running = 0, {}
@@ -185,8 +189,9 @@ class _Training:
                 self.events.add_scalar(key, value, row["epoch"])
         self.events.flush()
 
-    def _scores(self, split: str, pictures: ContractPictures) -> Scores:
-        return score(predict_logits(self.twin, pictures), pictures.labels, self.dataset.class_names)
+    def _scores(self, pictures: ContractPictures) -> Scores:
+        logits = np.concatenate([batch_logits(self.twin, pixels) for pixels in pictures])
+        return score(logits, pictures.labels, self.dataset.class_names)
 
     def _save_state(self) -> None:
         save_state(self.run_folder.state, self.variables, self.ema, self.counters)
@@ -196,21 +201,19 @@ class _Training:
         counters, run = self.counters, self.run_folder
         self.events.close()
         _draw_curves(run.path / "curves.png", counters.history)
-        best = keras.models.load_model(run.model, compile=False)
-        self.twin.set_weights(best.get_weights())
-        metrics = {}
+        self.twin.set_weights(load_keras(run.model).get_weights())
+        scores = {}
         for split in dict.fromkeys(["val", evaluation_split(self.dataset)]):
             pictures = self._validation if split == "val" else ContractPictures(self.dataset.split(split), self.contract)
-            metrics[split] = self._scores(split, pictures).to_dict()
-        write_json(run.path / "metrics.json", metrics)
+            scores[split] = self._scores(pictures)
         rate = counters.pictures / max(counters.seconds, 1e-9)
         run.write_card(
             kind="float run", config=self.config.to_dict(), classes=list(self.dataset.class_names),
             preprocessing=self.contract.fingerprint(), notes=list(self.choices.notes), best=counters.best,
             pictures_per_second=round(rate, 1), seconds=round(counters.seconds, 1), seed=self.config.train.seed,
-            metrics={split: {k: v[k] for k in ("top1", "samples", "loss")} for split, v in metrics.items()})
-        for split, values in metrics.items():
-            self.progress.say(f"{split} top-1 {values['top1']:.4f} on {values['samples']} pictures "
+            metrics=run.write_scores(scores))
+        for split, values in scores.items():
+            self.progress.say(f"{split} top-1 {values.top1:.4f} on {values.samples} pictures "
                               f"(epoch {counters.best['epoch']}, {counters.best['which']} weights, {rate:.0f} pictures/s)")
         return run
 
@@ -274,29 +277,11 @@ class _Steps(keras.callbacks.Callback):
         else:
             for average, value in zip(training.ema, weights, strict=True):
                 average += np.float32(1 - decay) * (value - average)
-        training.counters.ema_updates += 1
 
     def _sync(self) -> None:
         # On JAX the variables lag behind the step's state until asked for.
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
-
-
-def predict_logits(model: keras.Model, batches: Any) -> np.ndarray:
-    """Logits float32 (n, classes) of batches of pixels; the last batch is padded so that one compiled shape serves all."""
-    results = []
-    for pixels in batches:
-        count = len(pixels)
-        if count < EVALUATION_BATCH:
-            pixels = np.concatenate([pixels, np.zeros((EVALUATION_BATCH - count, *pixels.shape[1:]), pixels.dtype)])
-        results.append(np.asarray(model.predict_on_batch(pixels), np.float32)[:count])
-    return np.concatenate(results)
-
-
-def save_model(model: keras.Model, path: Path) -> None:
-    """Saves a `.keras` file atomically."""
-    with atomic_path(path) as temporary:
-        model.save(temporary)
 
 
 def _write_csv(path: Path, history: list[dict[str, Any]]) -> None:

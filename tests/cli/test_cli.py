@@ -124,7 +124,8 @@ def test_predict_takes_a_folder(float_run: Path, pictures: Path) -> None:
 def test_evaluate_a_folder_of_class_folders_scores_all_of_it(float_run: Path, pictures: Path) -> None:
     code, text, err = run("evaluate", float_run, "--data", pictures / "test", "--json")
     assert code == 0, err
-    assert json.loads(text)["samples"] == 36
+    assert json.loads(text)["samples"] == 36 and json.loads(text)["split"] == "all"
+    assert "has no splits, so all its pictures are scored" in err
 
 
 def test_evaluate_as_text(float_run: Path, pictures: Path) -> None:
