@@ -37,6 +37,8 @@ REQUIRES = [
     "Pillow>=11,<14",
     "flatbuffers>=24.3.25",
     "matplotlib>=3.8,<4",
+    "scipy>=1.11,<2",
+    "Jinja2>=3.1,<4",
     "natsort>=8.4,<9",
     "tensorboardX>=2.6.2,<3",
 ]
@@ -58,7 +60,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=packages(),
     package_dir=FOLDERS,
-    package_data={"mnv3_tf": ["py.typed"]},
+    package_data={"mnv3_tf": ["py.typed"], "mnv3_tf.export.verify": ["*.j2"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["mnv3 = mnv3_tf.cli.main:main"]},

@@ -12,7 +12,10 @@ COMMANDS = {
     "evaluate": "Score a run, a .keras or a .tflite file on labelled pictures.",
     "predict": "Say what is on pictures.",
     "quantize": "Make the int8 form of a trained run (QAT or PTQ).",
+    "sensitivity": "Find the blocks that 8 bits hurt, and leave the fewest float that meet a budget.",
     "convert": "Write a .tflite file.",
+    "verify": "Prove that every form of a network gives the same answers, or say which step broke them.",
+    "diff": "Say in words what differs between two runs or files.",
     "benchmark": "Measure the latency of .tflite files.",
     "summary": "Show a model's layers, parameters and MACs.",
 }

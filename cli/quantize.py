@@ -12,8 +12,9 @@ from mnv3_tf.cli.options import Terminal, config_options, data_option, quiet_lib
 @click.option("--method", type=click.Choice(["qat", "ptq"]), default="qat", show_default=True,
               help="qat: calibrate and fine-tune with the float model as teacher; ptq: calibrate only.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of fine-tuning (quantize.epochs).")
+@click.option("--smoke", is_flag=True, help="Calibrate on anything, random numbers too: only to try the tools.")
 @config_options
-def quantize(run: str, data: str, out: str, method: str, epochs: int | None, config_path: str | None,
+def quantize(run: str, data: str, out: str, method: str, epochs: int | None, smoke: bool, config_path: str | None,
              overrides: tuple[str, ...]) -> None:
     """Makes the 8-bit form of the trained run RUN, in fake-quantized Keras.
 
@@ -35,5 +36,6 @@ def quantize(run: str, data: str, out: str, method: str, epochs: int | None, con
     quiet_libraries()
     from mnv3_tf.quantization.quantize import quantize as run_quantization
 
-    target = run_quantization(run, dataset, config, out, method=method, progress=Terminal())  # type: ignore[arg-type]
+    target = run_quantization(run, dataset, config, out, method=method, smoke=smoke,  # type: ignore[arg-type]
+                              progress=Terminal())
     click.echo(f"Quantized: {target.path}. Next: mnv3 convert {target.path} --out {target.path}.tflite")

@@ -60,7 +60,7 @@ def _keras(model: str) -> dict[str, Any]:
 
 
 def _deploy_form(model: str, path: Path) -> dict[str, Any]:
-    from mnv3_tf.network import display_name
+    from mnv3_tf.network import block_of, display_name
     from mnv3_tf.quantization.graph import load_graph
 
     graph, ranges = load_graph(path)
@@ -68,7 +68,9 @@ def _deploy_form(model: str, path: Path) -> dict[str, Any]:
     for op in graph.ops:
         parameters = sum(int(v.size) for v in (op.kernel, op.bias) if v is not None)
         ends = [str(round(end, 4)) for end in ranges[op.name]] if op.name in ranges else ["", ""]
-        rows.append({"layer": display_name(op.name), "kind": op.kind + (f" + {op.activation}" if op.activation else ""),
+        left_float = ", float" if block_of(op.name) in graph.float_blocks else ""
+        rows.append({"layer": display_name(op.name),
+                     "kind": op.kind + (f" + {op.activation}" if op.activation else "") + left_float,
                      "parameters": parameters, "low": ends[0], "high": ends[1]})
     return {"model": model, "kind": "fake-quantized", "input": [graph.height, graph.width, 3],
             "parameters": sum(row["parameters"] for row in rows), "layers": rows}

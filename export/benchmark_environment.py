@@ -6,7 +6,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from mnv3_tf.machine import usable_cores
+from mnv3_tf.machine import cpu_model, usable_cores
 
 UNKNOWN = "unknown"
 
@@ -25,19 +25,6 @@ def environment() -> dict[str, Any]:
         "runtime": f"ai-edge-litert {_version('ai-edge-litert')}",
         "numpy": _version("numpy"),
     }
-
-
-def cpu_model() -> str:
-    """The CPU's name as the system gives it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Hardware") and value.strip():
-            return value.strip()
-    return platform.processor() or platform.machine() or UNKNOWN
 
 
 def temperature_c() -> float | None:

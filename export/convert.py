@@ -16,15 +16,19 @@ from mnv3_tf.export.runtime import LiteRTModel, captured_stderr
 from mnv3_tf.export.tflite_file import (
     TfliteFile,
     boundary_quantize_problems,
+    float_front,
     float_operators,
     has_dynamic_shapes,
+    operator_dtype,
     parse_tflite,
+    sidecar,
 )
 from mnv3_tf.files import write_bytes, write_json
-from mnv3_tf.quantization.graph import DeployGraph, load_graph, trace
-from mnv3_tf.quantization.lowering import Lowering, lower
+from mnv3_tf.quantization.graph import DeployGraph, leave_float, load_graph, trace
+from mnv3_tf.quantization.lowering import LoweredGraph, Lowering, lower
 from mnv3_tf.quantization.twin import Ranges, Twin
-from mnv3_tf.training.run_folder import RunFolder, fingerprint, library_versions
+from mnv3_tf.run_card import fingerprint, make_card
+from mnv3_tf.training.run_folder import RunFolder
 
 Format = Literal["int8", "float16", "dynamic", "float32"]
 Io = Literal["uint8", "int8", "float32"]
@@ -72,11 +76,6 @@ class Converted:
     warnings: tuple[str, ...]
 
 
-def sidecar(tflite: Path, kind: Literal["preprocessing.json", "labels.txt", "card.json"]) -> Path:
-    """The file beside a `.tflite` that holds its contract, labels or card: ``m.tflite`` -> ``m.labels.txt``."""
-    return tflite.with_name(f"{tflite.stem}.{kind}")
-
-
 def open_source(path: str | Path) -> Source:
     """A run folder or `.keras` file as something to convert.
 
@@ -119,7 +118,8 @@ def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io 
 
     Raises:
         InputError: the combination is impossible.
-        GateError: the file would hold float operations, stray conversions, or, lowered for XNNPACK, more than one partition.
+        GateError: the file would hold float operations outside of the blocks that the run leaves float, stray conversions, or,
+            lowered for XNNPACK, more than one partition.
     """
     out = Path(out)
     if out.suffix != ".tflite":
@@ -134,17 +134,18 @@ def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io 
     content = convert_graph(source.graph, source.ranges if format == "int8" else None, format=format, io=io,
                             lowering=lowering)
     model = LiteRTModel(content)
-    _gate(out, content, model, format, lowering)
+    _gate(out, content, model, format, lowering, source.graph)
     warnings = _warnings(source, model, format)
     write_bytes(out, content)
     source.contract.save(sidecar(out, "preprocessing.json"))
     write_labels(sidecar(out, "labels.txt"), source.labels)
-    write_json(sidecar(out, "card.json"), {
-        "kind": "tflite", "format": format, "io": io, "lowering": lowering, "parent": fingerprint(source.path),
-        "file": fingerprint(out), "preprocessing": source.contract.fingerprint(), "classes": list(source.labels),
-        "partitions": model.partitions, "versions": library_versions(),
-        "input": _tensor_facts(model.input_dtype, model.input_quantization),
-        "output": _tensor_facts(model.output_dtype, model.output_quantization)})
+    own = (out, sidecar(out, "labels.txt"), sidecar(out, "preprocessing.json"))
+    write_json(sidecar(out, "card.json"), make_card(
+        out.parent, own, kind="tflite", format=format, io=io, lowering=lowering, parent=source.path, file=fingerprint(out),
+        preprocessing=source.contract.fingerprint(), classes=list(source.labels),
+        float_blocks=list(source.graph.float_blocks) if format == "int8" else [], partitions=model.partitions,
+        input=_tensor_facts(model.input_dtype, model.input_quantization),
+        output=_tensor_facts(model.output_dtype, model.output_quantization)))
     return Converted(out, len(content), format, io, lowering, model.partitions, model.undelegated_operators, warnings)
 
 
@@ -153,6 +154,8 @@ def convert_graph(graph: DeployGraph, ranges: Ranges | None, *, format: Format, 
     import tensorflow as tf
 
     zero, scale, offset = float(graph.zero_pixel), float(graph.scale), float(graph.offset)
+    if ranges is None:
+        graph = leave_float(graph, ())
     model = Twin(lower(graph, lowering), ranges, batch=1, exact_input=ranges is None).model
 
     def forward(image: Any) -> Any:
@@ -180,12 +183,19 @@ def convert_graph(graph: DeployGraph, ranges: Ranges | None, *, format: Format, 
         raise KitError(f"TensorFlow's converter failed: {reason}") from error
 
 
-def check_int8(content: bytes, name: str, model: LiteRTModel, lowering: Lowering) -> list[str]:
-    """What keeps a file from being a clean int8 file; nothing if it is one."""
+def check_int8(content: bytes, name: str, model: LiteRTModel, lowering: Lowering,
+               graph: DeployGraph | None = None) -> list[str]:
+    """What keeps a file from being a clean int8 file; nothing if it is one.
+
+    Where blocks of `graph` are left float, exactly these must be, with conversions at their borders.
+    """
     file = parse_tflite(content, name=name)
-    front, units = _input_units(file)
-    problems = [f"the operation {op.name} computes in float" for op in float_operators(file) if op.index not in units]
-    problems += boundary_quantize_problems(file, also_input=front)
+    front, units = float_front(file)
+    if graph is not None and graph.float_blocks:
+        problems = _mixed_problems(file, lower(graph, lowering), front)
+    else:
+        problems = [f"the operation {op.name} computes in float" for op in float_operators(file) if op.index not in units]
+        problems += boundary_quantize_problems(file, also_input=front)
     if has_dynamic_shapes(file):
         problems.append("it has dynamic shapes, which delegates refuse")
     # The delegate takes no conversion between uint8 and int8; the runtime does it, once at each end.
@@ -196,22 +206,30 @@ def check_int8(content: bytes, name: str, model: LiteRTModel, lowering: Lowering
     return problems
 
 
-def _input_units(file: TfliteFile) -> tuple[set[int], set[int]]:
-    """What brings float32 pixels into the input's units, in front of the QUANTIZE: its tensors and its operations."""
-    tensors = {tensor.index for tensor in file.inputs if tensor.dtype == "float32"}
-    operations = set()
-    for op in file.operators:
-        variable = {i for i in op.inputs if i >= 0 and not file.tensors[i].is_constant}
-        if op.name in ("SUB", "MUL", "ADD") and variable and variable <= tensors:
-            operations.add(op.index)
-            tensors.update(op.outputs)
-    return tensors, operations
+def _mixed_problems(file: TfliteFile, lowered: LoweredGraph, front: set[int]) -> list[str]:
+    """What keeps a file from being float in the blocks that are left float, and clean int8 everywhere else."""
+    from mnv3_tf.export.verify.layers import place
+
+    placed = place(file, lowered)
+    if isinstance(placed, str):
+        return [placed]
+    problems: list[str] = []
+    made: set[int] = set()
+    taken: set[int] = set()
+    for item in placed:
+        wanted, found = "float32" if lowered.is_float(item.op) else "int8", operator_dtype(file, item.operator)
+        if found != wanted:
+            problems.append(f"the operation {item.op.name} is {found} and should be {wanted}")
+        if lowered.is_float(item.op):
+            made.update(item.operator.outputs)
+            taken.update(i for i in item.operator.inputs if i >= 0 and file.tensors[i].dtype == "float32")
+    return [*problems, *boundary_quantize_problems(file, also_input=front | made, also_output=taken)]
 
 
-def _gate(out: Path, content: bytes, model: LiteRTModel, format: Format, lowering: Lowering) -> None:
+def _gate(out: Path, content: bytes, model: LiteRTModel, format: Format, lowering: Lowering, graph: DeployGraph) -> None:
     if format != "int8":
         return
-    problems = check_int8(content, str(out), model, lowering)
+    problems = check_int8(content, str(out), model, lowering, graph)
     if problems:
         raise GateError(f"{out}: was not written, for it would be no clean int8 file: {'; '.join(problems)}. A network whose "
                         "weights were never trained can cause this; otherwise try --lowering fused.")
@@ -221,6 +239,8 @@ def _warnings(source: Source, model: LiteRTModel, format: Format) -> tuple[str, 
     warnings = []
     if format != "int8" and source.ranges is not None:
         warnings.append("the quantized run's weights were written without their 8-bit ranges")
+    if format == "int8" and source.graph.float_blocks:
+        warnings.append(f"left float, as the run says: {', '.join(source.graph.float_blocks)}")
     if format == "int8":
         constant = _constant_answer(source, model)
         if constant is not None:

@@ -34,6 +34,7 @@ class LiteRTModel:
             there end the process instead of raising (met with an int8 SOFTMAX over 1,000 nearly equal scores), so run
             files of unknown origin this way in a process of their own.
         fix_batch: take a file whose batch size is open as batch 1, instead of refusing it.
+        keep_tensors: every tensor keeps its value after a run, for :meth:`real_values`; needs `delegate` "none".
 
     Attributes:
         name: the path, or "model" for bytes.
@@ -49,7 +50,7 @@ class LiteRTModel:
     """
 
     def __init__(self, source: str | Path | bytes, *, threads: int = 1, delegate: str = "xnnpack",
-                 reference_kernels: bool = False, fix_batch: bool = False) -> None:
+                 reference_kernels: bool = False, fix_batch: bool = False, keep_tensors: bool = False) -> None:
         if delegate not in DELEGATES:
             raise InputError(f"delegate {delegate!r} is unknown: choose one of {', '.join(DELEGATES)}.")
         if threads < 1:
@@ -59,7 +60,8 @@ class LiteRTModel:
         check_tflite_bytes(self.name, content)
         self.threads = threads
         wanted = "none" if reference_kernels else delegate
-        self._load(content, wanted, reference_kernels)
+        self._load(content, wanted, reference_kernels, keep_tensors)
+        self._details: dict[int, dict[str, Any]] | None = None
         self._inputs = self._interpreter.get_input_details()
         self._outputs = self._interpreter.get_output_details()
         self.dynamic_batch = any(_open_sizes(entry) for entry in self._inputs)
@@ -67,7 +69,7 @@ class LiteRTModel:
         self.partitions, self.undelegated_operators = _executed(self._interpreter)
         self.delegate = "xnnpack" if self.partitions else NO_DELEGATE
 
-    def _load(self, content: bytes, delegate: str, reference_kernels: bool) -> None:
+    def _load(self, content: bytes, delegate: str, reference_kernels: bool, keep_tensors: bool) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         resolver = OpResolverType.AUTO
@@ -79,7 +81,8 @@ class LiteRTModel:
             started = time.perf_counter_ns()
             try:
                 self._interpreter = Interpreter(model_content=content, num_threads=self.threads,
-                                                experimental_op_resolver_type=resolver)
+                                                experimental_op_resolver_type=resolver,
+                                                experimental_preserve_all_tensors=keep_tensors)
                 self._interpreter.allocate_tensors()
             except (RuntimeError, ValueError) as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
@@ -228,6 +231,20 @@ class LiteRTModel:
             else:
                 data = (random.random(shape) * 255.0).astype(dtype)
             self._interpreter.set_tensor(entry["index"], data)
+
+    def real_values(self, index: int) -> Any:
+        """A tensor after a run, dequantized: float32. The model was loaded with `keep_tensors`.
+
+        Args:
+            index: the tensor's number in the file.
+        """
+        import numpy as np
+
+        raw = self._interpreter.get_tensor(index)
+        if self._details is None:
+            self._details = {int(entry["index"]): entry for entry in self._interpreter.get_tensor_details()}
+        scale, zero_point = _quantization(self._details[index])
+        return raw.astype(np.float32) if scale == 0.0 else (raw.astype(np.float32) - zero_point) * np.float32(scale)
 
     def invoke(self) -> None:
         """Runs the graph on what the inputs hold.

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_bytes
@@ -144,6 +144,20 @@ def parse_tflite(content: bytes, *, name: str | Path = "model") -> TfliteFile:
                       subgraph_count=len(model.subgraphs))
 
 
+def sidecar(tflite: Path, kind: Literal["preprocessing.json", "labels.txt", "card.json"]) -> Path:
+    """The file beside a `.tflite` that holds its contract, labels or card: ``m.tflite`` -> ``m.labels.txt``."""
+    return tflite.with_name(f"{tflite.stem}.{kind}")
+
+
+def constant_data(content: bytes) -> tuple[bytes, ...]:
+    """The data of every buffer of a file that :func:`parse_tflite` reads, by the buffer's number; empty for activations."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    return tuple(bytes(bytearray(buffer.data)) if buffer.data is not None else
+                 content[buffer.offset:buffer.offset + buffer.size] if buffer.offset > 1 else b"" for buffer in model.buffers)
+
+
 def bytes_by_dtype(file: TfliteFile) -> dict[str, int]:
     """Bytes of constant data for each dtype, largest first; a buffer that several tensors share counts once.
 
@@ -191,16 +205,17 @@ def float_operators(file: TfliteFile) -> tuple[OperatorInfo, ...]:
     return tuple(operator for operator in file.operators if operator.name not in CONVERSIONS and is_float(operator))
 
 
-def boundary_quantize_problems(file: TfliteFile, *, also_input: Collection[int] = ()) -> tuple[str, ...]:
+def boundary_quantize_problems(file: TfliteFile, *, also_input: Collection[int] = (),
+                               also_output: Collection[int] = ()) -> tuple[str, ...]:
     """One line for each QUANTIZE or DEQUANTIZE that is not directly at an input or output of the graph.
 
-    Tensors in `also_input` count as inputs of the graph.
+    Tensors in `also_input` and `also_output` count as inputs and outputs of the graph.
 
     Such an operator is a seam between integer and float, or a second scale for one tensor: the file is not integer
     throughout. Unpacking of constants (float16 weights) is storage and not listed.
     """
     inputs = {tensor.index for tensor in file.inputs}.union(also_input)
-    outputs = {tensor.index for tensor in file.outputs}
+    outputs = {tensor.index for tensor in file.outputs}.union(also_output)
     problems = []
     for operator in file.operators:
         if operator.name not in CONVERSIONS or inputs & set(operator.inputs) or outputs & set(operator.outputs):
@@ -210,6 +225,25 @@ def boundary_quantize_problems(file: TfliteFile, *, also_input: Collection[int] 
             problems.append(f"operator {operator.index} {operator.name} ({source.dtype}->{result.dtype}) is inside the "
                             f"graph, after {source.name!r}")
     return tuple(problems)
+
+
+def unpacked_constants(file: TfliteFile) -> dict[int, int]:
+    """Tensors that a DEQUANTIZE makes from a constant (weights stored as float16) -> that constant."""
+    return {operator.outputs[0]: operator.inputs[0] for operator in file.operators
+            if operator.name == "DEQUANTIZE" and file.tensors[operator.inputs[0]].is_constant}
+
+
+def float_front(file: TfliteFile) -> tuple[set[int], set[int]]:
+    """What brings float32 pixels into the input's units, in front of the QUANTIZE: its tensors and its operations."""
+    tensors = {tensor.index for tensor in file.inputs if tensor.dtype == "float32"}
+    operations = set()
+    constant = {tensor.index for tensor in file.tensors if tensor.is_constant}.union(unpacked_constants(file))
+    for op in file.operators:
+        variable = {i for i in op.inputs if i >= 0 and i not in constant}
+        if op.name in ("SUB", "MUL", "ADD") and variable and variable <= tensors:
+            operations.add(op.index)
+            tensors.update(op.outputs)
+    return tensors, operations
 
 
 def has_dynamic_shapes(file: TfliteFile) -> bool:

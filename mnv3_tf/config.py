@@ -127,6 +127,7 @@ class QuantizeConfig:
         calibration_pictures: training pictures that the activation ranges start from; fine-tuning then learns them.
         teacher_weight: share of the loss that asks for the float model's answers; the rest asks for the labels.
         temperature: of the teacher's probabilities.
+        freeze: a block, such as "block_08": fine-tuning leaves the weights from the input to its end as they are.
     """
 
     epochs: int = 10
@@ -135,7 +136,45 @@ class QuantizeConfig:
     calibration_pictures: int = 512
     teacher_weight: float = 0.5
     temperature: float = 2.0
+    freeze: str | None = None
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """What `mnv3 verify` allows, and how much it looks at.
+
+    A limit on pictures never fails for a single one; a picture whose two best classes lie within `tie_steps` is no
+    disagreement whichever of them is answered. A step is one step of the 8-bit output.
+
+    Attributes:
+        pictures: looked at, at most; chosen at random, the same for the same data.
+        layer_pictures: of these, how many the look at every tensor takes.
+        deploy_difference: float Keras to deploy form: the largest difference of a logit, as a share of the logits' range.
+        accuracy_drop: top-1 that quantization may cost against the float model, in 0..1.
+        quantized_agreement: share of pictures on which the quantized network gives the float model's answer.
+        agreement: share of equal answers between all other neighbouring rungs.
+        mean_steps: mean difference of a logit between the fake-quantized network and the file on XNNPACK.
+        reference_steps: the same for the reference kernels, whose means over a picture (the pooling in squeeze-and-excite and in
+            the head) are a step off now and then.
+        tie_steps: see above.
+        layer_sqnr_db: signal to noise that each operation of the file must reach by itself, given its own inputs.
+        range_excess: how many times wider a tensor's range may be than what the pictures show.
+        saturated_share: share of a tensor's values that its range may cut off, in 0..1.
+    """
+
+    pictures: int = 1000
+    layer_pictures: int = 32
+    deploy_difference: float = 1e-4
+    accuracy_drop: float = 0.015
+    quantized_agreement: float = 0.9
+    agreement: float = 0.99
+    mean_steps: float = 2.0
+    reference_steps: float = 8.0
+    tie_steps: float = 1.0
+    layer_sqnr_db: float = 10.0
+    range_excess: float = 4.0
+    saturated_share: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -147,6 +186,7 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
+    verify: VerifyConfig = field(default_factory=VerifyConfig)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain nested values, as written to YAML."""
@@ -172,6 +212,10 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "quantize.epochs": (0, 1e6, True), "quantize.batch_size": (1, 1e6, True), "quantize.learning_rate": (0, 100, False),
     "quantize.calibration_pictures": (1, 1e6, True), "quantize.teacher_weight": (0, 1, True),
     "quantize.temperature": (0, 100, False), "quantize.seed": (0, 2**32 - 1, True),
+    "verify.pictures": (1, 1e6, True), "verify.layer_pictures": (1, 1e4, True), "verify.deploy_difference": (0, 1, True),
+    "verify.accuracy_drop": (0, 1, True), "verify.quantized_agreement": (0, 1, True), "verify.agreement": (0, 1, True),
+    "verify.mean_steps": (0, 255, True), "verify.reference_steps": (0, 255, True), "verify.tie_steps": (0, 255, True),
+    "verify.layer_sqnr_db": (-100, 200, True), "verify.range_excess": (1, 1e6, True), "verify.saturated_share": (0, 1, True),
 }
 
 

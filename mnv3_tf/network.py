@@ -123,6 +123,11 @@ def display_name(layer_name: str) -> str:
     return re.sub(r"^(block_\d+|stem|head)_", r"\1/", layer_name)
 
 
+def block_of(layer_name: str) -> str:
+    """The block that a layer belongs to: ``block_07_depthwise`` -> ``block_07``, ``classifier`` -> ``classifier``."""
+    return display_name(layer_name).partition("/")[0]
+
+
 class _Builder:
     """Adds named layers to a functional graph."""
 
@@ -213,4 +218,4 @@ def _check(spec: NetworkSpec, input_shape: Sequence[int | None], alpha: float, c
             raise InputError(f"{key} is {width}; at least 1 channel is needed.")
 
 
-__all__ = ["MobileNetV3", "MobileNetV3Large", "MobileNetV3Small", "display_name", "make_divisible"]
+__all__ = ["MobileNetV3", "MobileNetV3Large", "MobileNetV3Small", "block_of", "display_name", "make_divisible"]

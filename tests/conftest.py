@@ -10,20 +10,22 @@ import pytest
 from PIL import Image
 
 TINY = ("model.alpha=0.25", "data.image_size=[32,48]", "train.epochs=8", "train.batch_size=16", "train.learning_rate=0.01",
-        "augment.rotation=0", "augment.erase=0", "quantize.epochs=2", "quantize.batch_size=16",
+        "augment.rotation=0", "augment.erase=0", "augment.brightness=0.1", "augment.contrast=0.1", "augment.saturation=0.1",
+        "quantize.epochs=2", "quantize.learning_rate=2e-4", "quantize.teacher_weight=1", "quantize.batch_size=16",
         "quantize.calibration_pictures=48")
 CLASSES = ("blue", "green", "red")
 
 
 def make_pictures(folder: Path, per_class: int, seed: int) -> None:
-    """Class folders of noisy pictures, mostly of the colour that the class is named after."""
+    """Class folders of cloudy pictures, mostly of the colour that the class is named after."""
     rng = np.random.default_rng(seed)
     for index, name in enumerate(("red", "green", "blue")):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(per_class):
-            pixels = rng.integers(0, 120, (40, 56, 3))
-            pixels[..., index] += rng.integers(60, 130)
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{name}_{number}.png")
+            pixels = rng.integers(0, 120, (5, 7, 3))
+            pixels[..., index] += rng.integers(15, 70)
+            clouds = Image.fromarray(pixels.astype(np.uint8)).resize((56, 40), Image.Resampling.BICUBIC)
+            clouds.save(folder / name / f"{name}_{number}.png")
 
 
 @pytest.fixture(scope="session")

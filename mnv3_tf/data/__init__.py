@@ -8,8 +8,8 @@ from mnv3_tf.data.datasets import open_dataset
 from mnv3_tf.data.decode import FORMATS, PictureError, PictureFacts, inspect_picture, read_picture
 from mnv3_tf.data.labels import read_labels, write_labels
 from mnv3_tf.data.samples import PictureDataset, Sample, clamp_top_k, evaluation_split
-from mnv3_tf.data.scan import ScanReport, scan_dataset
+from mnv3_tf.data.scan import ScanReport, fingerprint_samples, scan_dataset
 
 __all__ = ["FORMATS", "PictureDataset", "PictureError", "PictureFacts", "Preprocessing", "Sample", "ScanReport",
-           "clamp_top_k", "evaluation_split", "inspect_picture", "open_dataset", "read_labels", "read_picture",
-           "scan_dataset", "write_labels"]
+           "clamp_top_k", "evaluation_split", "fingerprint_samples", "inspect_picture", "open_dataset", "read_labels",
+           "read_picture", "scan_dataset", "write_labels"]

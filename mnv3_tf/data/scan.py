@@ -1,10 +1,12 @@
 """The scan before training: every picture decoded once, every surprise named before the first step."""
 
 import hashlib
+import json
+import unicodedata
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,8 @@ class ScanReport:
         conflicts: the same content under two or more labels.
         duplicates: the same content twice or more in one split, under one label.
         notes: about the scan itself, such as a damaged cache that was rebuilt.
+        fingerprints: split -> fingerprint of the class names and contents of its usable pictures; neither their names nor their
+            order matter.
     """
 
     root: Path
@@ -85,6 +89,7 @@ class ScanReport:
     conflicts: tuple[Twins, ...]
     duplicates: tuple[Twins, ...]
     notes: tuple[str, ...] = ()
+    fingerprints: dict[str, str] = field(default_factory=dict)
 
     def problems(self) -> list[str]:
         """What a person should look at, a line each; empty for a clean dataset."""
@@ -166,6 +171,25 @@ def scan_dataset(dataset: PictureDataset, *, cache_path: str | Path | None = Non
     return _report(dataset, outcomes, tuple(cache.notes))
 
 
+def fingerprint_samples(samples: Iterable[Sample], class_names: Sequence[str]) -> str:
+    """The fingerprint that a split of exactly these pictures has (`ScanReport.fingerprints`).
+
+    Raises:
+        PictureError: a picture cannot be read.
+    """
+    return _fingerprint((class_names[sample.label], _content_hash(picture_bytes(sample.path))) for sample in samples)
+
+
+def _fingerprint(pictures: Iterable[tuple[str, str]]) -> str:
+    """SHA-256, hexadecimal, of the sorted pairs of class name and content hash."""
+    pairs = sorted((unicodedata.normalize("NFC", name), content) for name, content in pictures)
+    return hashlib.sha256(json.dumps(pairs, separators=(",", ":")).encode()).hexdigest()
+
+
+def _content_hash(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
 def _examine(path: Path, cache: ScanCache) -> Outcome:
     """What one file holds, from the cache where its stamp or its bytes are known."""
     try:
@@ -178,7 +202,7 @@ def _examine(path: Path, cache: ScanCache) -> Outcome:
         return Outcome(None, "", error.reason, None, (), True)
     except OSError as error:
         return Outcome(None, "", f"cannot be read ({error.strerror or error}).", None, (), True)
-    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    digest = _content_hash(content)
     known = cache.by_content(digest)
     if known is not None:
         return replace(known, stamp=stamp)
@@ -207,7 +231,9 @@ def _report(dataset: PictureDataset, outcomes: dict[Path, Outcome], notes: tuple
         empty_classes=tuple((split, name) for split, classes in counts.items()
                             for name, count in classes.items() if not count),
         tiny_classes=tuple((name, count) for name, count in counts.get("train", {}).items() if 0 < count < TINY_CLASS),
-        overlaps=overlaps, conflicts=conflicts, duplicates=duplicates, notes=notes)
+        overlaps=overlaps, conflicts=conflicts, duplicates=duplicates, notes=notes,
+        fingerprints={split: _fingerprint((place.class_name, outcome.content) for place, outcome in usable
+                                          if place.split == split) for split in dataset.splits})
 
 
 def _usable_counts(dataset: PictureDataset, outcomes: dict[Path, Outcome]) -> dict[str, dict[str, int]]:

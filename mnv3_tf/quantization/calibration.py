@@ -13,6 +13,7 @@ import tensorflow as tf
 import tf_keras
 
 from mnv3_tf.errors import InputError
+from mnv3_tf.quantization.audit import Step
 from mnv3_tf.quantization.graph import DeployGraph
 from mnv3_tf.quantization.lowering import lower, range_rule
 from mnv3_tf.quantization.twin import Ranges, Twin, input_units
@@ -31,10 +32,12 @@ class Calibration:
     Attributes:
         ranges: (low, high) by deploy tensor, in the network's own units.
         pictures: how many were seen.
+        convergence: how far the ranges were after some of the pictures.
     """
 
     ranges: Ranges
     pictures: int
+    convergence: tuple[Step, ...] = ()
 
 
 def calibrate(graph: DeployGraph, batches: Iterable[np.ndarray],
@@ -54,7 +57,7 @@ def calibrate(graph: DeployGraph, batches: Iterable[np.ndarray],
     factors = {op.name: op.tensor_factor for op in lowered.ops}
     names = [op.name for op in graph.ops if op.kind not in ("input", "flatten") and _is_free(graph, op.name)]
     probe = tf_keras.Model(twin.model.input, [twin.model.get_layer(name).output / factors[name] for name in names])
-    span_low, span_high, pictures = _extremes(graph, probe, batches, advance)
+    span_low, span_high, pictures, spans = _extremes(graph, probe, batches, advance)
     if pictures == 0:
         raise InputError("Calibration: there are no pictures.")
     counts = _histograms(graph, probe, batches, span_low, span_high, lambda done: advance(pictures + done))
@@ -64,7 +67,19 @@ def calibrate(graph: DeployGraph, batches: Iterable[np.ndarray],
     for op in graph.ops:
         if op.kind == "hard_sigmoid":
             ranges[op.name] = 0.0, 1.0
-    return Calibration(ranges, pictures)
+    return Calibration(ranges, pictures, _convergence(spans))
+
+
+def _convergence(spans: list[tuple[int, np.ndarray]]) -> tuple[Step, ...]:
+    """The spans after 1, 2, 4 ... batches as shares of the last."""
+    picked = [spans[2 ** i - 1] for i in range(len(spans).bit_length()) if 2 ** i <= len(spans)]
+    if picked[-1][0] != spans[-1][0]:
+        picked.append(spans[-1])
+    steps = []
+    for pictures, span in picked:
+        share = span / np.maximum(spans[-1][1], 1e-12)
+        steps.append(Step(pictures, float(share.min()), float(np.median(share))))
+    return tuple(steps)
 
 
 def _is_free(graph: DeployGraph, name: str) -> bool:
@@ -74,8 +89,8 @@ def _is_free(graph: DeployGraph, name: str) -> bool:
 
 
 def _extremes(graph: DeployGraph, probe: Any, batches: Iterable[np.ndarray],
-              advance: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Least and greatest value of every tensor, widened to hold 0, and the number of pictures seen."""
+              advance: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray, int, list[tuple[int, np.ndarray]]]:
+    """Least and greatest value of every tensor, widened to hold 0; the number of pictures; (pictures, spans) by batch."""
     @tf.function(reduce_retracing=True)
     def step(inputs: Any) -> tuple[Any, Any]:
         tensors = probe(inputs, training=False)
@@ -84,12 +99,14 @@ def _extremes(graph: DeployGraph, probe: Any, batches: Iterable[np.ndarray],
     low = np.zeros(len(probe.outputs))
     high = np.full(len(probe.outputs), 1e-3)
     pictures = 0
+    spans = []
     for pixels in batches:
         batch_low, batch_high = step(input_units(graph, pixels))
         low, high = np.minimum(low, batch_low), np.maximum(high, batch_high)
         pictures += len(pixels)
+        spans.append((pictures, high - low))
         advance(pictures)
-    return low, high, pictures
+    return low, high, pictures, spans
 
 
 def _histograms(graph: DeployGraph, probe: Any, batches: Iterable[np.ndarray], low: np.ndarray, high: np.ndarray,

@@ -6,6 +6,7 @@ It computes the same function as the Keras model, in the same units, with a hand
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,8 @@ import numpy as np
 
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.files import atomic_path
+from mnv3_tf.network import block_of
+from mnv3_tf.yaml_text import nearest
 
 Kind = Literal["input", "conv", "depthwise", "hard_swish", "hard_sigmoid", "multiply", "add", "pool", "flatten"]
 _FORMAT = 1
@@ -53,6 +56,7 @@ class DeployGraph:
         ops: the operations.
         height, width: of the input in pixels.
         scale, offset: the first convolution expects ``scale * pixel + offset``, with pixels 0..255.
+        float_blocks: blocks that stay float where the rest is quantized, in the network's order (:func:`leave_float`).
     """
 
     ops: tuple[Op, ...]
@@ -60,6 +64,7 @@ class DeployGraph:
     width: int
     scale: float
     offset: float
+    float_blocks: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Op:
         return next(op for op in self.ops if op.name == name)
@@ -67,6 +72,11 @@ class DeployGraph:
     def consumers(self, name: str) -> list[Op]:
         """The operations that take this one's output."""
         return [op for op in self.ops if name in op.inputs]
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The blocks that hold a convolution, in order: ``stem``, ``block_00`` ... ``head``, ``classifier``."""
+        return tuple(dict.fromkeys(block_of(op.name) for op in self.ops if op.kernel is not None))
 
     @property
     def classes(self) -> int:
@@ -79,6 +89,19 @@ class DeployGraph:
     def zero_pixel(self) -> int:
         """The pixel value that integer files represent by the zero that convolutions pad with."""
         return 128
+
+
+def leave_float(graph: DeployGraph, blocks: Iterable[str]) -> DeployGraph:
+    """The network with these blocks, and no others, left float.
+
+    Raises:
+        InputError: there is no such block; the message names the nearest.
+    """
+    wanted = set(blocks)
+    for name in sorted(wanted.difference(graph.blocks)):
+        raise InputError(f"{name!r} is no block of the network{nearest(name, graph.blocks) or '.'} Blocks: "
+                         f"{', '.join(graph.blocks)}.")
+    return dataclasses.replace(graph, float_blocks=tuple(name for name in graph.blocks if name in wanted))
 
 
 def trace(model: keras.Model) -> DeployGraph:
@@ -269,7 +292,7 @@ def save_graph(path: Path, graph: DeployGraph, ranges: dict[str, tuple[float, fl
             if value is not None:
                 arrays[f"{op.name}/{key}"] = value
     head = {"format": _FORMAT, "ops": rows, "ranges": ranges,
-            **{key: getattr(graph, key) for key in ("height", "width", "scale", "offset")}}
+            **{key: getattr(graph, key) for key in ("height", "width", "scale", "offset", "float_blocks")}}
     arrays["graph.json"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
@@ -293,5 +316,5 @@ def load_graph(path: Path) -> tuple[DeployGraph, dict[str, tuple[float, float]]]
         raise InputError(f"{path}: has format {head.get('format')}, this version reads {_FORMAT}. Quantize the run again.")
     ops = tuple(Op(**{**row, "inputs": tuple(row["inputs"])}, kernel=arrays.get(f"{row['name']}/kernel"),
                    bias=arrays.get(f"{row['name']}/bias")) for row in head["ops"])
-    graph = DeployGraph(ops, head["height"], head["width"], head["scale"], head["offset"])
+    graph = DeployGraph(ops, head["height"], head["width"], head["scale"], head["offset"], tuple(head.get("float_blocks", ())))
     return graph, {name: (low, high) for name, (low, high) in head["ranges"].items()}

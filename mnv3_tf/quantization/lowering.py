@@ -5,6 +5,9 @@
 - ``fused``: hard_swish stays one native operation; hard_sigmoid is fused as above.
 
 A residual addition needs both sides in the same unit: the side that a linear convolution makes takes on the other's factor.
+
+A float convolution between two quantized tensors would be quantized by the converter, asked or not. It takes its input negated,
+which has no integer form, and a negated kernel.
 """
 
 import dataclasses
@@ -14,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from mnv3_tf.errors import KitError
+from mnv3_tf.network import block_of
 from mnv3_tf.quantization.graph import DeployGraph, Op
 
 Lowering = Literal["xnnpack", "fused"]
@@ -30,10 +34,10 @@ class LoweredOp:
     """An operation of the lowered network.
 
     Attributes:
-        name: unique; the gate of a hard-swish is called ``NAME/gate``.
-        kind: conv, depthwise, gate (relu6(x + 3)), hard_swish, multiply, add, pool, flatten or input.
+        name: unique; the gate of a hard-swish is called ``NAME/gate``, the negated input of a convolution ``NAME/negated``.
+        kind: conv, depthwise, gate (relu6(x + 3)), negate, hard_swish, multiply, add, pool, flatten or input.
         inputs: names.
-        source: the deploy operation whose tensor this makes, or None (a gate).
+        source: the deploy operation whose tensor this makes, or None (a gate, a negation).
         factor: the linear output is `factor` times the source's; a fused hard-sigmoid multiplies by another 6.
         kernel_scale: this kernel is `kernel_scale` times the source's kernel.
         bias_shift: the bias is ``factor * bias + bias_shift``.
@@ -66,6 +70,21 @@ class LoweredGraph:
     ops: tuple[LoweredOp, ...]
     lowering: Lowering
 
+    def is_float(self, op: LoweredOp) -> bool:
+        """Whether an operation computes in float where the rest is quantized: it belongs to a block that is left float."""
+        return op.kind not in ("input", "flatten") and block_of(op.name) in self.deploy.float_blocks
+
+    def has_range(self, op: LoweredOp) -> bool:
+        """Whether an operation's output is quantized over a range of its own.
+
+        It is where the operation, or anything that takes its output, is quantized. Input and logits always are: they are what
+        an integer file takes and gives. A flattening passes on what it gets.
+        """
+        if op.kind == "flatten":
+            return False
+        consumers = [other for other in self.ops if op.name in other.inputs]
+        return not (self.is_float(op) and consumers and all(self.is_float(other) for other in consumers))
+
     def weights(self, op: LoweredOp) -> tuple[np.ndarray, np.ndarray]:
         """Kernel and bias as the lowered operation uses them."""
         source = self.deploy[op.source or ""]
@@ -78,8 +97,12 @@ class LoweredGraph:
         for op in self.ops:
             if op.name in weights:
                 kernel, bias = weights[op.name]
-                changed[op.source] = (kernel / np.float32(op.kernel_scale),
-                                      (bias - np.float32(op.bias_shift)) / np.float32(op.factor))
+                source, (was_kernel, was_bias) = self.deploy[op.source or ""], self.weights(op)
+                # What did not change comes back bit by bit, which there and back through the factors it would not.
+                changed[op.source] = (
+                    source.kernel if np.array_equal(kernel, was_kernel) else kernel / np.float32(op.kernel_scale),
+                    source.bias if np.array_equal(bias, was_bias)
+                    else (bias - np.float32(op.bias_shift)) / np.float32(op.factor))
         ops = tuple(dataclasses.replace(op, kernel=changed[op.name][0], bias=changed[op.name][1])
                     if op.name in changed else op for op in self.deploy.ops)
         return dataclasses.replace(self.deploy, ops=ops)
@@ -110,7 +133,21 @@ def lower(graph: DeployGraph, lowering: Lowering = "xnnpack") -> LoweredGraph:
     last = list(ops.values())[-1]
     if last.factor != 1.0:
         raise KitError(f"The output {last.name!r} ends up {last.factor:g} times too large; it must come from a convolution.")
-    return LoweredGraph(graph, tuple(ops.values()), lowering)
+    return _keep_float(LoweredGraph(graph, tuple(ops.values()), lowering))
+
+
+def _keep_float(lowered: LoweredGraph) -> LoweredGraph:
+    """Negates the input of every float convolution that takes a quantized tensor and makes one."""
+    ops: dict[str, LoweredOp] = {}
+    for op in lowered.ops:
+        if op.kind in ("conv", "depthwise") and lowered.is_float(op) and lowered.has_range(op):
+            source = ops[op.inputs[0]]
+            if lowered.has_range(source):
+                name = f"{op.name}/negated"
+                ops[name] = LoweredOp(name, "negate", op.inputs, None, factor=-source.tensor_factor)
+                op = dataclasses.replace(op, inputs=(name,), kernel_scale=-op.kernel_scale)
+        ops[op.name] = op
+    return dataclasses.replace(lowered, ops=tuple(ops.values()))
 
 
 def _plain(ops: dict[str, LoweredOp], op: Op, inputs: tuple[str, ...]) -> LoweredOp:

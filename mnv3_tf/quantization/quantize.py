@@ -11,19 +11,24 @@ import tensorflow as tf
 import tf_keras
 
 from mnv3_tf.config import Config, QuantizeConfig
-from mnv3_tf.data import PictureDataset, Preprocessing, Sample, evaluation_split
+from mnv3_tf.data import PictureDataset, Preprocessing, Sample, evaluation_split, fingerprint_samples
 from mnv3_tf.errors import GateError, InputError
+from mnv3_tf.files import write_json
 from mnv3_tf.keras_model import batch_logits, load_keras
 from mnv3_tf.metrics import Scores, score, softmax
+from mnv3_tf.network import display_name
 from mnv3_tf.progress import Progress
+from mnv3_tf.quantization.audit import audit, measure_content, refuse_nonsense
 from mnv3_tf.quantization.calibration import Calibration, calibrate
 from mnv3_tf.quantization.graph import DeployGraph, save_graph, trace
 from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.twin import Twin, input_units
+from mnv3_tf.run_card import data_facts
 from mnv3_tf.training.batches import ContractPictures, TrainingBatches
 from mnv3_tf.training.checking import check_pictures
 from mnv3_tf.training.interrupt import Interrupted, stop_on_signals
-from mnv3_tf.training.run_folder import RunFolder, fingerprint, open_run
+from mnv3_tf.training.run_folder import RunFolder, open_run
+from mnv3_tf.yaml_text import nearest
 
 Method = Literal["qat", "ptq"]
 
@@ -36,7 +41,7 @@ _COPIES = 5
 
 
 def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: str | Path, *, method: Method = "qat",
-             progress: Progress) -> RunFolder:
+             smoke: bool = False, progress: Progress) -> RunFolder:
     """Makes the 8-bit form of a trained run.
 
     Args:
@@ -45,13 +50,14 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
         config: the section `quantize` is used; the rest describes the float run.
         out: the run folder to make.
         method: "qat" fine-tunes, "ptq" stops after calibration.
+        smoke: calibrate on anything, random numbers and blank pictures too; the run says so for ever after.
         progress: told of everything.
 
     Returns:
         The finished quantized run.
 
     Raises:
-        InputError: the source is no float run, or `out` is taken.
+        InputError: the source is no float run, `out` is taken, or the pictures are none (see `smoke`).
         GateError: the deploy form does not compute what the model computes.
         Interrupted: stopped; where an epoch had finished, the best one is saved.
     """
@@ -60,7 +66,7 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
         raise InputError(f"{source}: is a quantized run already. Give the float run that `mnv3 train` wrote.")
     target.refuse_if_used("Choose another --out.")
     contract, class_names = run.contract(), run.labels()
-    dataset, _ = check_pictures(dataset, strict=config.data.strict, progress=progress)
+    dataset, report = check_pictures(dataset, strict=config.data.strict, progress=progress)
     model = load_keras(run.model)
     graph = trace(model)
     samples = _calibration_samples(dataset.split("train"), config.quantize)
@@ -68,18 +74,27 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
     progress.say(f"deploy form equals the float model within {difference:.1e} of the logits' range")
 
     # Small batches: the calibration looks at every tensor of the network at once.
+    frozen_layers(graph, config.quantize.freeze)
     pictures = ContractPictures(samples, contract, batch_size=16)
+    content = measure_content(pictures)
+    refuse_nonsense(content, dataset.root, smoke)
     with progress.task("Calibrating", 2 * len(samples)) as advance:
         calibration = calibrate(graph, pictures, lambda done: advance(done, ""))
     progress.say(f"activation ranges from {calibration.pictures} training pictures")
+    looked_at = audit(dataset, samples, content, calibration.convergence, smoke)
+    for line in looked_at.remarks():
+        progress.say(line)
     work = _Quantization(graph, calibration, contract, class_names, dataset, config, target, progress)
     facts: dict[str, Any] = {
-        "kind": "quantized run", "method": method, "parent": {"run": str(run.path.resolve()), **fingerprint(run.model)},
+        "kind": "quantized run", "method": method, "parent": run.model, "data": data_facts(dataset, report),
         "classes": list(class_names), "preprocessing": contract.fingerprint(), "config": config.to_dict(),
-        "deploy_form_difference": difference, "calibration_pictures": calibration.pictures, "seed": config.quantize.seed}
+        "calibration": {"fingerprint": fingerprint_samples(samples, dataset.class_names), "pictures": calibration.pictures},
+        "deploy_form_difference": difference, "seeds": {"train": config.train.seed, "quantize": config.quantize.seed}}
     if method == "qat" and config.quantize.epochs:
         facts["history"] = work.fine_tune()
-    return work.finish(facts)
+    run = work.finish(facts)
+    write_json(run.calibration, looked_at.to_dict())
+    return run
 
 
 def check_deploy_form(model: keras.Model, graph: DeployGraph, pictures: ContractPictures) -> float:
@@ -194,6 +209,27 @@ class _Quantization:
         return self.target
 
 
+def frozen_layers(graph: DeployGraph, last: str | None) -> frozenset[str]:
+    """The layers from the input to the end of a block, by name.
+
+    Args:
+        graph: the network.
+        last: a block, such as "block_08" or "stem"; None for no layer.
+
+    Raises:
+        InputError: there is no such block.
+    """
+    if last is None:
+        return frozenset()
+    names = [op.name for op in graph.ops]
+    ends = [place for place, name in enumerate(names) if name == last or name.startswith(f"{last}_")]
+    if not ends:
+        blocks = list(dict.fromkeys(display_name(name).partition("/")[0] for name in names[1:]))
+        raise InputError(f"quantize.freeze is {last!r}, which is no block{nearest(last, blocks) or '.'} Blocks: "
+                         f"{', '.join(blocks)}.")
+    return frozenset(names[:ends[-1] + 1])
+
+
 def _until(batches: Iterator[Any], stop: list[int]) -> Iterator[Any]:
     for batch in batches:
         if stop:
@@ -212,7 +248,7 @@ def _training_step(twin: Twin, teacher: Twin, config: Config, total: int) -> Cal
     schedule = tf_keras.optimizers.schedules.CosineDecay(settings.learning_rate, max(total, 1))
     optimizer = tf_keras.optimizers.Adam(schedule)
     model, temperature, share = twin.model, settings.temperature, settings.teacher_weight
-    variables = model.trainable_variables
+    variables = twin.trainable_variables(frozen_layers(twin.lowered.deploy, settings.freeze))
     sizes = [max(float(np.sqrt(np.mean(np.square(v.numpy())))), 1e-3) for v in variables]
     relative = [tf.Variable(v / size) for v, size in zip(variables, sizes, strict=True)]
     optimizer.build(relative)

@@ -119,6 +119,13 @@ class HardSwishGate(tf_keras.layers.Layer):
         return tf.nn.relu6(inputs + 3.0)
 
 
+class Negate(tf_keras.layers.Layer):
+    """-x, which the converter leaves float."""
+
+    def call(self, inputs: Any) -> Any:
+        return -inputs
+
+
 class NativeHardSwish(tf_keras.layers.Layer):
     """x * relu6(x + 3) / 6 in the form that the converter makes one HARD_SWISH of."""
 
@@ -133,4 +140,4 @@ def relu6(inputs: Any) -> Any:
 
 
 CUSTOM_OBJECTS = {cls.__name__: cls for cls in (KernelQuantizer, RangeQuantizer, OpConfig, InputUnits, HardSwishGate,
-                                                NativeHardSwish)}
+                                                Negate, NativeHardSwish)}

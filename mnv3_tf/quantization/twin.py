@@ -6,6 +6,7 @@ value of 128 and every pixel value is one step of the 8-bit input. What the firs
 half a grey level of it remains.
 """
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,16 @@ from tensorflow_model_optimization.python.core.quantization.keras import quantiz
 from mnv3_tf.errors import KitError
 from mnv3_tf.quantization.graph import DeployGraph
 from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph, LoweredOp, range_rule
-from mnv3_tf.quantization.quantizers import CUSTOM_OBJECTS, HardSwishGate, InputUnits, NativeHardSwish, OpConfig, relu6
+from mnv3_tf.quantization.quantizers import (
+    CUSTOM_OBJECTS,
+    HardSwishGate,
+    InputUnits,
+    KernelQuantizer,
+    NativeHardSwish,
+    Negate,
+    OpConfig,
+    relu6,
+)
 
 Ranges = dict[str, tuple[float, float]]
 
@@ -37,7 +47,7 @@ def input_range(graph: DeployGraph) -> tuple[float, float]:
 
 
 class Twin:
-    """A lowered network in tf_keras, float or fake-quantized.
+    """A lowered network in tf_keras, float or fake-quantized; blocks that the deploy form leaves float are not quantized.
 
     Args:
         lowered: the network.
@@ -56,7 +66,9 @@ class Twin:
         self.lowered = lowered
         self._shift = 0.0 if exact_input else input_shift(lowered.deploy)
         self._quantized = ranges is not None
+        self._given: Ranges = ranges or {}
         self._layers: dict[str, str] = {}
+        self._probe: tuple[tuple[str, ...], Any] | None = None
         annotated = self._build(batch)
         if ranges is None:
             self.model = annotated
@@ -98,14 +110,15 @@ class Twin:
                 return layers.DepthwiseConv2D(kernel.shape[:2], **common)
             return layers.Conv2D(kernel.shape[-1], kernel.shape[:2], **common)
         makers: dict[str, Any] = {
-            "gate": HardSwishGate, "hard_swish": NativeHardSwish, "multiply": layers.Multiply, "add": layers.Add,
-            "flatten": layers.Flatten, "pool": lambda name: layers.GlobalAveragePooling2D(keepdims=True, name=name)}
+            "gate": HardSwishGate, "hard_swish": NativeHardSwish, "negate": Negate, "multiply": layers.Multiply,
+            "add": layers.Add, "flatten": layers.Flatten,
+            "pool": lambda name: layers.GlobalAveragePooling2D(keepdims=True, name=name)}
         return makers[op.kind](name=name)
 
     def _config(self, op: LoweredOp) -> OpConfig:
-        kernel = op.kind if op.kind in ("conv", "depthwise") else None
-        if op.kind == "flatten":
-            return OpConfig()
+        kernel = op.kind if self._has_quantized_kernel(op) else None
+        if not self.lowered.has_range(op):
+            return OpConfig(kernel)
         if op.kind == "gate":
             return OpConfig(output={"floor": GATE_RANGE[0], "ceiling": GATE_RANGE[1], "fixed": True})
         if op.kind == "input":
@@ -116,6 +129,9 @@ class Twin:
                                  "ceiling": None if ceiling is None else ceiling * factor,
                                  "fixed": floor is not None and ceiling is not None})
 
+    def _has_quantized_kernel(self, op: LoweredOp) -> bool:
+        return self._quantized and op.kind in ("conv", "depthwise") and not self.lowered.is_float(op)
+
     def _check_wrapped(self) -> None:
         """tfmot loses a quantizer in silence when a configuration does not survive cloning; this says so."""
         for op in self.lowered.ops:
@@ -125,7 +141,7 @@ class Twin:
                 raise KitError(f"{op.name}: tensorflow-model-optimization dropped the layer's quantizer.")
 
     def _ranged(self) -> list[LoweredOp]:
-        return [op for op in self.lowered.ops if op.kind not in ("flatten", "gate")]
+        return [op for op in self.lowered.ops if op.kind != "gate" and self.lowered.has_range(op)]
 
     def _variables(self, op: LoweredOp) -> dict[str, Any]:
         return self.model.get_layer(self._layers[op.name])._output_quantizer_vars
@@ -137,11 +153,13 @@ class Twin:
             low, high = input_range(self.lowered.deploy) if op.kind == "input" else ranges[op.name]
             variables["low"].assign(low * op.tensor_factor)
             variables["high"].assign(high * op.tensor_factor)
+        self._given = ranges
 
     def ranges(self) -> Ranges:
-        """The activation ranges, in the network's own units."""
-        return {op.name: (float(v["low"].numpy()) / op.tensor_factor, float(v["high"].numpy()) / op.tensor_factor)
-                for op in self._ranged() if op.kind != "input" for v in [self._variables(op)]}
+        """The activation ranges, in the network's own units; of a tensor that is left float, as they were given."""
+        own = {op.name: (float(v["low"].numpy()) / op.tensor_factor, float(v["high"].numpy()) / op.tensor_factor)
+               for op in self._ranged() if op.kind != "input" for v in [self._variables(op)]}
+        return {**self._given, **own}
 
     def _convolution(self, op: LoweredOp) -> Any:
         layer = self.model.get_layer(self._layers[op.name])
@@ -149,22 +167,27 @@ class Twin:
 
     def _kernel_bias(self, op: LoweredOp) -> tuple[Any, Any]:
         """The trainable variables; the wrapper keeps the kernel, whose attribute it replaces while it computes."""
-        if self._quantized:
+        if self._has_quantized_kernel(op):
             wrapper = self.model.get_layer(self._layers[op.name])
             return wrapper._weight_vars[0][0], wrapper.layer.bias
         layer = self._convolution(op)
         return (layer.depthwise_kernel if op.kind == "depthwise" else layer.kernel), layer.bias
 
-    def _is_stem(self, op: LoweredOp) -> bool:
-        return op.inputs == (self.lowered.ops[0].name,)
+    def _shift_of(self, op: LoweredOp) -> float:
+        """What a convolution's input lacks: the first one's is shifted, and perhaps negated."""
+        (name,), shift = op.inputs, self._shift
+        source = next(o for o in self.lowered.ops if o.name == name)
+        if source.kind == "negate":
+            (name,), shift = source.inputs, -shift
+        return shift if name == self.lowered.ops[0].name else 0.0
 
     def set_weights(self, weights: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
         """Sets kernels and biases of the named convolutions, as the lowered operations use them."""
         for op in self.lowered.ops:
             if op.name in weights:
                 kernel, bias = weights[op.name]
-                if self._is_stem(op):
-                    bias = bias + np.float32(self._shift) * kernel.sum(axis=(0, 1, 2))
+                if shift := self._shift_of(op):
+                    bias = bias + np.float32(shift) * kernel.sum(axis=(0, 1, 2))
                 kernel_variable, bias_variable = self._kernel_bias(op)
                 kernel_variable.assign(kernel)
                 bias_variable.assign(bias)
@@ -175,15 +198,15 @@ class Twin:
         for op in self.lowered.ops:
             if op.kind in ("conv", "depthwise"):
                 kernel, bias = (v.numpy() for v in self._kernel_bias(op))
-                if self._is_stem(op):
-                    bias = bias - np.float32(self._shift) * kernel.sum(axis=(0, 1, 2))
+                if shift := self._shift_of(op):
+                    bias = bias - np.float32(shift) * kernel.sum(axis=(0, 1, 2))
                 found[op.name] = (kernel, bias)
         return found
 
     def round_biases(self) -> None:
-        """Moves every bias to the grid that an integer file has for it: multiples of input scale times kernel scale."""
+        """Moves the biases of what is quantized to an integer file's grid: multiples of input scale times kernel scale."""
         for op in self.lowered.ops:
-            if op.kind not in ("conv", "depthwise"):
+            if not self._has_quantized_kernel(op):
                 continue
             source = next(o for o in self.lowered.ops if o.name == op.inputs[0])
             low, high = (float(self._variables(source)[end].numpy()) for end in ("low", "high"))
@@ -193,13 +216,39 @@ class Twin:
             step = np.maximum((high - low) / 255 * kernel_scale, 1e-30)
             bias.assign(np.rint(bias.numpy() / step) * step)
 
+    def round_kernels(self) -> None:
+        """Moves the kernels of a float form to the values that 8 bits leave of them."""
+        for op in self.lowered.ops:
+            if op.kind in ("conv", "depthwise"):
+                kernel, _ = self._kernel_bias(op)
+                kernel.assign(KernelQuantizer(op.kind == "depthwise")(kernel, False, {}))
+
     def deploy_graph(self) -> DeployGraph:
         """The deploy form with this twin's weights."""
         return self.lowered.with_weights(self.weights())
 
+    def trainable_variables(self, frozen: Collection[str]) -> list[Any]:
+        """What fine-tuning may change: weights and ranges, without the weights of the operations named in `frozen`."""
+        held = {id(variable) for op in self.lowered.ops
+                if op.kind in ("conv", "depthwise") and op.source in frozen for variable in self._kernel_bias(op)}
+        return [variable for variable in self.model.trainable_variables if id(variable) not in held]
+
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits float32 (n, classes) of pixels (n, height, width, 3) in 0..255."""
         return np.asarray(self.model(input_units(self.lowered.deploy, pixels), training=False), np.float32)
+
+    def tensors(self, names: Sequence[str], inputs: np.ndarray) -> list[np.ndarray]:
+        """The outputs of some operations, in the lowered network's units, for inputs in input units."""
+        if self._probe is None or self._probe[0] != tuple(names):
+            outputs = [self.model.get_layer(self._layers[name]).output for name in names]
+            self._probe = tuple(names), tf_keras.Model(self.model.input, outputs)
+        found = self._probe[1](inputs, training=False)
+        return [np.asarray(tensor) for tensor in (found if isinstance(found, list) else [found])]
+
+    def apply(self, op: LoweredOp, inputs: Sequence[np.ndarray]) -> np.ndarray:
+        """One operation alone, on inputs in the lowered network's units."""
+        layer = self.model.get_layer(self._layers[op.name])
+        return np.asarray(layer(inputs[0] if len(inputs) == 1 else list(inputs), training=False))
 
 
 class _NoLayoutTransform(quantize_layout_transform.QuantizeLayoutTransform):

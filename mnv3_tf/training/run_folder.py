@@ -1,19 +1,15 @@
 """The folder that a training or quantization run leaves behind, and the names of the files in it."""
 
-import platform
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from mnv3_tf.config import Config, load_config, save_config
 from mnv3_tf.data import Preprocessing, read_labels, write_labels
 from mnv3_tf.errors import InputError
-from mnv3_tf.files import read_json, sha256, write_json
+from mnv3_tf.files import write_json
 from mnv3_tf.metrics import Scores
-
-_PACKAGES = ("tensorflow", "keras", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert", "jax", "numpy", "Pillow")
+from mnv3_tf.run_card import make_card
 
 
 @dataclass(frozen=True)
@@ -35,6 +31,11 @@ class RunFolder:
     def quantized(self) -> Path:
         """The fake-quantized network of a quantized run."""
         return self.path / "quantized.npz"
+
+    @property
+    def calibration(self) -> Path:
+        """What calibrated a quantized run."""
+        return self.path / "calibration.json"
 
     @property
     def state(self) -> Path:
@@ -81,10 +82,9 @@ class RunFolder:
                 for split, values in scores.items()}
 
     def write_card(self, **facts: Any) -> None:
-        """Adds facts to the card; a key given again replaces the earlier one."""
-        card = read_json(self.card) if self.card.exists() else {}
-        card.update({"written": datetime.now(UTC).isoformat(timespec="seconds"), "versions": library_versions()}, **facts)
-        write_json(self.card, card)
+        """Writes the card of the finished run, from `facts` (see :func:`make_card`) and from what lies in the folder."""
+        own = (self.model, self.quantized, self.path / "labels.txt", self.path / "preprocessing.json")
+        write_json(self.card, make_card(self.path, [file for file in own if file.exists()], **facts))
 
 
 def open_run(path: str | Path) -> RunFolder:
@@ -108,22 +108,3 @@ def contract_from(config: Config) -> Preprocessing:
     height, width = config.data.height_width
     return Preprocessing(height=height, width=width, resize=config.data.resize, crop_fraction=config.data.crop_fraction,
                          interpolation=config.data.interpolation)
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide the numbers, of those installed."""
-    versions = {"python": platform.python_version(), "mnv3-tf": _version("mnv3-tf") or "source"}
-    versions.update({name: version for name in _PACKAGES if (version := _version(name))})
-    return versions
-
-
-def fingerprint(path: Path) -> dict[str, str]:
-    """Name and SHA-256 of an artefact, for the card of what is made from it."""
-    return {"file": path.name, "sha256": sha256(path)}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -19,6 +19,7 @@ from mnv3_tf.keras_model import batch_logits, load_keras, save_keras
 from mnv3_tf.metrics import Scores, score
 from mnv3_tf.network import MobileNetV3
 from mnv3_tf.progress import Advance, Progress
+from mnv3_tf.run_card import data_facts
 from mnv3_tf.spec import read_block_table
 from mnv3_tf.training.batches import Batch, ContractPictures, TrainingBatches
 from mnv3_tf.training.checking import check_pictures
@@ -55,7 +56,7 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
     run.path.mkdir(parents=True, exist_ok=True)
     write_json(run.path / "scan.json", report.to_dict())
     run.write_head(config, contract_from(config), dataset.class_names)
-    return _Training(dataset, config, run, progress).run()
+    return _Training(dataset, data_facts(dataset, report), config, run, progress).run()
 
 
 def _check_folder(run: RunFolder, config: Config, resume: bool, progress: Progress) -> None:
@@ -77,8 +78,8 @@ def _check_folder(run: RunFolder, config: Config, resume: bool, progress: Progre
 class _Training:
     """One sitting of a run."""
 
-    def __init__(self, dataset: PictureDataset, config: Config, run: RunFolder, progress: Progress):
-        self.config, self.run_folder, self.progress, self.dataset = config, run, progress, dataset
+    def __init__(self, dataset: PictureDataset, data: dict[str, Any], config: Config, run: RunFolder, progress: Progress):
+        self.config, self.run_folder, self.progress, self.dataset, self.data = config, run, progress, dataset, data
         self.contract: Preprocessing = run.contract()
         classes = len(dataset.class_names)
         samples = dataset.split("train")
@@ -210,8 +211,8 @@ class _Training:
         run.write_card(
             kind="float run", config=self.config.to_dict(), classes=list(self.dataset.class_names),
             preprocessing=self.contract.fingerprint(), notes=list(self.choices.notes), best=counters.best,
-            pictures_per_second=round(rate, 1), seconds=round(counters.seconds, 1), seed=self.config.train.seed,
-            metrics=run.write_scores(scores))
+            pictures_per_second=round(rate, 1), seconds=round(counters.seconds, 1), seeds={"train": self.config.train.seed},
+            data=self.data, metrics=run.write_scores(scores))
         for split, values in scores.items():
             self.progress.say(f"{split} top-1 {values.top1:.4f} on {values.samples} pictures "
                               f"(epoch {counters.best['epoch']}, {counters.best['which']} weights, {rate:.0f} pictures/s)")

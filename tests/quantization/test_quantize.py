@@ -210,3 +210,30 @@ def test_interrupted_fine_tuning_keeps_the_best_epoch(float_run: Path, pictures:
         quantize(float_run, open_dataset(pictures), config, tmp_path / "out", progress=StopInSecondEpoch())
     graph, ranges = load_graph(RunFolder(tmp_path / "out").quantized)
     assert graph.classes == 3 and "stem_conv" in ranges
+
+
+def test_frozen_layers_keep_their_weights_bit_by_bit(float_run: Path, pictures: Path, tiny_config: Config, tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    import dataclasses
+
+    from mnv3_tf.keras_model import load_keras
+
+    config = dataclasses.replace(tiny_config, quantize=dataclasses.replace(tiny_config.quantize, epochs=1, freeze="block_08"))
+
+    def keep(self, *_, **__) -> None:
+        self.kept = self.twin.deploy_graph(), self.twin.ranges()
+
+    monkeypatch.setattr(quantize_module._Quantization, "_judge", keep)  # the last epoch, be it good or bad
+    run = quantize(float_run, open_dataset(pictures), config, tmp_path / "q", progress=Silent())
+    before, (after, _) = trace(load_keras(RunFolder(float_run).model)), load_graph(run.quantized)
+    frozen = quantize_module.frozen_layers(before, "block_08")
+    changed = {op.name: not np.array_equal(op.kernel, after[op.name].kernel) for op in before.ops if op.kernel is not None}
+    assert {name for name, differs in changed.items() if differs} == {name for name in changed if name not in frozen}
+    assert "block_08_project" in frozen and "block_09_expand" not in frozen and "stem_conv" in frozen
+
+
+def test_an_unknown_block_to_freeze_is_named(random_graph) -> None:
+    with pytest.raises(InputError, match=r"quantize.freeze is 'blok_08'.*did you mean 'block_08'"):
+        quantize_module.frozen_layers(random_graph, "blok_08")
+    assert quantize_module.frozen_layers(random_graph, None) == frozenset()
+    assert quantize_module.frozen_layers(random_graph, "stem") < quantize_module.frozen_layers(random_graph, "block_01")

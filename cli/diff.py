@@ -1,0 +1,25 @@
+"""`mnv3 diff`."""
+
+import click
+
+from mnv3_tf.cli.options import json_option, print_json, quiet_libraries
+
+
+@click.command()
+@click.argument("a", type=click.Path())
+@click.argument("b", type=click.Path())
+@json_option
+def diff(a: str, b: str, as_json: bool) -> None:
+    """Says in words what differs between A and B: run folders, .keras or .tflite files, of any two kinds.
+
+    The exit code is 0 whether or not they differ.
+    """
+    if not (a.endswith(".tflite") and b.endswith(".tflite")):
+        quiet_libraries()
+    from mnv3_tf.export.differences import compare
+
+    found = compare(a, b)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    click.echo("\n".join(found.lines()))

@@ -1,0 +1,100 @@
+"""`mnv3 sensitivity`."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from mnv3_tf.cli.options import Terminal, data_option, json_option, print_json, quiet_libraries
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mnv3_tf.export.mixed import Analysis, Cost
+
+
+@click.command()
+@click.argument("qrun", type=click.Path())
+@data_option
+@click.option("--out", required=True, type=click.Path(), metavar="DIR",
+              help="Folder to write: the analysis, and the mixed run where blocks are left float.")
+@click.option("--against", type=click.Path(), metavar="RUN", help="The float run; found through the run card where not given.")
+@click.option("--budget", type=click.FloatRange(min=0, max=100), default=0.5, show_default=True, metavar="POINTS",
+              help="Largest loss of validation top-1 against the float run, in points.")
+@click.option("--agreement", type=click.FloatRange(min=0, max=1), metavar="SHARE",
+              help="Also ask for so many answers equal to the float run's, in 0..1.")
+@click.option("--blocks", type=click.IntRange(min=1), metavar="N", help="Leave N blocks float, whatever the budget.")
+@click.option("--float-blocks", metavar="NAMES", help="Leave these blocks float, such as stem,block_04, whatever the budget.")
+@json_option
+def sensitivity(qrun: str, data: str, out: str, against: str | None, budget: float, agreement: float | None,
+                blocks: int | None, float_blocks: str | None, as_json: bool) -> None:
+    """Says which blocks of the quantized run QRUN lose accuracy, and leaves the fewest float that meet a budget.
+
+    Every block is quantized alone, and left float alone, on the validation pictures. Where 8 bits throughout are beyond the
+    budget, blocks are left float one after another until it is met; DIR is then a quantized run that `mnv3 convert` takes, and
+    its latency is measured beside int8 and float32. Exit code 3 where no choice of blocks meets the budget.
+    """
+    quiet_libraries()
+    from mnv3_tf.export.mixed import analyse_run
+
+    names = None if float_blocks is None else [name.strip() for name in float_blocks.split(",") if name.strip()]
+    result = analyse_run(qrun, data, out, against=against, budget=budget, agreement=agreement, float_blocks=names, blocks=blocks,
+                         progress=Terminal())
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        _print(result, out)
+    if result.refused or not (result.recipe.meets or result.recipe.asked):
+        raise SystemExit(3)
+
+
+def _print(result: "Analysis", out: str) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)
+    console.print(_blocks(result))
+    if result.cost:
+        console.print(_costs(result.cost))
+        for row in result.cost.ratios:
+            console.print(f"{row.file} takes {row.ratio:.2f} times as long as {row.baseline} (95% interval {row.low:.2f} to "
+                          f"{row.high:.2f}).", markup=False, soft_wrap=True)
+    for line in result.remarks():
+        console.print(f"{line[0].upper()}{line[1:]}.", markup=False, soft_wrap=True)
+    console.print(f"Written: {out}/sensitivity.json, {out}/sensitivity.png"
+                  + (f" and a quantized run. Next: mnv3 convert {out} --out {out}.tflite" if result.run else "."),
+                  markup=False, soft_wrap=True)
+
+
+def _blocks(result: "Analysis") -> "Table":
+    from rich.table import Table
+
+    found = result.sensitivity
+    table = Table("rank", "block", "divergence alone", "agreement", "top-1", "gain when float", "int8 bytes", "float bytes",
+                  title="divergence from the float model in nats; a block alone in 8 bits, and what leaving it float takes away",
+                  title_justify="left")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for rank, row in enumerate(found.blocks, 1):
+        chosen = row.block in result.recipe.float_blocks
+        table.add_row(str(rank), f"{row.block}{' (left float)' if chosen else ''}", f"{row.alone.divergence:.5f}",
+                      f"{row.alone.agreement:.1%}", f"{row.alone.top1:.4f}", f"{row.gain:+.5f}", f"{row.int8_bytes:,}",
+                      f"{row.float_bytes:,}", style="bold" if chosen else "")
+    table.add_section()
+    for name, answers in (("no block in 8 bits", found.unquantized), ("all blocks in 8 bits", found.quantized),
+                          ("this recipe", result.recipe.answers)):
+        table.add_row("", name, f"{answers.divergence:.5f}", f"{answers.agreement:.1%}", f"{answers.top1:.4f}", "", "", "")
+    table.add_row("", "float model", "", "", f"{found.float_top1:.4f}", "", "", "")
+    return table
+
+
+def _costs(cost: "Cost") -> "Table":
+    from rich.table import Table
+
+    table = Table("file", "median ms", "MB", "XNNPACK partitions", title=f"measured in turns, one thread, {cost.machine}",
+                  title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for file in cost.files:
+        table.add_row(file.name, f"{file.median_ms:.3f}", f"{file.size_bytes / 1e6:.2f}", str(file.partitions))
+    return table

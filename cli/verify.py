@@ -1,0 +1,116 @@
+"""`mnv3 verify`."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mnv3_tf.cli.options import Terminal, config_options, data_option, json_option, print_json, quiet_libraries
+
+if TYPE_CHECKING:
+    from mnv3_tf.export.verify import Verification
+
+# Layers that are printed; the report has all.
+_SHOWN = 8
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@data_option
+@click.option("--against", type=click.Path(), metavar="RUN", help="The float run; found through the run cards where not given.")
+@click.option("--quantized", type=click.Path(), metavar="QRUN",
+              help="The quantized run that a .tflite was converted from; found through its card where not given.")
+@click.option("--split", type=click.Choice(["test", "val", "train", "all"]),
+              help="Part of the data; test where there is one, else val.")
+@click.option("--report", type=click.Path(file_okay=False), metavar="DIR",
+              help="Also write an offline HTML page (index.html) and everything as JSON there.")
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Of the TFLite runtime.")
+@config_options
+@json_option
+def verify(model: str, data: str, against: str | None, quantized: str | None, split: str | None, report: str | None,
+           threads: int, config_path: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Proves that MODEL (a .tflite file or a quantized run) answers as its float model does, or says what broke it.
+
+    The same pictures go through float Keras, the deploy form, fake-quantized Keras, TFLite on the reference kernels, and TFLite
+    with XNNPACK. Every tensor of the file is compared with the float model's. The limits are settings (verify.*). Exit code 3
+    where something does not hold.
+    """
+    quiet_libraries()
+    from mnv3_tf.config import load_config
+    from mnv3_tf.export.verify import open_chain
+    from mnv3_tf.export.verify import verify as run_verification
+
+    chain = open_chain(model, against=against, quantized=quantized)
+    limits = load_config(config_path, overrides, base=chain.float_run.config()).verify
+    result = run_verification(chain, data, split=split, limits=limits, threads=threads, progress=Terminal())
+    if report:
+        from mnv3_tf.export.verify.report import write_report
+
+        page = write_report(result, report)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        _print(result)
+        if report:
+            click.echo(f"Report: {page}")
+    if not result.passed:
+        raise SystemExit(3)
+
+
+def _print(result: "Verification") -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)
+    console.print(_ladder(result))
+    if result.layers.layers:
+        console.print(_layers(result))
+    for finding in result.findings:
+        style = "red" if finding.broken else "yellow"
+        console.print(f"{finding.kind}, {finding.where} ({finding.rung}): {finding.text}.", style=style, markup=False,
+                      soft_wrap=True)
+    for rung in result.rungs:
+        for check in rung.checks:
+            if not check.passed:
+                console.print(f"{rung.name}: {check.text}.", style="red", markup=False, soft_wrap=True)
+    for note in result.notes:
+        console.print(f"Note: {note}.", markup=False, soft_wrap=True)
+    console.print(result.verdict(), style="green" if result.passed else "bold red", markup=False, soft_wrap=True)
+
+
+def _ladder(result: "Verification") -> Any:
+    from rich.table import Table
+
+    table = Table("rung", "", "top-1 (95% interval)", "same answers as", "as float", "mean", "largest",
+                  title=f"differences of a logit in steps of {result.step:.3g}", title_justify="left")
+    broken = result.broken_rungs()
+    for rung in result.rungs:
+        if rung.scores is None:
+            table.add_row(rung.name, "absent", rung.absent, "", "", "", "", style="dim")
+            continue
+        scores, previous, to_float = rung.scores, rung.previous, rung.to_float
+        state = "broken" if rung.name in broken else "holds"
+        table.add_row(rung.name, state, f"{scores.top1:.4f} ({scores.top1_low:.3f} to {scores.top1_high:.3f})",
+                      f"{previous.agreement:.2%} {previous.against}{_ties(previous.ties)}" if previous else "",
+                      f"{to_float.agreement:.2%}" if to_float else "", f"{previous.mean_steps:.3f}" if previous else "",
+                      f"{previous.largest_steps:.2f}" if previous else "", style="red" if state == "broken" else "")
+    return table
+
+
+def _ties(count: int) -> str:
+    return f" ({count} tie{'s' if count != 1 else ''})" if count else ""
+
+
+def _layers(result: "Verification") -> Any:
+    from rich.table import Table
+
+    from mnv3_tf.export.verify.layers import decibels
+    from mnv3_tf.network import display_name
+
+    table = Table("tensor", "signal to noise", "of it alone", "range", "seen", "cut off",
+                  title=f"worst tensors against the float model, on {result.layers.pictures} pictures", title_justify="left")
+    for layer in result.layers.worst_first()[:_SHOWN]:
+        span = f"{layer.low:.3g} to {layer.high:.3g}" if layer.low is not None else "float"
+        table.add_row(display_name(layer.name), decibels(layer.sqnr_db), decibels(layer.own_sqnr_db), span,
+                      f"{layer.seen_low:.3g} to {layer.seen_high:.3g}", f"{layer.saturated:.2%}")
+    return table

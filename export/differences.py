@@ -1,0 +1,299 @@
+"""What differs between two artefacts of the kit, in words."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mnv3_tf.config import Config, differences
+from mnv3_tf.data import Preprocessing, read_labels
+from mnv3_tf.errors import InputError
+from mnv3_tf.export.tflite_file import sidecar
+from mnv3_tf.files import sha256
+from mnv3_tf.run_card import read_card
+from mnv3_tf.training.run_folder import RunFolder, open_run
+
+Kind = Literal["float run", "quantized run", ".keras file", ".tflite file"]
+
+# Sentences of a group that are shown; all of them are kept.
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One side of a comparison; what is not there is None.
+
+    Attributes:
+        path: as it was given.
+        kind: of artefact.
+        weights: the file that holds them.
+        card: empty where there is none.
+        labels, contract, config: what lies in the run folder, or beside the file.
+    """
+
+    path: Path
+    kind: Kind
+    weights: Path
+    card: Mapping[str, Any]
+    labels: tuple[str, ...] | None
+    contract: Preprocessing | None
+    config: Config | None
+
+    @property
+    def is_tflite(self) -> bool:
+        """Whether this is a `.tflite` file."""
+        return self.kind == ".tflite file"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sentences about one subject, the most important first."""
+
+    heading: str
+    sentences: tuple[str, ...]
+
+
+@dataclass
+class Differences:
+    """What differs between A and B.
+
+    Attributes:
+        a, b: what was compared.
+        relations: how the two are related, such as "B was quantized from A"; no differences.
+        groups: the differences, the most important first; none where all is identical.
+        compared: the subjects that both have.
+        not_compared: the others, with the reason.
+    """
+
+    a: Artefact
+    b: Artefact
+    relations: list[str] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
+    compared: list[str] = field(default_factory=list)
+    not_compared: list[str] = field(default_factory=list)
+
+    @property
+    def identical(self) -> bool:
+        """Whether nothing that was compared differs."""
+        return not self.groups
+
+    def add(self, subject: str, sentences: Iterable[str]) -> None:
+        """Notes that a subject was compared, and what differs in it."""
+        self.compared.append(subject)
+        found = tuple(sentences)
+        if found:
+            self.groups.append(Group(subject[0].upper() + subject[1:], found))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, with every sentence."""
+        return {**{side: {"path": str(one.path), "kind": one.kind} for side, one in (("a", self.a), ("b", self.b))},
+                "identical": self.identical, "relations": self.relations,
+                "groups": [{"heading": group.heading, "sentences": list(group.sentences)} for group in self.groups],
+                "compared": self.compared, "not_compared": self.not_compared}
+
+    def lines(self, shown: int = SHOWN) -> list[str]:
+        """The comparison as text; at most `shown` sentences a group."""
+        lines = [f"A: {self.a.path} ({self.a.kind})", f"B: {self.b.path} ({self.b.kind})", *self.relations]
+        for group in self.groups:
+            lines += ["", group.heading, *(f"  {sentence}" for sentence in group.sentences[:shown])]
+            if len(group.sentences) > shown:
+                lines.append(f"  ... and {len(group.sentences) - shown} more")
+        equal = [name for name in self.compared if name[0].upper() + name[1:] not in {group.heading for group in self.groups}]
+        everything = f"A and B are identical in everything compared: {', '.join(self.compared)}."
+        lines += ["", everything if self.identical else f"Equal: {', '.join(equal) or 'nothing of what was compared'}."]
+        return lines + [f"Not compared: {reason}." for reason in self.not_compared]
+
+
+def open_artefact(path: str | Path) -> Artefact:
+    """A run folder, `.keras` or `.tflite` file, with what lies beside it.
+
+    Raises:
+        InputError: it is none of these, or what lies beside it is damaged.
+    """
+    path = Path(path)
+    if path.is_dir():
+        run = open_run(path)
+        kind: Kind = "quantized run" if run.is_quantized else "float run"
+        return _beside_run(path, kind, run.quantized if run.is_quantized else run.model, run)
+    if not path.exists():
+        raise InputError(f"{path}: there is no such run folder or file.")
+    if path.suffix == ".keras":
+        return _beside_run(path, ".keras file", path, RunFolder(path.parent))
+    if path.suffix != ".tflite":
+        raise InputError(f"{path}: is no run folder, .keras or .tflite file; only these can be compared.")
+    labels, contract = sidecar(path, "labels.txt"), sidecar(path, "preprocessing.json")
+    return Artefact(path, ".tflite file", path, _card(path), _read(labels, read_labels),
+                    _read(contract, Preprocessing.read), None)
+
+
+def compare(a: str | Path, b: str | Path) -> Differences:
+    """Compares two artefacts in everything that both have.
+
+    Args:
+        a, b: run folders, `.keras` or `.tflite` files, of any two kinds.
+
+    Raises:
+        InputError: one of them cannot be read.
+    """
+    found = Differences(open_artefact(a), open_artefact(b))
+    _compare_kinds(found)
+    _both(found, "class names", found.a.labels, found.b.labels, _class_names)
+    _both(found, "preprocessing", found.a.contract, found.b.contract,
+          lambda old, new: _changed_keys(old.to_dict(), new.to_dict()))
+    _parentage(found)
+    if found.a.is_tflite and found.b.is_tflite:
+        from mnv3_tf.export.differences_tflite import compare_files
+
+        compare_files(found)
+    elif found.a.is_tflite or found.b.is_tflite:
+        found.not_compared.append("weights, for a .tflite file holds them in another form; `mnv3 verify` compares the answers")
+    else:
+        _compare_runs(found)
+    _both(found, "library versions", found.a.card.get("versions"), found.b.card.get("versions"), _changed_keys)
+    return found
+
+
+def _beside_run(path: Path, kind: Kind, weights: Path, run: RunFolder) -> Artefact:
+    config = run.path / "config.yaml"
+    return Artefact(path, kind, weights, _card(weights), _read(run.path / "labels.txt", read_labels),
+                    _read(run.path / "preprocessing.json", Preprocessing.read), run.config() if config.exists() else None)
+
+
+def _card(artefact: Path) -> dict[str, Any]:
+    """An artefact's card without what is not as it should be; empty where there is none."""
+    card = dict(read_card(artefact) or {})
+    for key in ("metrics", "data", "calibration", "versions", "seeds"):
+        if key in card and not isinstance(card[key], Mapping):
+            del card[key]
+    for key, needed in (("metrics", ("top1", "samples", "loss")), ("data", ("fingerprint", "pictures"))):
+        if key in card:
+            card[key] = {split: facts for split, facts in card[key].items()
+                         if isinstance(facts, Mapping) and all(name in facts for name in needed)}
+    return card
+
+
+def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
+    return reader(path) if path.exists() else None
+
+
+def _both(found: Differences, subject: str, a: Any, b: Any, compare_them: Callable[[Any, Any], Iterable[str]]) -> None:
+    """Compares a subject that both artefacts have, or says which lacks it."""
+    lacking = [name for name, value in (("A", a), ("B", b)) if value is None]
+    if lacking:
+        found.not_compared.append(f"{subject}, which {' and '.join(lacking)} {'lacks' if len(lacking) == 1 else 'lack'}")
+    else:
+        found.add(subject, compare_them(a, b))
+
+
+def _compare_kinds(found: Differences) -> None:
+    a, b = found.a, found.b
+    sentences = [f"A is a {a.kind}, B is a {b.kind}"] if a.kind != b.kind else []
+    for key in ("method", "format", "io", "lowering", "float_blocks"):
+        old, new = a.card.get(key), b.card.get(key)
+        if a.kind == b.kind and old != new:
+            sentences.append(f"{key.replace('_', ' ')}: {_text(old)} -> {_text(new)}")
+    found.add("kind", sentences)
+
+
+def _class_names(old: tuple[str, ...], new: tuple[str, ...]) -> list[str]:
+    gone, come = [name for name in old if name not in new], [name for name in new if name not in old]
+    sentences = [f"{name!r} is only in A" for name in gone] + [f"{name!r} is only in B" for name in come]
+    before, after = [name for name in old if name in new], [name for name in new if name in old]
+    if before != after:
+        at = next(index for index, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1])
+        sentences.insert(0, f"the order differs: output {old.index(before[at])} of A is {before[at]!r}, which is output "
+                         f"{new.index(before[at])} of B")
+    return sentences
+
+
+def _changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [f"{key}: {_text(old.get(key))} -> {_text(new.get(key))}" for key in dict.fromkeys([*old, *new])
+            if old.get(key) != new.get(key)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def _ancestry(artefact: Artefact) -> list[tuple[str, str, str]]:
+    """(SHA-256 of the weights, how the artefact was made from it, its name), from the artefact upwards."""
+    card = artefact.card
+    verb = "was converted from" if artefact.is_tflite else "was quantized from"
+    line = [(sha256(artefact.weights), "is", str(artefact.path))]
+    steps = [(card.get("quantized_parent"), "was made, with blocks left float, from"), (card.get("parent"), verb)]
+    above = card["parent"].get("parent") if isinstance(card.get("parent"), Mapping) else None
+    steps.append((above, "was converted from a quantized run of"))
+    for entry, how in steps:
+        if isinstance(entry, Mapping) and isinstance(entry.get("sha256"), str):
+            line.append((entry["sha256"], how, str(Path(entry.get("run", ""), str(entry.get("file"))))))
+    return line
+
+
+def _parentage(found: Differences) -> None:
+    """How the two are related; a difference where they come from different parents."""
+    ours, theirs = _ancestry(found.a), _ancestry(found.b)
+    if len(ours) > 1 or len(theirs) > 1:
+        for name, other, line, of in (("A", "B", ours, theirs[0]), ("B", "A", theirs, ours[0])):
+            how = next((how for digest, how, _ in line[1:] if digest == of[0]), None)
+            if how:
+                found.relations.append(f"{name} {how} {other}.")
+                return
+    shared = next((place for digest, _, place in ours[1:] if digest in {step[0] for step in theirs[1:]}), None)
+    if shared:
+        found.relations.append(f"Both come from {shared}.")
+    if len(ours) > 1 and len(theirs) > 1 and (found.a.kind == found.b.kind or not shared):
+        (mine, how, place), (other, other_how, other_place) = ours[1], theirs[1]
+        found.add("parentage", [] if mine == other else [f"A {how} {place} (SHA-256 {mine[:12]}...), B {other_how} {other_place} "
+                                                         f"({other[:12]}...)"])
+    elif not shared and found.a.kind != found.b.kind:
+        found.not_compared.append("parentage, for the cards do not say how the two are related")
+
+
+def _compare_runs(found: Differences) -> None:
+    """What only runs and `.keras` files have: scores, pictures, networks and settings."""
+    from mnv3_tf.export.differences_network import compare_networks
+
+    a, b = found.a.card, found.b.card
+    _both(found, "metrics", a.get("metrics"), b.get("metrics"), lambda old, new: _metrics(old, new, _data(a), _data(b)))
+    _both(found, "pictures", a.get("data"), b.get("data"), _pictures)
+    if found.a.kind == found.b.kind == "quantized run":
+        _both(found, "calibration pictures", a.get("calibration"), b.get("calibration"),
+              lambda old, new: _pictures({"calibration": old}, {"calibration": new}))
+    compare_networks(found)
+    _both(found, "configuration", found.a.config, found.b.config, differences)
+    _both(found, "seeds", a.get("seeds"), b.get("seeds"), _changed_keys)
+
+
+def _data(card: Mapping[str, Any]) -> dict[str, Any]:
+    return {split: facts.get("fingerprint") for split, facts in card.get("data", {}).items()}
+
+
+def _metrics(old: Mapping[str, Any], new: Mapping[str, Any], old_data: dict[str, Any], new_data: dict[str, Any]) -> list[str]:
+    sentences = []
+    for split in dict.fromkeys([*old, *new]):
+        before, after = old.get(split), new.get(split)
+        if before is None or after is None:
+            sentences.append(f"{split}: scored only in {'A' if after is None else 'B'}")
+        elif before != after:
+            same = before["samples"] == after["samples"] and old_data.get(split) == new_data.get(split)
+            pictures = f"on {after['samples']} pictures" if same else (
+                f"on other pictures ({before['samples']} in A, {after['samples']} in B), so the two cannot be compared")
+            sentences.append(f"{split}: top-1 {before['top1']:.4f} -> {after['top1']:.4f} "
+                             f"({100 * (after['top1'] - before['top1']):+.2f} points), loss {before['loss']:.4f} -> "
+                             f"{after['loss']:.4f}, {pictures}")
+    return sentences
+
+
+def _pictures(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    sentences: list[str] = []
+    for split in dict.fromkeys([*old, *new]):
+        before, after = old.get(split), new.get(split)
+        if before is None or after is None:
+            there: Any = before if after is None else after
+            sentences.append(f"{split}: only in {'A' if after is None else 'B'} ({there['pictures']} pictures)")
+        elif before["fingerprint"] != after["fingerprint"]:
+            sentences.append(f"{split}: other pictures or class names ({before['pictures']} pictures in A, "
+                             f"{after['pictures']} in B)")
+    return sentences

@@ -1,0 +1,9 @@
+"""Proof that float Keras, quantized Keras and TFLite agree, or the step at which they stop agreeing."""
+
+from mnv3_tf.export.verify.chain import Chain, open_chain
+from mnv3_tf.export.verify.findings import Finding
+from mnv3_tf.export.verify.ladder import Check, Comparison, Rung
+from mnv3_tf.export.verify.layers import Layer, LayerTable
+from mnv3_tf.export.verify.run import Verification, verify
+
+__all__ = ["Chain", "Check", "Comparison", "Finding", "Layer", "LayerTable", "Rung", "Verification", "open_chain", "verify"]

@@ -1,0 +1,202 @@
+"""The parity ladder: the same pictures through every form of the network, each compared with the one before."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mnv3_tf.config import VerifyConfig
+from mnv3_tf.metrics import Scores, score
+
+FLOAT = "float Keras"
+DEPLOY = "deploy form"
+FAKE_QUANTIZED = "fake-quantized Keras"
+REFERENCE = "TFLite, reference kernels"
+XNNPACK = "TFLite, XNNPACK"
+RUNGS = (FLOAT, DEPLOY, FAKE_QUANTIZED, REFERENCE, XNNPACK)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One limit and what was found.
+
+    Attributes:
+        setting: the key that sets the limit, such as "verify.agreement".
+        passed: whether it holds.
+        text: value and limit in words.
+    """
+
+    setting: str
+    passed: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The logits of one rung beside those of another, on the same pictures.
+
+    Attributes:
+        against: the other rung.
+        agreement: share of pictures with the same best class, in 0..1.
+        disagreements: pictures with another best class.
+        ties: of these, pictures whose two best classes lie too close together on the other rung to call it another answer.
+        mean_steps, largest_steps: difference of a logit in steps of the 8-bit output.
+        share_of_range: the largest difference of a logit as a share of the other rung's logits' range.
+    """
+
+    against: str
+    agreement: float
+    disagreements: int
+    ties: int
+    mean_steps: float
+    largest_steps: float
+    share_of_range: float
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One form of the network.
+
+    Attributes:
+        name: one of :data:`RUNGS`.
+        source: the file that it was made from.
+        scores: accuracy on the pictures, None where the rung is absent.
+        previous: comparison with the rung before (of both TFLite rungs: with the fake-quantized network, where there is one);
+            None on the first and where absent.
+        to_float: comparison with the first.
+        checks: what decided.
+        absent: why there is no such rung, or "".
+    """
+
+    name: str
+    source: str
+    scores: Scores | None
+    previous: Comparison | None = None
+    to_float: Comparison | None = None
+    checks: tuple[Check, ...] = ()
+    absent: str = ""
+
+    @property
+    def status(self) -> str:
+        """ "holds", "broken" or "absent"."""
+        if self.absent:
+            return "absent"
+        return "holds" if all(check.passed for check in self.checks) else "broken"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        plain = asdict(self)
+        plain["scores"] = self.scores.to_dict() if self.scores else None
+        return {**plain, "status": self.status}
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of the network and its answers: what a rung is made of.
+
+    Attributes:
+        name: one of :data:`RUNGS`.
+        source: the file.
+        logits: float (n, classes), None where the form is absent.
+        quantized: whether it computes in 8 bits.
+        absent: why it is absent.
+        checks: already made, of things that logits do not show.
+    """
+
+    name: str
+    source: str
+    logits: np.ndarray | None
+    quantized: bool = False
+    absent: str = ""
+    checks: tuple[Check, ...] = ()
+
+
+def compare(own: np.ndarray, other: np.ndarray, against: str, step: float, tie_steps: float) -> Comparison:
+    """Compares logits.
+
+    Args:
+        own, other: float (n, classes).
+        against: the other's name.
+        step: of the 8-bit output, in logits.
+        tie_steps: see :class:`mnv3_tf.config.VerifyConfig`.
+    """
+    other = np.asarray(other, np.float64)
+    difference = np.abs(np.asarray(own, np.float64) - other)
+    differs = own.argmax(axis=1) != other.argmax(axis=1)
+    best = np.sort(other, axis=1)
+    margin = best[:, -1] - best[:, -2] if other.shape[1] > 1 else np.full(len(other), np.inf)
+    ties = differs & (margin <= tie_steps * step)
+    return Comparison(
+        against=against, agreement=float(1 - differs.mean()), disagreements=int(differs.sum()), ties=int(ties.sum()),
+        mean_steps=float(difference.mean() / step), largest_steps=float(difference.max() / step),
+        share_of_range=float(difference.max() / max(float(np.ptp(other)), 1e-12)))
+
+
+def climb(forms: list[Form], labels: np.ndarray, class_names: tuple[str, ...], step: float,
+          limits: VerifyConfig) -> tuple[Rung, ...]:
+    """Compares every form with the one before it, absent ones left out, and applies the limits.
+
+    Args:
+        forms: in the order of :data:`RUNGS`; the first is present.
+        labels: int (n,).
+        class_names: of the logits.
+        step: of the 8-bit output, in logits.
+        limits: what is allowed.
+    """
+    rungs: list[Rung] = []
+    before: Form | None = None
+    quantized = next((form for form in forms if form.name == FAKE_QUANTIZED and form.logits is not None), None)
+    first = forms[0].logits
+    assert first is not None
+    for form in forms:
+        if form.logits is None:
+            rungs.append(Rung(form.name, form.source, None, absent=form.absent))
+            continue
+        rung = Rung(form.name, form.source, score(form.logits, labels, class_names), checks=form.checks)
+        if form.name == XNNPACK and quantized is not None:
+            before = quantized
+        if before is not None and before.logits is not None:
+            previous = compare(form.logits, before.logits, before.name, step, limits.tie_steps)
+            to_float = compare(form.logits, first, forms[0].name, step, limits.tie_steps)
+            rung = replace(rung, previous=previous, to_float=to_float)
+            rung = replace(rung, checks=(*_checks(rung, form, before, rungs[0], limits), *form.checks))
+        rungs.append(rung)
+        before = form
+    return tuple(rungs)
+
+
+def _checks(rung: Rung, form: Form, before: Form, first: Rung, limits: VerifyConfig) -> list[Check]:
+    assert rung.previous is not None and rung.to_float is not None and rung.scores is not None and first.scores is not None
+    total = rung.scores.samples
+    if form.quantized and not before.quantized:
+        lost = round((first.scores.top1 - rung.scores.top1) * total)
+        return [_pictures("verify.accuracy_drop", lost, limits.accuracy_drop, total,
+                          f"it loses {max(lost, 0)} of {total} right answers against {first.name}"),
+                _agreement("verify.quantized_agreement", rung.to_float, limits.quantized_agreement, total)]
+    checks = [_agreement("verify.agreement", rung.previous, limits.agreement, total)]
+    if form.name == DEPLOY:
+        share = rung.previous.share_of_range
+        checks.append(Check("verify.deploy_difference", share <= limits.deploy_difference,
+                            f"the largest difference of a logit is {share:.1e} of the logits' range; allowed is "
+                            f"{limits.deploy_difference:g} (deploy_difference)"))
+    else:
+        mean = rung.previous.mean_steps
+        setting, limit = ("reference_steps", limits.reference_steps) if form.name == REFERENCE else \
+            ("mean_steps", limits.mean_steps)
+        checks.append(Check(f"verify.{setting}", mean <= limit,
+                            f"a logit differs from {before.name} by {mean:.2f} steps on average; allowed are {limit:g} "
+                            f"({setting})"))
+    return checks
+
+
+def _agreement(setting: str, comparison: Comparison, limit: float, total: int) -> Check:
+    differing = comparison.disagreements - comparison.ties
+    ties = f" ({comparison.ties} more are ties)" if comparison.ties else ""
+    return _pictures(setting, differing, 1 - limit, total,
+                     f"it answers {differing} of {total} pictures otherwise than {comparison.against}{ties}")
+
+
+def _pictures(setting: str, count: int, share: float, total: int, text: str) -> Check:
+    """A limit on a number of pictures; one picture alone never decides."""
+    allowed = max(1, int(share * total + 1e-9))
+    return Check(setting, count <= allowed, f"{text}; allowed are {allowed} ({setting.partition('.')[2]})")

@@ -1,0 +1,112 @@
+"""The verification as one page that opens from disk: no script, no font, no picture from anywhere else."""
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnv3_tf.export.tflite_file import bytes_by_dtype, operator_counts
+from mnv3_tf.export.verify.flips import Flip, flips, mcnemar, reliability
+from mnv3_tf.export.verify.ladder import FLOAT, XNNPACK
+from mnv3_tf.export.verify.layers import decibels
+from mnv3_tf.export.verify.plots import convergence_plot, layer_plot, reliability_plot, save_layer_plot
+from mnv3_tf.export.verify.run import Verification
+from mnv3_tf.files import write_json, write_text
+from mnv3_tf.metrics import Scores
+from mnv3_tf.network import display_name
+
+_THUMBNAIL = 176
+# Pictures that the page shows; the JSON has all.
+_SHOWN_FLIPS = 200
+
+
+def write_report(result: Verification, folder: str | Path) -> Path:
+    """Writes `index.html`, `verification.json` and `layers.png` into a folder, replacing those that are there.
+
+    Returns:
+        The page.
+    """
+    folder = Path(folder)
+    labels = np.array([sample.label for sample in result.samples])
+    before, after = result.logits[FLOAT], result.logits[XNNPACK]
+    changed = flips([sample.path for sample in result.samples], labels, before, after, result.labels)
+    write_json(folder / "verification.json", {**result.to_dict(), "flips": [_flip_facts(flip) for flip in changed],
+                                              "mcnemar_p": mcnemar(labels, before, after).p_value})
+    if result.layers.layers:
+        save_layer_plot(folder / "layers.png", result.layers)
+    page = folder / "index.html"
+    write_text(page, _render(result, changed, labels))
+    return page
+
+
+def _flip_facts(flip: Flip) -> dict[str, Any]:
+    return {"file": str(flip.path), "label": flip.label, "before": flip.before, "after": flip.after, "effect": flip.effect,
+            "before_score": flip.before_score, "after_score": flip.after_score}
+
+
+def _render(result: Verification, changed: list[Flip], labels: np.ndarray) -> str:
+    from jinja2 import Environment, PackageLoader, select_autoescape
+
+    environment = Environment(loader=PackageLoader("mnv3_tf.export.verify", "."), autoescape=select_autoescape(["html", "j2"]),
+                              trim_blocks=True, lstrip_blocks=True)
+    before, after = result.logits[FLOAT], result.logits[XNNPACK]
+    scores = {rung.name: rung.scores for rung in result.rungs if rung.scores is not None}
+    first, last = scores[FLOAT], scores[XNNPACK]
+    audit = result.calibration
+    return environment.get_template("report.html.j2").render(
+        result=result, broken=result.broken_rungs(), name=display_name, decibels=decibels,
+        flips=changed[:_SHOWN_FLIPS], total_flips=len(changed),
+        lost=sum(flip.effect == "lost" for flip in changed), gained=sum(flip.effect == "gained" for flip in changed),
+        pictures={flip.path: _thumbnail(flip.path) for flip in changed[:_SHOWN_FLIPS]}, classes=_classes(first, last),
+        confusions=(("float Keras", _shades(first)), ("the file", _shades(last))),
+        mcnemar=mcnemar(labels, before, after),
+        reliability_plot=reliability_plot(reliability(labels, before), reliability(labels, after)),
+        layer_plot=layer_plot(result.layers) if result.layers.layers else "",
+        operators=[(name, dtype, count) for (name, dtype), count in operator_counts(result.file).items()],
+        constants=bytes_by_dtype(result.file), audit=audit, convergence=_convergence(audit))
+
+
+def _convergence(audit: dict[str, Any] | None) -> str:
+    steps = (audit or {}).get("convergence") or []
+    if len(steps) < 2:
+        return ""
+    return convergence_plot([s["pictures"] for s in steps], [s["worst"] for s in steps], [s["median"] for s in steps])
+
+
+@dataclass(frozen=True)
+class _ClassRow:
+    name: str
+    pictures: int
+    before: float | None
+    after: float | None
+
+    @property
+    def change(self) -> float:
+        return (self.after or 0.0) - (self.before or 0.0)
+
+
+def _classes(first: Scores, last: Scores) -> list[_ClassRow]:
+    return [_ClassRow(name, count, recall, now) for (name, count, recall), (_, _, now)
+            in zip(first.per_class, last.per_class, strict=True)]
+
+
+def _shades(scores: Scores) -> list[tuple[str, list[tuple[int, float]]]]:
+    """(label, [(count, share of the row)]) by row."""
+    rows = []
+    for (name, count, _), row in zip(scores.per_class, scores.confusion, strict=True):
+        rows.append((name, [(value, value / count if count else 0.0) for value in row]))
+    return rows
+
+
+def _thumbnail(path: Path) -> str:
+    """A small JPEG of a picture as a data URL."""
+    from mnv3_tf.data import read_picture
+
+    picture = read_picture(path, draft=(_THUMBNAIL, _THUMBNAIL))
+    picture.thumbnail((_THUMBNAIL * 2, _THUMBNAIL * 2))
+    store = io.BytesIO()
+    picture.save(store, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(store.getvalue()).decode()

@@ -1,0 +1,312 @@
+"""`verify`: pictures through every form of the network, every tensor beside the float model's, every claim recomputed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnv3_tf.config import VerifyConfig
+from mnv3_tf.data import PictureDataset, Sample, evaluation_split, open_dataset
+from mnv3_tf.errors import InputError
+from mnv3_tf.export.convert import check_int8, convert_graph, sidecar
+from mnv3_tf.export.runtime import LiteRTModel
+from mnv3_tf.export.tflite_file import FLOAT_TYPES, TfliteFile, parse_tflite, read_tflite_bytes
+from mnv3_tf.export.verify import findings as checks
+from mnv3_tf.export.verify.chain import Chain
+from mnv3_tf.export.verify.findings import Finding
+from mnv3_tf.export.verify.ladder import DEPLOY, FAKE_QUANTIZED, FLOAT, REFERENCE, XNNPACK, Check, Form, Rung, climb
+from mnv3_tf.export.verify.layers import Constants, LayerTable, detect_lowering, examine_layers, place
+from mnv3_tf.export.verify.reference import ReferenceKernels
+from mnv3_tf.files import read_json
+from mnv3_tf.keras_model import batch_logits, load_keras
+from mnv3_tf.progress import Progress
+from mnv3_tf.quantization.graph import DeployGraph, leave_float, trace
+from mnv3_tf.quantization.lowering import lower
+from mnv3_tf.quantization.twin import Twin, input_shift
+from mnv3_tf.training.batches import EVALUATION_BATCH, contract_batches
+from mnv3_tf.training.checking import check_pictures
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was proved, and what was not.
+
+    Attributes:
+        subject: the file or run that was verified.
+        float_run: the run that it was compared with.
+        data, split: the pictures.
+        samples: the pictures that were looked at, in order.
+        labels: class names.
+        rungs: the ladder.
+        findings: faults with a name, the first to look at first.
+        layers: every tensor of the file.
+        step: of the 8-bit output, in logits.
+        limits: what was allowed.
+        logits: rung -> float (n, classes).
+        file: the structure of the `.tflite` file.
+        partitions: XNNPACK partitions of the file on this machine.
+        calibration: what calibrated the quantized run (its calibration.json), None where that is not known.
+        notes: what a reader should know of how it was done.
+    """
+
+    subject: Path
+    float_run: Path
+    data: Path
+    split: str
+    samples: tuple[Sample, ...]
+    labels: tuple[str, ...]
+    rungs: tuple[Rung, ...]
+    findings: tuple[Finding, ...]
+    layers: LayerTable
+    step: float
+    limits: VerifyConfig
+    file: TfliteFile
+    partitions: int
+    calibration: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+    logits: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every rung holds and nothing was found that fails."""
+        return not self.broken_rungs() and not any(finding.broken for finding in self.findings)
+
+    def broken_rungs(self) -> list[str]:
+        """Rungs that do not hold, or that a named fault enters at, in order of the ladder."""
+        faulty = {finding.rung for finding in self.findings if finding.broken}
+        return [rung.name for rung in self.rungs if rung.status == "broken" or rung.name in faulty]
+
+    def verdict(self) -> str:
+        """The result in one sentence."""
+        if self.passed:
+            present = [rung.name for rung in self.rungs if rung.status != "absent"]
+            return f"Every rung holds on {len(self.samples)} pictures: {' → '.join(present)}."
+        where = self.broken_rungs()
+        first = f"The first broken rung is {where[0]}" if where else "The ladder holds, but a claim about the artefacts does not"
+        named = [finding for finding in self.findings if finding.broken]
+        if named:
+            return f"{first}. {named[0].kind.capitalize()}, {named[0].where}: {named[0].text}."
+        failed = next(check for rung in self.rungs for check in rung.checks if not check.passed)
+        return f"{first}: {failed.text}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; logits are left out."""
+        from dataclasses import asdict
+
+        broken = self.broken_rungs()
+        return {"subject": str(self.subject), "float_run": str(self.float_run), "data": str(self.data), "split": self.split,
+                "samples": len(self.samples), "passed": self.passed, "first_broken": broken[0] if broken else None,
+                "verdict": self.verdict(), "step": self.step, "partitions": self.partitions,
+                "rungs": [rung.to_dict() for rung in self.rungs], "findings": [f.to_dict() for f in self.findings],
+                "layers": [layer.to_dict() for layer in self.layers.layers], "layers_refused": self.layers.refused,
+                "limits": asdict(self.limits), "calibration": self.calibration,
+                "notes": list(self.notes)}
+
+
+def verify(chain: Chain, data: str | Path, *, split: str | None = None, limits: VerifyConfig | None = None, threads: int = 2,
+           progress: Progress) -> Verification:
+    """Compares every form of a network on the same pictures.
+
+    Args:
+        chain: what belongs together, from :func:`open_chain`. A quantized run is converted for the purpose, int8 in and out.
+        data: a picture folder, in any layout that training takes.
+        split: "train", "val", "test" or "all"; None: test where there is one, else val.
+        limits: what is allowed; None: the float run's settings.
+        threads: of the TFLite runtime with XNNPACK.
+        progress: told of everything.
+
+    Raises:
+        InputError: something is missing or of the wrong kind.
+        KitError: the file cannot be run.
+    """
+    limits = limits or chain.float_run.config().verify
+    samples, name = _samples(data, split, chain, limits, progress)
+    return _Verification(chain, samples, Path(data), name, limits, threads, progress).run()
+
+
+def _samples(data: str | Path, split: str | None, chain: Chain, limits: VerifyConfig,
+             progress: Progress) -> tuple[tuple[Sample, ...], str]:
+    """At most so many pictures of the split, without broken ones."""
+    config = chain.float_run.config()
+    dataset = open_dataset(data, class_names=chain.labels, validation_fraction=config.data.validation_fraction,
+                           seed=config.train.seed)
+    name = split or evaluation_split(dataset)
+    chosen = tuple(s for part in dataset.splits.values() for s in part) if name == "all" else dataset.split(name)
+    if len(chosen) > limits.pictures:
+        order = np.sort(np.random.default_rng(0).permutation(len(chosen))[:limits.pictures])
+        progress.say(f"{limits.pictures} of the {len(chosen)} pictures of {name} are looked at (verify.pictures)")
+        chosen = tuple(chosen[i] for i in order)
+    cleaned, _ = check_pictures(PictureDataset(dataset.root, dataset.class_names, {name: chosen}, dataset.layout),
+                                strict=False, progress=progress)
+    if not cleaned.split(name):
+        raise InputError(f"{data}: the split {name!r} holds no picture to verify with.")
+    return cleaned.split(name), name
+
+
+class _Verification:
+    """The work, in the order in which it is cheapest: the reference kernels run beside the rest."""
+
+    def __init__(self, chain: Chain, samples: tuple[Sample, ...], data: Path, split: str, limits: VerifyConfig, threads: int,
+                 progress: Progress):
+        self.chain, self.samples, self.data, self.split = chain, samples, data, split
+        self.limits, self.threads, self.progress = limits, threads, progress
+        self.labels = np.array([sample.label for sample in samples])
+        self.notes: list[str] = []
+
+    def run(self) -> Verification:
+        chain, say = self.chain, self.progress
+        with say.task("Reading pictures", len(self.samples)) as advance:
+            self.pixels = self._pixels(advance)
+        content = self._content()
+        file = parse_tflite(content, name=str(chain.subject))
+        with ReferenceKernels(content, self.pixels, str(chain.subject)) as reference:
+            float_graph, forms = self._keras_forms()
+            model = LiteRTModel(content, threads=self.threads)
+            self._check_classes(model)
+            delegated = self._batched("XNNPACK", model.predict)
+            with say.task("Reference kernels", 1) as advance:
+                plain = reference.logits()
+                advance(1, "")
+        int8 = not any(t.dtype in FLOAT_TYPES for t in file.tensors if t.is_constant) or self._is_mixed(file)
+        forms += [Form(REFERENCE, str(chain.subject), plain, int8),
+                  Form(XNNPACK, str(chain.subject), delegated, int8, checks=self._op_gate(content, model, int8))]
+        step = self._step(model, forms)
+        rungs = climb(forms, self.labels, chain.labels, step, self.limits)
+        table, found = self._faults(content, file, float_graph, forms, rungs, int8)
+        return Verification(
+            chain.subject, chain.float_run.path, self.data, self.split, self.samples, chain.labels, rungs,
+            checks.in_order(checks.without_echoes(found)), table, step, self.limits, file, model.partitions,
+            self._calibration(), tuple(self.notes), {form.name: form.logits for form in forms if form.logits is not None})
+
+    def _pixels(self, advance: Callable[[int, str], None]) -> np.ndarray:
+        parts = []
+        done = 0
+        for pixels, _ in contract_batches(self.samples, self.chain.contract):
+            parts.append(pixels)
+            done += len(pixels)
+            advance(done, "")
+        return np.concatenate(parts)
+
+    def _content(self) -> bytes:
+        if self.chain.tflite is not None:
+            return read_tflite_bytes(self.chain.tflite)
+        assert self.chain.graph is not None
+        self.notes.append("the quantized run was converted for this check, int8 in and out")
+        return convert_graph(self.chain.graph, self.chain.ranges, format="int8", io="int8", lowering="xnnpack")
+
+    def _check_classes(self, model: LiteRTModel) -> None:
+        """Refuses a file that cannot be compared at all."""
+        expected = (1, self.chain.contract.height, self.chain.contract.width, 3)
+        classes = int(np.prod(model.output_shape))
+        if model.input_shape != expected:
+            raise InputError(f"{self.chain.subject}: takes {model.input_shape}, and the float run's pictures are {expected}. "
+                             "Give the float run that it was made from with --against.")
+        if classes != len(self.chain.labels):
+            raise InputError(f"{self.chain.subject}: has {classes} outputs, and the float run {len(self.chain.labels)} classes. "
+                             "Give the float run that it was made from with --against.")
+
+    def _batched(self, what: str, forward: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        parts = []
+        with self.progress.task(what, len(self.pixels)) as advance:
+            for start in range(0, len(self.pixels), EVALUATION_BATCH):
+                parts.append(np.asarray(forward(self.pixels[start:start + EVALUATION_BATCH]), np.float32))
+                advance(min(start + EVALUATION_BATCH, len(self.pixels)), "")
+        return np.concatenate(parts)
+
+    def _is_mixed(self, file: TfliteFile) -> bool:
+        """Whether the file is an integer one with blocks left float, as its quantized run has them."""
+        graph = self.chain.graph
+        return graph is not None and bool(graph.float_blocks) and any(
+            tensor.dtype == "int8" and not tensor.is_constant for tensor in file.tensors)
+
+    def _keras_forms(self) -> tuple[DeployGraph, list[Form]]:
+        chain = self.chain
+        model = load_keras(chain.float_run.model)
+        source = str(chain.float_run.model)
+        graph = trace(model)
+        deploy = Twin(lower(graph), exact_input=True)
+        scale, offset = np.float32(graph.scale), np.float32(graph.offset)
+        forms = [Form(FLOAT, source, self._batched("Float Keras", lambda pixels: batch_logits(model, pixels))),
+                 Form(DEPLOY, source, self._batched("Deploy form", lambda pixels: np.asarray(
+                     deploy.model(pixels.astype(np.float32) * scale + offset, training=False))))]
+        if chain.graph is None or chain.quantized_run is None:
+            forms.append(Form(FAKE_QUANTIZED, "", None, absent=chain.missing.get(FAKE_QUANTIZED, "there is no quantized run")))
+            return graph, forms
+        twin = Twin(lower(chain.graph), chain.ranges)
+        forms.append(Form(FAKE_QUANTIZED, str(chain.quantized_run.quantized), self._batched("Fake-quantized Keras", twin.logits),
+                          True))
+        return graph, forms
+
+    def _op_gate(self, content: bytes, model: LiteRTModel, int8: bool) -> tuple[Check, ...]:
+        if not int8:
+            return ()
+        lowering = detect_lowering(parse_tflite(content))
+        problems = check_int8(content, str(self.chain.subject), model, lowering, self.chain.graph)
+        text = "; ".join(problems) or "one clean integer graph in one XNNPACK partition"
+        return (Check("op gate", not problems, text),)
+
+    def _step(self, model: LiteRTModel, forms: list[Form]) -> float:
+        """One step of the 8-bit output, in logits; of a float file, 1/255 of the logits' range."""
+        scale = model.output_quantization[0]
+        if scale > 0:
+            return float(scale)
+        ranges = self.chain.ranges
+        if ranges and self.chain.graph is not None:
+            last = [op for op in self.chain.graph.ops if op.kind == "conv"][-1].name
+            return (ranges[last][1] - ranges[last][0]) / 255
+        assert forms[0].logits is not None
+        return max(float(np.ptp(forms[0].logits)), 1e-6) / 255
+
+    def _faults(self, content: bytes, file: TfliteFile, float_graph: DeployGraph, forms: list[Form],
+                rungs: tuple[Rung, ...], int8: bool) -> tuple[LayerTable, list[Finding]]:
+        chain, limits, own_graph = self.chain, self.limits, self.chain.graph
+        if own_graph is not None:  # a float file has no blocks that are other than the rest
+            own_graph = leave_float(own_graph, own_graph.float_blocks if int8 else ())
+            float_graph = leave_float(float_graph, own_graph.float_blocks)
+        picked = np.unique(np.linspace(0, len(self.pixels) - 1, min(limits.layer_pictures, len(self.pixels))).astype(int))
+        pixels = self.pixels[picked]
+        with self.progress.task("Comparing every tensor", len(pixels)) as advance:
+            table = examine_layers(content, float_graph, own_graph, pixels, lambda done: advance(done, ""))
+        found = checks.order_findings(forms, chain.labels) + checks.constant_findings(forms, self.labels, chain.labels)
+        logits = forms[-1].logits
+        assert logits is not None and rungs[0].scores is not None
+        found += checks.input_findings(table, float_graph, own_graph, pixels, logits[picked])
+        found += checks.data_findings(rungs[0].scores, chain.labels)
+        if table.refused:
+            self.notes.append(f"no tensors are compared: {table.refused}")
+        else:
+            lowering = detect_lowering(file)
+            lowered = lower(float_graph, lowering)
+            made_from = own_graph or (None if int8 else float_graph)
+            own = lower(made_from, lowering) if made_from is not None else None
+            placed = place(file, lowered)
+            assert not isinstance(placed, str)
+            if int8:
+                found += checks.range_findings(table, chain.ranges, limits)
+                found += checks.noise_findings(table, limits)
+            found += checks.kernel_findings(placed, lowered, own, Constants(content, file),
+                                            input_shift(float_graph) if int8 else 0.0)
+        return table, found + self._claims()
+
+    def _calibration(self) -> dict[str, Any] | None:
+        run = self.chain.quantized_run
+        return read_json(run.calibration) if run is not None and run.calibration.exists() else None
+
+    def _claims(self) -> list[Finding]:
+        """What lies beside the file: class names, preprocessing, cards."""
+        chain = self.chain
+        rung = REFERENCE if chain.tflite is not None else FAKE_QUANTIZED
+        labels_file = str(sidecar(chain.tflite, "labels.txt") if chain.tflite else chain.subject / "labels.txt")
+        found = checks.label_findings(chain.labels, chain.own_labels, rung, labels_file)
+        if chain.own_contract is not None and chain.own_contract != chain.contract:
+            ours, theirs = chain.own_contract.to_dict(), chain.contract.to_dict()
+            differing = [f"{key} is {ours[key]!r} instead of {theirs[key]!r}" for key in ours if ours[key] != theirs[key]]
+            found.append(Finding("preprocessing", labels_file.replace("labels.txt", "preprocessing.json"), rung,
+                                 f"prepares pictures otherwise than the float model was trained with: {', '.join(differing)}",
+                                 score=900.0))
+        for line in (self._calibration() or {}).get("remarks", []):
+            found.append(Finding("calibration", str(chain.quantized_run.path if chain.quantized_run else chain.subject),
+                                 FAKE_QUANTIZED, line, broken=line.startswith("calibrated for a smoke test")))
+        return found

@@ -1,0 +1,176 @@
+"""The look at the pictures that calibrate: are they photos, do they cover the classes, are they held out, are they enough?"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnv3_tf.data import PictureDataset, Sample
+from mnv3_tf.data.samples import counted
+from mnv3_tf.errors import InputError
+from mnv3_tf.files import read_bytes
+
+# Neighbours at a sixteenth of the picture's side are alike in a photo (0.5 to 0.9) and not at all in noise.
+_LEAST_LIKENESS = 0.15
+_CONSTANT_DEVIATION = 1.0
+_LEAST_SHARE = 0.5
+# Ranges of half of the pictures should reach this share of the ranges of all.
+_CONVERGED = 0.85
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the calibration pictures look like.
+
+    Attributes:
+        pictures: how many were measured.
+        constant: of these, how many are one colour all over.
+        likeness: median correlation of pixels a sixteenth of the side apart, in -1..1; near 0 for random numbers.
+    """
+
+    pictures: int
+    constant: int
+    likeness: float
+
+    def problem(self) -> str | None:
+        """Why nothing should be calibrated on this, or None."""
+        if self.pictures and self.constant / self.pictures > _LEAST_SHARE:
+            return f"{self.constant} of {self.pictures} pictures are one colour all over"
+        if self.likeness < _LEAST_LIKENESS:
+            return (f"the pictures look like random numbers (neighbouring regions correlate by {self.likeness:.2f}; photos do by "
+                    "0.5 and more)")
+        return None
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far the ranges are after some of the pictures.
+
+    Attributes:
+        pictures: seen so far.
+        worst, median: over all tensors, the span seen so far as a share of the span that all pictures have, in 0..1.
+    """
+
+    pictures: int
+    worst: float
+    median: float
+
+
+@dataclass(frozen=True)
+class CalibrationAudit:
+    """What calibrated a quantized run.
+
+    Attributes:
+        source: the folder of the data set.
+        content: what the pictures look like.
+        classes: class name -> calibration pictures of it.
+        duplicates: groups of pictures with the same content.
+        overlaps: calibration pictures that the validation or test split has too, as "file (split)".
+        convergence: the ranges over the number of pictures.
+        smoke: the user asked for calibration on anything.
+    """
+
+    source: str
+    content: Content
+    classes: dict[str, int]
+    duplicates: tuple[tuple[str, ...], ...]
+    overlaps: tuple[str, ...]
+    convergence: tuple[Step, ...]
+    smoke: bool
+
+    def remarks(self) -> list[str]:
+        """What a person should know, a line each; empty where all is well."""
+        lines = []
+        problem = self.content.problem()
+        if problem:
+            lines.append(f"calibrated for a smoke test only: {problem}")
+        missing = [name for name, count in self.classes.items() if not count]
+        if missing:
+            lines.append(f"no calibration picture of {_few(missing)}: raise quantize.calibration_pictures, or add pictures")
+        if self.duplicates:
+            lines.append(f"{counted(len(self.duplicates), 'calibration picture')} twice or more: "
+                         f"{_few([' = '.join(group) for group in self.duplicates])}")
+        if self.overlaps:
+            lines.append(f"{counted(len(self.overlaps), 'calibration picture')} in a held-out split too: "
+                         f"{_few(list(self.overlaps))}")
+        half = [step for step in self.convergence if step.pictures <= self.content.pictures / 2]
+        if half and half[-1].median < _CONVERGED:
+            lines.append(f"the ranges still grow: half of the pictures reach {half[-1].median:.0%} of the median range; raise "
+                         "quantize.calibration_pictures")
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, the remarks included."""
+        return {**asdict(self), "remarks": self.remarks()}
+
+
+def measure_content(batches: Iterable[np.ndarray]) -> Content:
+    """Looks at pixels uint8 (n, height, width, 3)."""
+    likeness: list[float] = []
+    constant = 0
+    for pixels in batches:
+        grey = pixels.mean(axis=3, dtype=np.float32)
+        constant += int((pixels.reshape(len(pixels), -1, 3).std(axis=1).max(axis=1) < _CONSTANT_DEVIATION).sum())
+        lag = max(2, min(grey.shape[1:]) // 16)
+        across = _correlation(grey[:, :, :-lag], grey[:, :, lag:])
+        down = _correlation(grey[:, :-lag], grey[:, lag:])
+        likeness += ((across + down) / 2).tolist()
+    return Content(len(likeness), constant, float(np.median(likeness)) if likeness else 0.0)
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Of each picture's values with the other's; 1 where one is constant."""
+    a, b = (values.reshape(len(values), -1) for values in (one, other))
+    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    size = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    return np.where(size > 1e-6, (a * b).sum(axis=1) / np.maximum(size, 1e-6), 1.0)
+
+
+def refuse_nonsense(content: Content, source: Path, smoke: bool) -> None:
+    """Refuses random or constant data.
+
+    Raises:
+        InputError: `content` is none to calibrate on, and `smoke` was not asked for.
+    """
+    problem = content.problem()
+    if problem and not smoke:
+        raise InputError(f"{source}: {problem}. Ranges from such data make a wrong int8 network. Calibrate on the pictures that "
+                         "the network is for, or give --smoke where only the tools are to be tried.")
+
+
+def audit(dataset: PictureDataset, samples: Sequence[Sample], content: Content, convergence: tuple[Step, ...],
+          smoke: bool) -> CalibrationAudit:
+    """What can be said of the pictures that calibrate.
+
+    Args:
+        dataset: its other splits are looked through for the same pictures.
+        samples: the pictures that calibrate.
+        content: measured by :func:`measure_content`.
+        convergence: from calibration.
+        smoke: as asked for.
+    """
+    counts = Counter(dataset.class_names[sample.label] for sample in samples)
+    same: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        same[_digest(sample.path)].append(sample)
+    held_out = {_digest(sample.path): (sample, split) for split, others in dataset.splits.items() if split != "train"
+                for sample in others}
+    overlaps = [f"{group[0].path} ({held_out[digest][1]}: {held_out[digest][0].path.name})"
+                for digest, group in same.items() if digest in held_out]
+    return CalibrationAudit(
+        str(dataset.root), content, {name: counts.get(name, 0) for name in dataset.class_names},
+        tuple(tuple(str(sample.path) for sample in group) for group in same.values() if len(group) > 1), tuple(overlaps),
+        convergence, smoke)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(read_bytes(path), digest_size=16).hexdigest()
+
+
+def _few(items: list[str]) -> str:
+    return ", ".join(items[:_SHOWN]) + (f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")

@@ -1,0 +1,76 @@
+"""The ladder's arithmetic, by hand."""
+
+import numpy as np
+import pytest
+
+from mnv3_tf.config import VerifyConfig
+from mnv3_tf.export.verify.ladder import DEPLOY, FAKE_QUANTIZED, FLOAT, REFERENCE, XNNPACK, Form, climb, compare
+
+LABELS = np.array([0, 1, 0, 1])
+LOGITS = np.array([[2.0, 0.0], [0.0, 2.0], [1.0, 0.0], [0.0, 0.05]])
+NAMES = ("a", "b")
+
+
+def test_compare_counts_answers_ties_and_steps() -> None:
+    own = LOGITS + np.array([[0.1, -0.1], [0.0, 0.0], [-2.0, 0.0], [0.1, 0.0]])
+    found = compare(own, LOGITS, "before", step=0.1, tie_steps=1.0)
+    # Picture 2 changes its answer from a margin of 1.0, picture 3 from one of half a step: a tie.
+    assert (found.agreement, found.disagreements, found.ties) == (0.5, 2, 1)
+    assert found.mean_steps == pytest.approx((1 + 1 + 20 + 1) / 8)
+    assert found.largest_steps == pytest.approx(20)
+    assert found.share_of_range == pytest.approx(2.0 / 2.0)
+
+
+def rungs(limits: VerifyConfig | None = None, **logits: np.ndarray):
+    limits = limits or VerifyConfig()
+    quantized = {FAKE_QUANTIZED, REFERENCE, XNNPACK}
+    forms = [Form(name, f"{name}.file", logits.get(key, LOGITS), name in quantized)
+             for name, key in ((FLOAT, "float_"), (DEPLOY, "deploy"), (FAKE_QUANTIZED, "fake"), (REFERENCE, "reference"),
+                               (XNNPACK, "xnnpack"))]
+    return {rung.name: rung for rung in climb(forms, LABELS, NAMES, 0.1, limits)}
+
+
+def test_equal_forms_hold() -> None:
+    found = rungs()
+    assert [rung.status for rung in found.values()] == ["holds"] * 5
+    assert found[FLOAT].previous is None and found[XNNPACK].scores.top1 == 1.0
+    assert [found[name].previous.against for name in (DEPLOY, FAKE_QUANTIZED, REFERENCE, XNNPACK)] == [
+        FLOAT, DEPLOY, FAKE_QUANTIZED, FAKE_QUANTIZED]
+
+
+def test_one_picture_alone_never_decides_and_two_do() -> None:
+    one, two = LOGITS.copy(), LOGITS.copy()
+    one[0] = [0.0, 0.1]
+    two[:2] = [[0.0, 0.1], [0.1, 0.0]]
+    generous = VerifyConfig(mean_steps=1000, reference_steps=1000)
+    assert rungs(generous, xnnpack=one)[XNNPACK].status == "holds"
+    broken = rungs(generous, xnnpack=two)[XNNPACK]
+    assert broken.status == "broken"
+    assert [check.setting for check in broken.checks if not check.passed] == ["verify.agreement"]
+    assert "2 of 4 pictures otherwise than fake-quantized Keras" in broken.checks[0].text
+
+
+@pytest.mark.parametrize(("form", "logits", "setting"), [
+    ("deploy", LOGITS + 1e-3, "verify.deploy_difference"),
+    ("fake", LOGITS[:, ::-1], "verify.accuracy_drop"),
+    ("fake", LOGITS[:, ::-1], "verify.quantized_agreement"),
+    ("reference", LOGITS + 0.9, "verify.reference_steps"),
+    ("xnnpack", LOGITS + 0.21, "verify.mean_steps"),
+])
+def test_the_limit_that_decided_is_said(form: str, logits: np.ndarray, setting: str) -> None:
+    name = {"deploy": DEPLOY, "fake": FAKE_QUANTIZED, "reference": REFERENCE, "xnnpack": XNNPACK}[form]
+    found = rungs(**{form: logits})
+    assert setting in [check.setting for check in found[name].checks if not check.passed]
+
+
+def test_limits_are_settings() -> None:
+    assert rungs(VerifyConfig(mean_steps=3.0), xnnpack=LOGITS + 0.21)[XNNPACK].status == "holds"
+
+
+def test_an_absent_rung_is_stepped_over() -> None:
+    forms = [Form(FLOAT, "f", LOGITS), Form(FAKE_QUANTIZED, "", None, absent="the run was deleted"),
+             Form(XNNPACK, "x", LOGITS[:, ::-1], True)]
+    _, absent, last = climb(forms, LABELS, NAMES, 0.1, VerifyConfig())
+    assert absent.status == "absent" and absent.absent == "the run was deleted"
+    assert last.previous.against == FLOAT and last.status == "broken"
+    assert "verify.accuracy_drop" in [check.setting for check in last.checks if not check.passed]
