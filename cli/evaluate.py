@@ -31,8 +31,11 @@ def evaluate(model: str, data: str, split: str | None, strict: bool, against: st
     classifier = open_classifier(model, threads=threads)
     other = open_classifier(against, threads=threads) if against else None
     result = run_evaluation(classifier, data, split=split, strict=strict, against=other, progress=Terminal())
+    for warning in result.warnings:
+        click.echo(f"Warning: {warning}.", err=True)
     if as_json:
         print_json({"model": model, "kind": classifier.kind, "split": result.split, "skipped": list(result.skipped),
+                    "warnings": list(result.warnings),
                     **({"agreement": {"model": against, **asdict(result.agreement)}} if result.agreement else {}),
                     **result.scores.to_dict()})
         return

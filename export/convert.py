@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mnv3_tf.config import VerifyConfig
 from mnv3_tf.data import Preprocessing, write_labels
 from mnv3_tf.errors import GateError, InputError, KitError
 from mnv3_tf.export.runtime import LiteRTModel, captured_stderr
@@ -32,6 +33,9 @@ from mnv3_tf.training.run_folder import RunFolder
 
 Format = Literal["int8", "float16", "dynamic", "float32"]
 Io = Literal["uint8", "int8", "float32"]
+
+# A file whose logits are further from the fake-quantized network's is not written: the limit of `mnv3 verify`.
+_MEAN_STEPS = VerifyConfig().mean_steps
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io 
     Raises:
         InputError: the combination is impossible.
         GateError: the file would hold float operations outside of the blocks that the run leaves float, stray conversions, or,
-            lowered for XNNPACK, more than one partition.
+            lowered for XNNPACK, more than one partition; or it answers otherwise than the fake-quantized Keras network.
     """
     out = Path(out)
     if out.suffix != ".tflite":
@@ -134,7 +138,7 @@ def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io 
     content = convert_graph(source.graph, source.ranges if format == "int8" else None, format=format, io=io,
                             lowering=lowering)
     model = LiteRTModel(content)
-    _gate(out, content, model, format, lowering, source.graph)
+    _gate(out, content, model, format, lowering, source)
     warnings = _warnings(source, model, format)
     write_bytes(out, content)
     source.contract.save(sidecar(out, "preprocessing.json"))
@@ -226,13 +230,35 @@ def _mixed_problems(file: TfliteFile, lowered: LoweredGraph, front: set[int]) ->
     return [*problems, *boundary_quantize_problems(file, also_input=front | made, also_output=taken)]
 
 
-def _gate(out: Path, content: bytes, model: LiteRTModel, format: Format, lowering: Lowering, graph: DeployGraph) -> None:
+def output_step(model: LiteRTModel, graph: DeployGraph, ranges: Ranges) -> float:
+    """One step of the 8-bit output of a file, in logits."""
+    scale = model.output_quantization[0]
+    if scale > 0:
+        return float(scale)
+    low, high = ranges[[op for op in graph.ops if op.kind == "conv"][-1].name]
+    return (high - low) / 255
+
+
+def _gate(out: Path, content: bytes, model: LiteRTModel, format: Format, lowering: Lowering, source: Source) -> None:
     if format != "int8":
         return
-    problems = check_int8(content, str(out), model, lowering, graph)
+    problems = check_int8(content, str(out), model, lowering, source.graph)
     if problems:
         raise GateError(f"{out}: was not written, for it would be no clean int8 file: {'; '.join(problems)}. A network whose "
                         "weights were never trained can cause this; otherwise try --lowering fused.")
+    steps = _difference(source, model, lowering)
+    if steps > _MEAN_STEPS:
+        raise GateError(f"{out}: was not written, for it does not answer as the fake-quantized Keras network: on test patterns a "
+                        f"logit differs by {steps:.1f} of its 255 steps on average, and {_MEAN_STEPS:g} are allowed. "
+                        "`mnv3 verify QRUN` names the layer where it begins.")
+
+
+def _difference(source: Source, model: LiteRTModel, lowering: Lowering) -> float:
+    """Steps by which a logit of the file differs from the fake-quantized network's, on average over the test patterns."""
+    assert source.ranges is not None
+    patterns = np.stack(list(_patterns(source.graph.height, source.graph.width)))
+    expected = Twin(lower(source.graph, lowering), source.ranges).logits(patterns)
+    return float(np.abs(model.predict(patterns) - expected).mean()) / output_step(model, source.graph, source.ranges)
 
 
 def _warnings(source: Source, model: LiteRTModel, format: Format) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from mnv3_tf.data import PictureDataset, PictureError, Sample, clamp_top_k, evaluation_split, open_dataset
 from mnv3_tf.errors import InputError
+from mnv3_tf.export.card_check import check_cards
 from mnv3_tf.export.classifier import Classifier
 from mnv3_tf.metrics import Scores, score, softmax
 from mnv3_tf.progress import Progress
@@ -32,12 +33,21 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one split, the pictures that could not be read, and the agreement with another model where asked for."""
+    """What was found.
+
+    Attributes:
+        scores: of one split.
+        split: its name.
+        skipped: a line for each picture that could not be read.
+        agreement: with another model, where asked for.
+        warnings: where the model is no longer what its card says.
+    """
 
     scores: Scores
     split: str
     skipped: tuple[str, ...]
     agreement: Agreement | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,8 @@ def evaluate(classifier: Classifier, data: str | Path, *, split: str | None = No
     logits = _logits(classifier, samples, progress)
     labels = np.array([sample.label for sample in samples])
     agreement = _agreement(logits, _logits(against, samples, progress)) if against else None
-    return Evaluation(score(logits, labels, classifier.labels), name, skipped, agreement)
+    warnings = tuple(str(remark) for remark in check_cards(classifier.path) if remark.severity == "broken")
+    return Evaluation(score(logits, labels, classifier.labels), name, skipped, agreement, warnings)
 
 
 def _logits(classifier: Classifier, samples: tuple[Sample, ...], progress: Progress) -> np.ndarray:

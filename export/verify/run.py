@@ -10,7 +10,8 @@ import numpy as np
 from mnv3_tf.config import VerifyConfig
 from mnv3_tf.data import PictureDataset, Sample, evaluation_split, open_dataset
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.convert import check_int8, convert_graph, sidecar
+from mnv3_tf.export.card_check import CardRemark, check_cards, check_metrics
+from mnv3_tf.export.convert import check_int8, convert_graph, output_step, sidecar
 from mnv3_tf.export.runtime import LiteRTModel
 from mnv3_tf.export.tflite_file import FLOAT_TYPES, TfliteFile, parse_tflite, read_tflite_bytes
 from mnv3_tf.export.verify import findings as checks
@@ -25,6 +26,7 @@ from mnv3_tf.progress import Progress
 from mnv3_tf.quantization.graph import DeployGraph, leave_float, trace
 from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.twin import Twin, input_shift
+from mnv3_tf.run_card import read_card
 from mnv3_tf.training.batches import EVALUATION_BATCH, contract_batches
 from mnv3_tf.training.checking import check_pictures
 
@@ -122,13 +124,20 @@ def verify(chain: Chain, data: str | Path, *, split: str | None = None, limits: 
         KitError: the file cannot be run.
     """
     limits = limits or chain.float_run.config().verify
-    samples, name = _samples(data, split, chain, limits, progress)
-    return _Verification(chain, samples, Path(data), name, limits, threads, progress).run()
+    return _Verification(chain, _choose(data, split, chain, limits, progress), Path(data), limits, threads, progress).run()
 
 
-def _samples(data: str | Path, split: str | None, chain: Chain, limits: VerifyConfig,
-             progress: Progress) -> tuple[tuple[Sample, ...], str]:
-    """At most so many pictures of the split, without broken ones."""
+@dataclass(frozen=True)
+class _Chosen:
+    """Pictures of a split, without broken ones, and their fingerprint."""
+
+    split: str
+    samples: tuple[Sample, ...]
+    fingerprint: str
+
+
+def _choose(data: str | Path, split: str | None, chain: Chain, limits: VerifyConfig, progress: Progress) -> _Chosen:
+    """At most so many pictures of the split."""
     config = chain.float_run.config()
     dataset = open_dataset(data, class_names=chain.labels, validation_fraction=config.data.validation_fraction,
                            seed=config.train.seed)
@@ -138,21 +147,21 @@ def _samples(data: str | Path, split: str | None, chain: Chain, limits: VerifyCo
         order = np.sort(np.random.default_rng(0).permutation(len(chosen))[:limits.pictures])
         progress.say(f"{limits.pictures} of the {len(chosen)} pictures of {name} are looked at (verify.pictures)")
         chosen = tuple(chosen[i] for i in order)
-    cleaned, _ = check_pictures(PictureDataset(dataset.root, dataset.class_names, {name: chosen}, dataset.layout),
-                                strict=False, progress=progress)
+    cleaned, report = check_pictures(PictureDataset(dataset.root, dataset.class_names, {name: chosen}, dataset.layout),
+                                     strict=False, progress=progress)
     if not cleaned.split(name):
         raise InputError(f"{data}: the split {name!r} holds no picture to verify with.")
-    return cleaned.split(name), name
+    return _Chosen(name, cleaned.split(name), report.fingerprints[name])
 
 
 class _Verification:
     """The work, in the order in which it is cheapest: the reference kernels run beside the rest."""
 
-    def __init__(self, chain: Chain, samples: tuple[Sample, ...], data: Path, split: str, limits: VerifyConfig, threads: int,
-                 progress: Progress):
-        self.chain, self.samples, self.data, self.split = chain, samples, data, split
+    def __init__(self, chain: Chain, chosen: _Chosen, data: Path, limits: VerifyConfig, threads: int, progress: Progress):
+        self.chain, self.chosen, self.data = chain, chosen, data
+        self.samples, self.split = chosen.samples, chosen.split
         self.limits, self.threads, self.progress = limits, threads, progress
-        self.labels = np.array([sample.label for sample in samples])
+        self.labels = np.array([sample.label for sample in self.samples])
         self.notes: list[str] = []
 
     def run(self) -> Verification:
@@ -175,6 +184,7 @@ class _Verification:
         step = self._step(model, forms)
         rungs = climb(forms, self.labels, chain.labels, step, self.limits)
         table, found = self._faults(content, file, float_graph, forms, rungs, int8)
+        found += self._claims(rungs)
         return Verification(
             chain.subject, chain.float_run.path, self.data, self.split, self.samples, chain.labels, rungs,
             checks.in_order(checks.without_echoes(found)), table, step, self.limits, file, model.partitions,
@@ -249,13 +259,11 @@ class _Verification:
 
     def _step(self, model: LiteRTModel, forms: list[Form]) -> float:
         """One step of the 8-bit output, in logits; of a float file, 1/255 of the logits' range."""
-        scale = model.output_quantization[0]
-        if scale > 0:
-            return float(scale)
-        ranges = self.chain.ranges
-        if ranges and self.chain.graph is not None:
-            last = [op for op in self.chain.graph.ops if op.kind == "conv"][-1].name
-            return (ranges[last][1] - ranges[last][0]) / 255
+        graph, ranges = self.chain.graph, self.chain.ranges
+        if graph is not None and ranges:
+            return output_step(model, graph, ranges)
+        if model.output_quantization[0] > 0:
+            return float(model.output_quantization[0])
         assert forms[0].logits is not None
         return max(float(np.ptp(forms[0].logits)), 1e-6) / 255
 
@@ -288,14 +296,14 @@ class _Verification:
                 found += checks.noise_findings(table, limits)
             found += checks.kernel_findings(placed, lowered, own, Constants(content, file),
                                             input_shift(float_graph) if int8 else 0.0)
-        return table, found + self._claims()
+        return table, found
 
     def _calibration(self) -> dict[str, Any] | None:
         run = self.chain.quantized_run
         return read_json(run.calibration) if run is not None and run.calibration.exists() else None
 
-    def _claims(self) -> list[Finding]:
-        """What lies beside the file: class names, preprocessing, cards."""
+    def _claims(self, rungs: tuple[Rung, ...]) -> list[Finding]:
+        """What lies beside the file: class names, preprocessing, cards, and what they say of the accuracy."""
         chain = self.chain
         rung = REFERENCE if chain.tflite is not None else FAKE_QUANTIZED
         labels_file = str(sidecar(chain.tflite, "labels.txt") if chain.tflite else chain.subject / "labels.txt")
@@ -309,4 +317,36 @@ class _Verification:
         for line in (self._calibration() or {}).get("remarks", []):
             found.append(Finding("calibration", str(chain.quantized_run.path if chain.quantized_run else chain.subject),
                                  FAKE_QUANTIZED, line, broken=line.startswith("calibrated for a smoke test")))
-        return found
+        named = {finding.where for finding in found}
+        cards = [self._card_finding(remark) for remark in self._card_remarks(rungs)]
+        return found + [finding for finding in cards if finding.where not in named]
+
+    def _card_remarks(self, rungs: tuple[Rung, ...]) -> list[CardRemark]:
+        chain = self.chain
+        given = [chain.subject, *([chain.quantized_run.path] if chain.quantized_run else []), chain.float_run.path]
+        remarks = list(dict.fromkeys(remark for path in given for remark in check_cards(path)))
+        runs = {FLOAT: chain.float_run, FAKE_QUANTIZED: chain.quantized_run}
+        for rung in rungs:
+            run = runs.get(rung.name)
+            card = self._card(run.path) if run is not None else None
+            # Other pictures, or a part of them, say nothing about what the card claims.
+            measured = card is not None and card.get("data", {}).get(self.split, {}).get("fingerprint") == self.chosen.fingerprint
+            if card is not None and measured and rung.scores is not None and run is not None:
+                remarks += [CardRemark(remark.severity, str(run.path), f"{remark.subject}: {remark.text}")
+                            for remark in check_metrics(card, self.split, rung.scores, self.chosen.fingerprint)]
+        return remarks
+
+    def _card(self, run: Path) -> dict[str, Any] | None:
+        try:
+            return read_card(run)
+        except InputError:  # named by the check of the cards
+            return None
+
+    def _card_finding(self, remark: CardRemark) -> Finding:
+        """A remark about a card as a finding at the rung whose artefact it is about."""
+        chain = self.chain
+        rung = REFERENCE if chain.tflite is not None else FAKE_QUANTIZED
+        for name, run in ((FAKE_QUANTIZED, chain.quantized_run), (FLOAT, chain.float_run)):
+            if run is not None and Path(remark.subject).absolute().is_relative_to(run.path.absolute()):
+                rung = name
+        return Finding("card", remark.subject, rung, remark.text, broken=remark.severity == "broken")

@@ -148,6 +148,20 @@ def test_a_file_that_fails_the_gate_is_not_written(qat_run: Path, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_answers_otherwise_is_not_written(qat_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conversion that is clean, int8 and one partition, and wrong: its classes have changed places."""
+    source = open_source(qat_run)
+    order = [2, 0, 1]
+    moved = dataclasses.replace(source.graph, ops=tuple(
+        dataclasses.replace(op, kernel=op.kernel[..., order], bias=op.bias[order])  # type: ignore[index]
+        if op.name == "classifier" else op for op in source.graph.ops))
+    wrong = convert_graph(moved, source.ranges, format="int8", io="uint8", lowering="xnnpack")
+    monkeypatch.setattr(convert_module, "convert_graph", lambda *args, **kwargs: wrong)
+    with pytest.raises(GateError, match="does not answer as the fake-quantized Keras network"):
+        convert(source, tmp_path / "m.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_constant_answer_is_said(qat_run: Path, tmp_path: Path) -> None:
     """A file whose gates were calibrated on nothing answers one class to everything; the warning names it."""
     source = open_source(qat_run)

@@ -157,6 +157,27 @@ def test_another_contract_is_named(copied: Path, small_runs: Path, pictures: Pat
     assert "resize is 'crop' instead of 'stretch'" in result.findings[0].text
 
 
+def test_a_file_that_was_changed_afterwards_is_named(copied: Path, small_runs: Path, pictures: Path) -> None:
+    """Bytes at the end change no answer, and still it is not the file that the card is about."""
+    copied.write_bytes(copied.read_bytes() + b"tail")
+    result = check(copied, pictures, against=small_runs / "float", quantized=small_runs / "ptq")
+    assert not result.passed and [rung.status for rung in result.rungs] == ["holds"] * 5
+    assert (result.findings[0].kind, result.findings[0].where, result.findings[0].rung) == ("card", str(copied), REFERENCE)
+
+
+def test_an_accuracy_that_no_longer_holds_is_named(small_runs: Path, pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_runs / "ptq", tmp_path / "ptq")
+    card = read_json(tmp_path / "ptq" / "run.json")
+    before = card["metrics"]["test"]["top1"]
+    card["metrics"]["test"]["top1"] = before - 0.25
+    (tmp_path / "ptq" / "run.json").write_text(json.dumps(card))
+    result = check(tmp_path / "ptq", pictures)
+    assert not result.passed
+    found, = (finding for finding in result.findings if finding.broken)
+    assert (found.kind, found.rung) == ("card", FAKE_QUANTIZED)
+    assert f"the card says {before - 0.25:.4f}, now it is {before:.4f}" in found.text and "at least 9 of them" in found.text
+
+
 def test_without_the_quantized_run_its_rung_is_absent(copied: Path, small_runs: Path, pictures: Path) -> None:
     sidecar(copied, "card.json").unlink()
     result = check(copied, pictures, against=small_runs / "float")

@@ -1,0 +1,65 @@
+"""`mnv3 verify` as a user and a script meet it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mnv3_tf.cli.main import main
+from mnv3_tf.data import read_labels, write_labels
+from mnv3_tf.export.convert import sidecar
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `mnv3 verify`."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["verify", *map(str, arguments)])
+    text = capsys.readouterr()
+    return int(stopped.value.code or 0), text.out, text.err
+
+
+def test_a_sound_file_exits_with_0_and_leaves_a_report(small_file: Path, pictures: Path, tmp_path: Path,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, small_file, "--data", pictures, "--report", tmp_path / "report")
+    assert code == 0, err + out
+    for rung in ("float Keras", "deploy form", "fake-quantized Keras", "TFLite, reference kernels", "TFLite, XNNPACK"):
+        assert rung in out
+    assert "worst tensors against the float model" in out and "Every rung holds on 36 pictures" in out
+    assert f"Report: {tmp_path / 'report' / 'index.html'}" in out and (tmp_path / "report" / "index.html").exists()
+
+
+def test_a_script_reads_where_it_broke_and_exit_code_3(small_file: Path, small_runs: Path, pictures: Path, tmp_path: Path,
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    for file in small_file.parent.glob("small.*"):
+        shutil.copy(file, tmp_path)
+    labels = sidecar(tmp_path / small_file.name, "labels.txt")
+    write_labels(labels, read_labels(labels)[::-1])
+    code, out, err = run(capsys, tmp_path / small_file.name, "--data", pictures, "--against", small_runs / "float", "--quantized",
+                         small_runs / "ptq", "--json")
+    assert code == 3, err
+    facts = json.loads(out)
+    assert not facts["passed"] and facts["first_broken"] == "TFLite, reference kernels"
+    assert [(rung["name"], rung["status"]) for rung in facts["rungs"]][:2] == [("float Keras", "holds"), ("deploy form", "holds")]
+    assert facts["rungs"][4]["previous"]["agreement"] == 1.0 and facts["rungs"][4]["scores"]["samples"] == 36
+    # The labels explain what the card finds, so that is not said twice.
+    assert [finding["kind"] for finding in facts["findings"] if finding["broken"]] == ["class order"]
+    assert {"name", "sqnr_db", "own_sqnr_db", "low", "high", "saturated", "channels"} <= set(facts["layers"][0])
+    assert facts["limits"]["agreement"] == 0.99 and facts["partitions"] == 1
+
+
+def test_the_limits_are_settings(small_file: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, small_file, "--data", pictures, "-o", "verify.layer_sqnr_db=60")
+    assert code == 3 and "60 are needed (verify.layer_sqnr_db)" in out and "The first broken rung is" in out
+    code, _, err = run(capsys, small_file, "--data", pictures, "-o", "verify.agreemnt=1")
+    assert code == 2 and "agreement" in err
+
+
+@pytest.mark.parametrize(("subject", "message"), [
+    ("float", "is a float run. Give a quantized run"), ("none.tflite", "there is no such file"), ("empty.tflite", "--against")])
+def test_wrong_subjects_are_one_line(subject: str, message: str, small_runs: Path, pictures: Path, tmp_path: Path,
+                                     capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.tflite").touch()
+    path = small_runs / subject if subject == "float" else tmp_path / subject
+    code, out, err = run(capsys, path, "--data", pictures)
+    assert code == 2 and out == "" and message in err and str(path) in err and len(err.strip().splitlines()) == 1
