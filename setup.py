@@ -40,14 +40,18 @@ REQUIRES = [
     "scipy>=1.11,<2",
     "Jinja2>=3.1,<4",
     "natsort>=8.4,<9",
+    "pooch>=1.8,<2",
     "tensorboardX>=2.6.2,<3",
 ]
+ZIG = "ziglang>=0.13,<0.18"
 EXTRAS = {
     "gpu": [f"tensorflow[and-cuda]{TENSORFLOW}"],
     "jax": ["jax>=0.7,<0.11"],
     "demo": ["scikit-learn>=1.5,<2"],
-    "test": ["pytest>=8.2,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7", "ruff>=0.9", "mypy>=1.11",
-             "types-PyYAML"],
+    # Compiles the program that measures on a phone.
+    "device": [ZIG],
+    "test": [ZIG, "adbutils>=2.8,<3", "jsonschema>=4.21,<5", "pytest>=8.2,<10", "pytest-timeout>=2.3,<3",
+             "hypothesis>=6.100,<7", "ruff>=0.9", "mypy>=1.11", "types-PyYAML"],
 }
 
 setup(
@@ -60,7 +64,8 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=packages(),
     package_dir=FOLDERS,
-    package_data={"mnv3_tf": ["py.typed"], "mnv3_tf.export.verify": ["*.j2"]},
+    package_data={"mnv3_tf": ["py.typed"], "mnv3_tf.export.verify": ["*.j2"], "mnv3_tf.export.device": ["*.json", "*.c"],
+                  "mnv3_tf.export.results": ["*.j2", "*.json"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["mnv3 = mnv3_tf.cli.main:main"]},

@@ -1,4 +1,4 @@
-"""The whole road on real data that scikit-learn ships: train, quantize, convert, evaluate, benchmark, and a table.
+"""The whole road on real data that scikit-learn ships: train, quantize, convert, verify, evaluate, benchmark, and a table.
 
 Every command is printed before it runs; what it makes stays in demo/out.
 """
@@ -36,6 +36,7 @@ def main() -> None:
         files[f"int8 ({method})"] = OUT / f"{method}.tflite"
         mnv3("quantize", RUN, "--data", DATA, "--out", quantized, "--method", method)
         mnv3("convert", quantized, "--out", files[f"int8 ({method})"], "--io", "int8")
+    mnv3("verify", OUT / "qat.tflite", "--data", DATA, "--report", OUT / "verify")
     mnv3("predict", OUT / "qat.tflite", *sorted((DATA / "test" / "7").iterdir())[:2], "--top-k", "2")
     accuracy = {name: evaluate(path) for name, path in files.items()}
     with timed("The same trained weights in keras.applications, converted by TFLite's standard recipe"):
@@ -164,7 +165,8 @@ def report(files: dict[str, Path], accuracy: dict[str, float], rows: list[dict],
     target = OUT / "report.md"
     target.write_text("\n".join([f"# {title}", "", *markdown, "", *notes, ""]), encoding="utf-8")
     print("\n".join(notes))
-    print(f"\nDone in {seconds:.0f} s. The table is also in {os.path.relpath(target)}; the model for a phone is "
+    print(f"\nDone in {seconds:.0f} s. The table is also in {os.path.relpath(target)}, and the proof that every form of the "
+          f"network answers alike in {os.path.relpath(OUT / 'verify' / 'index.html')}; the model for a phone is "
           f"{os.path.relpath(files['int8 (qat)'])}, with its preprocessing and labels beside it.")
 
 

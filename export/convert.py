@@ -24,7 +24,7 @@ from mnv3_tf.export.tflite_file import (
     parse_tflite,
     sidecar,
 )
-from mnv3_tf.files import write_bytes, write_json
+from mnv3_tf.files import read_json, write_bytes, write_json
 from mnv3_tf.quantization.graph import DeployGraph, leave_float, load_graph, trace
 from mnv3_tf.quantization.lowering import LoweredGraph, Lowering, lower
 from mnv3_tf.quantization.twin import Ranges, Twin
@@ -268,6 +268,9 @@ def _warnings(source: Source, model: LiteRTModel, format: Format) -> tuple[str, 
     if format == "int8" and source.graph.float_blocks:
         warnings.append(f"left float, as the run says: {', '.join(source.graph.float_blocks)}")
     if format == "int8":
+        calibration = RunFolder(source.path.parent).calibration
+        if calibration.exists():
+            warnings += read_json(calibration).get("remarks", [])
         constant = _constant_answer(source, model)
         if constant is not None:
             warnings.append(f"the file answers {source.labels[constant]!r} to every test pattern")

@@ -43,6 +43,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def cache_folder() -> Path:
+    """The kit's folder for what can be made again: below `$XDG_CACHE_HOME`, or `~/.cache`."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "mnv3-tf"
+
+
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Writes bytes atomically."""
     with atomic_path(path) as temporary:

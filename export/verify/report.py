@@ -57,7 +57,7 @@ def _render(result: Verification, changed: list[Flip], labels: np.ndarray) -> st
     first, last = scores[FLOAT], scores[XNNPACK]
     audit = result.calibration
     return environment.get_template("report.html.j2").render(
-        result=result, broken=result.broken_rungs(), name=display_name, decibels=decibels,
+        result=result, broken=result.broken_rungs(), name=display_name, decibels=decibels, here=_here,
         flips=changed[:_SHOWN_FLIPS], total_flips=len(changed),
         lost=sum(flip.effect == "lost" for flip in changed), gained=sum(flip.effect == "gained" for flip in changed),
         pictures={flip.path: _thumbnail(flip.path) for flip in changed[:_SHOWN_FLIPS]}, classes=_classes(first, last),
@@ -67,6 +67,12 @@ def _render(result: Verification, changed: list[Flip], labels: np.ndarray) -> st
         layer_plot=layer_plot(result.layers) if result.layers.layers else "",
         operators=[(name, dtype, count) for (name, dtype), count in operator_counts(result.file).items()],
         constants=bytes_by_dtype(result.file), audit=audit, convergence=_convergence(audit))
+
+
+def _here(path: Path) -> Path:
+    """A path from the working folder, where it lies below that."""
+    absolute = path.absolute()
+    return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else path
 
 
 def _convergence(audit: dict[str, Any] | None) -> str:

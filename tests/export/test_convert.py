@@ -1,6 +1,7 @@
 """Conversion: one clean integer file, the same answers whatever its input type, and everything it needs beside it."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -163,11 +164,17 @@ def test_a_file_that_answers_otherwise_is_not_written(qat_run: Path, tmp_path: P
 
 
 def test_a_constant_answer_is_said(qat_run: Path, tmp_path: Path) -> None:
-    """A file whose gates were calibrated on nothing answers one class to everything; the warning names it."""
-    source = open_source(qat_run)
+    """A file whose gates were calibrated on nothing answers one class to everything; the warning names it.
+
+    So does one for a run that was calibrated on nothing.
+    """
+    shutil.copytree(qat_run, tmp_path / "run")
+    (tmp_path / "run" / "calibration.json").write_text('{"remarks": ["calibrated for a smoke test only: noise"]}')
+    source = open_source(tmp_path / "run")
     assert source.ranges is not None
     crushed = {name: (low, high) if name.endswith("hard_sigmoid") else (low * 1e-3, high * 1e-3)
                for name, (low, high) in source.ranges.items() if name != "classifier"} | {
                    "classifier": source.ranges["classifier"]}
     result = convert(dataclasses.replace(source, ranges=crushed), tmp_path / "m.tflite")
+    assert result.warnings[0] == "calibrated for a smoke test only: noise"
     assert any("to every test pattern" in warning for warning in result.warnings)

@@ -1,0 +1,1 @@
+"""Benchmarks on devices: Android phones by adb, Linux boards by ssh."""
