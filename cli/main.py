@@ -15,6 +15,7 @@ COMMANDS = {
     "sensitivity": "Find the blocks that 8 bits hurt, and leave the fewest float that meet a budget.",
     "convert": "Write a .tflite file.",
     "verify": "Prove that every form of a network gives the same answers, or say which step broke them.",
+    "inspect": "Show what a .tflite file is, what XNNPACK leaves out of it, and why.",
     "diff": "Say in words what differs between two runs or files.",
     "benchmark": "Measure the latency of .tflite files.",
     "summary": "Show a model's layers, parameters and MACs.",

@@ -36,6 +36,7 @@ def main() -> None:
         files[f"int8 ({method})"] = OUT / f"{method}.tflite"
         mnv3("quantize", RUN, "--data", DATA, "--out", quantized, "--method", method)
         mnv3("convert", quantized, "--out", files[f"int8 ({method})"], "--io", "int8")
+    mnv3("inspect", OUT / "qat.tflite", "--require", "int8", "--require", "one-partition")
     mnv3("verify", OUT / "qat.tflite", "--data", DATA, "--report", OUT / "verify")
     mnv3("predict", OUT / "qat.tflite", *sorted((DATA / "test" / "7").iterdir())[:2], "--top-k", "2")
     accuracy = {name: evaluate(path) for name, path in files.items()}

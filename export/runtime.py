@@ -66,7 +66,8 @@ class LiteRTModel:
         self._outputs = self._interpreter.get_output_details()
         self.dynamic_batch = any(_open_sizes(entry) for entry in self._inputs)
         self._refuse_open_sizes(fix_batch)
-        self.partitions, self.undelegated_operators = _executed(self._interpreter)
+        self.partitions, outside = executed(self._interpreter)
+        self.undelegated_operators = tuple(name for _, name in outside)
         self.delegate = "xnnpack" if self.partitions else NO_DELEGATE
 
     def _load(self, content: bytes, delegate: str, reference_kernels: bool, keep_tensors: bool) -> None:
@@ -326,8 +327,8 @@ def _open_sizes(entry: dict[str, Any]) -> list[int]:
     return [axis for axis, size in enumerate(entry["shape_signature"]) if size < 0]
 
 
-def _executed(interpreter: Any) -> tuple[int, tuple[str, ...]]:
-    """Delegate partitions, and the names of the operators outside of them.
+def executed(interpreter: Any) -> tuple[int, tuple[tuple[int, str], ...]]:
+    """Delegate partitions, and (number in the file, name) of the operators outside of them.
 
     The runtime lists every node: those of the file, replaced or not, and after them one DELEGATE for each partition.
     What runs is found backwards from the graph's outputs; a tensor that a partition writes was made by that partition.
@@ -346,7 +347,7 @@ def _executed(interpreter: Any) -> tuple[int, tuple[str, ...]]:
             running[found["index"]] = found["op_name"]
             waiting.extend(int(tensor) for tensor in found["inputs"] if tensor >= 0)
     partitions = sum(name == "DELEGATE" for name in running.values())
-    return partitions, tuple(name for _, name in sorted(running.items()) if name != "DELEGATE")
+    return partitions, tuple((index, name) for index, name in sorted(running.items()) if name != "DELEGATE")
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """Reads a .tflite file: its tensors, operators, and what they say about how far the file is really quantized.
 
 Needs neither TensorFlow nor a run of the model: the schema that ships with `ai_edge_litert` unpacks the flatbuffer.
-Only the main subgraph is read (image classifiers have no other); :attr:`TfliteFile.subgraph_count` says when there are
-more.
+The main subgraph is read unless another is asked for (image classifiers have no other); :attr:`TfliteFile.subgraph_count` says
+when there are more.
 """
 
 import functools
@@ -120,15 +120,15 @@ def read_tflite(path: str | Path) -> TfliteFile:
     return parse_tflite(read_tflite_bytes(path), name=path)
 
 
-def parse_tflite(content: bytes, *, name: str | Path = "model") -> TfliteFile:
-    """Like :func:`read_tflite`, for bytes; `name` is what errors call them."""
+def parse_tflite(content: bytes, *, name: str | Path = "model", subgraph: int = 0) -> TfliteFile:
+    """Like :func:`read_tflite`, for bytes; `name` is what errors call them, `subgraph` which of the graphs is read."""
     from ai_edge_litert import schema_py_generated as schema
 
     check_tflite_bytes(name, content)
     try:
         # Unpacks every table and vector of the file, so a cut anywhere is met here.
         model = schema.ModelT.InitFromPackedBuf(content, 0)
-        graph = model.subgraphs[0]
+        graph = model.subgraphs[subgraph]
         sizes = [_buffer_bytes(buffer, len(content)) for buffer in model.buffers]
         tensors = tuple(_tensor(index, tensor, sizes) for index, tensor in enumerate(graph.tensors))
         operators = tuple(_operator(index, operator, model.operatorCodes)

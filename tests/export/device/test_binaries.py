@@ -1,4 +1,4 @@
-"""The tool of TFLite: from the user, or downloaded once, checked and kept. A server on this machine stands for the official one."""
+"""TFLite's tool: from the user, or downloaded once, checked and kept. A server on this machine stands for the official one."""
 
 import functools
 import http.server
