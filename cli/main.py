@@ -18,6 +18,7 @@ COMMANDS = {
     "inspect": "Show what a .tflite file is, what XNNPACK leaves out of it, and why.",
     "diff": "Say in words what differs between two runs or files.",
     "benchmark": "Measure the latency of .tflite files.",
+    "bundle": "Make, or check, the folder that an Android app needs.",
     "summary": "Show a model's layers, parameters and MACs.",
 }
 

@@ -38,7 +38,8 @@ class DataConfig:
         image_size: one side in pixels, or [height, width]; each at least 32.
         resize: "stretch", "crop" (centre crop) or "pad" (letterbox).
         crop_fraction: for "crop", the share of the shorter side that the crop keeps.
-        interpolation: "bilinear", "bicubic", "area" or "nearest", with Pillow's antialiasing.
+        interpolation: "bilinear", "bicubic", "area" or "nearest", with Pillow's antialiasing; "mediapipe": as MediaPipe's
+            ImageClassifier samples on a phone, without.
         validation_fraction: share of each class set aside where the data set has no validation split.
         strict: a broken picture, or one that is both in training and validation, fails the run.
         cache_mb: memory for decoded pictures, in MiB; pictures beyond it are decoded again in every epoch.
@@ -48,7 +49,7 @@ class DataConfig:
     image_size: int | tuple[int, int] = 224
     resize: Literal["stretch", "crop", "pad"] = "stretch"
     crop_fraction: float = 1.0
-    interpolation: Literal["bilinear", "bicubic", "area", "nearest"] = "bilinear"
+    interpolation: Literal["bilinear", "bicubic", "area", "nearest", "mediapipe"] = "bilinear"
     validation_fraction: float = 0.15
     strict: bool = False
     cache_mb: int = 1024

@@ -16,16 +16,15 @@ import numpy as np
 from PIL import Image
 
 from mnv3_tf.data.decode import WHITE, Source, as_rgb, read_picture, upright
+from mnv3_tf.data.resample import INTERPOLATIONS, resample
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_json, write_json
 from mnv3_tf.yaml_text import nearest
 
 VERSION = 1
 MAX_SIDE = 4096
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC,
-            "nearest": Image.Resampling.NEAREST, "area": Image.Resampling.BOX}
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "resize": ("stretch", "crop", "pad"), "interpolation": tuple(_FILTERS), "channel_order": ("RGB",)}
+    "resize": ("stretch", "crop", "pad"), "interpolation": INTERPOLATIONS, "channel_order": ("RGB",)}
 
 
 @dataclass(frozen=True)
@@ -44,20 +43,25 @@ class Preprocessing:
       otherwise nh = h, nw = max(1, (2 * W * h + H) div (2 * H)). It is put at x = (w - nw) div 2, y = (h - nh) div 2 on
       `background`.
 
-    The resampling is Pillow's, which widens the filter when it makes a picture smaller. In each direction, first along x
-    and then along y, rounded to 8 bits after each: for output pixel i, with scale = (box end - box start) / outputs,
+    The resampling is Pillow's (but for "mediapipe"), which widens the filter when it makes a picture smaller. In each
+    direction, first along x and then along y, rounded to 8 bits after each: for output pixel i, with scale = (box end -
+    box start) / outputs,
     s = max(scale, 1), r = support * s, c = box start + (i + 0.5) * scale, the source pixels x from
     max(0, floor(c - r + 0.5)) up to, not including, min(size, floor(c + r + 0.5)) have the weights
     k((x - c + 0.5) / s), divided by their sum and rounded to multiples of 2^-22; the sum of weight times pixel is
     rounded half up and clipped to 0..255. "bilinear": k(t) = max(0, 1 - |t|), support 1. "bicubic": Keys' cubic with
     a = -0.5, support 2. "area": k(t) = 1 for -0.5 < t <= 0.5, support 0.5. "nearest" takes the source pixel at floor(c).
 
+    "mediapipe" is what MediaPipe's ImageClassifier does: plain bilinear sampling without antialiasing. Output pixel i reads the
+    source at x = i * scale (not at pixel centres), rounded to 1/32 of a pixel, half to even; the four pixels around it, the
+    border's repeated beyond it, are weighted by the 1/32nds, and their sum divided by 1024, rounded half up.
+
     Attributes:
         height: rows of the model's input, pixels.
         width: columns of the model's input, pixels.
         resize: "stretch", "crop" or "pad", above.
         crop_fraction: 0 < f <= 1, the part of the covering box that is kept; only "crop" takes another value than 1.
-        interpolation: "bilinear", "bicubic", "area" or "nearest".
+        interpolation: "bilinear", "bicubic", "area", "nearest", or "mediapipe", which goes with "stretch".
         channel_order: "RGB".
         value_range: what the smallest and the largest value of a channel are in the model's input, (0.0, 255.0): plain
             pixels. The model itself brings 0 to -1 and 255 to +1.
@@ -73,7 +77,7 @@ class Preprocessing:
     width: int
     resize: Literal["stretch", "crop", "pad"] = "crop"
     crop_fraction: float = 1.0
-    interpolation: Literal["bilinear", "bicubic", "nearest", "area"] = "bilinear"
+    interpolation: Literal["bilinear", "bicubic", "nearest", "area", "mediapipe"] = "bilinear"
     channel_order: Literal["RGB"] = "RGB"
     value_range: tuple[float, float] = (0.0, 255.0)
     exif_orientation: bool = True
@@ -96,6 +100,8 @@ class Preprocessing:
             raise _wrong("crop_fraction", fraction, "numbers above 0 and up to 1")
         if fraction != 1 and self.resize != "crop":
             raise _wrong("crop_fraction", fraction, f"1.0 where resize is {self.resize!r}; only 'crop' cuts")
+        if self.interpolation == "mediapipe" and self.resize != "stretch":
+            raise _wrong("resize", self.resize, "'stretch' where interpolation is 'mediapipe': MediaPipe knows no other")
         values = self.value_range
         if not isinstance(values, tuple | list) or [type(v) in (int, float) and v for v in values] != [0, 255]:
             raise _wrong("value_range", values, "[0.0, 255.0]: the model takes plain pixels and scales them itself")
@@ -109,10 +115,9 @@ class Preprocessing:
         object.__setattr__(self, "value_range", (0.0, 255.0))
         object.__setattr__(self, "background", tuple(colour))
 
-    @property
-    def resampling(self) -> Image.Resampling:
-        """Pillow's filter for `interpolation`."""
-        return _FILTERS[self.interpolation]
+    def resample(self, picture: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
+        """A box (left, top, right, bottom) of an RGB picture at `size` (columns, rows), by this contract's interpolation."""
+        return resample(picture, size, box, self.interpolation)
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         """The model's input from a picture that is already open.
@@ -126,7 +131,7 @@ class Preprocessing:
         """
         image = as_rgb(upright(image), self.background)
         size, box, corner = self.geometry(image.width, image.height)
-        resized = image.resize(size, self.resampling, box=box, reducing_gap=None)
+        resized = self.resample(image, size, box)
         if size == (self.width, self.height):
             return np.array(resized)
         canvas = Image.new("RGB", (self.width, self.height), self.background)

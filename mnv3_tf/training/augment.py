@@ -56,7 +56,7 @@ def _crop(picture: Image.Image, contract: Preprocessing, config: AugmentConfig,
     degrees = rng.uniform(-1, 1) * config.rotation if config.rotation and rng.random() < 0.5 else 0.0
     inside = left >= 0 and top >= 0 and left + box_w <= width and top + box_h <= height
     if inside and not degrees:
-        return picture.resize(target, contract.resampling, box=(left, top, left + box_w, top + box_h))
+        return contract.resample(picture, target, (left, top, left + box_w, top + box_h))
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     step_x, step_y = box_w / target[0], box_h / target[1]
     centre_x, centre_y = left + box_w / 2, top + box_h / 2

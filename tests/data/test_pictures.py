@@ -138,6 +138,30 @@ def test_pad_keeps_the_whole_picture_on_the_background() -> None:
     assert pixels[25, :, 0].tolist() == list(range(100))
 
 
+def test_mediapipes_sampling_by_hand() -> None:
+    """100 columns to 40: output i reads x = 2.5 i, so 0, 2.5, 5, ...: the values themselves, halves rounded up."""
+    pixels = Preprocessing(height=32, width=40, resize="stretch", interpolation="mediapipe").prepare(GRADIENT)
+    assert pixels[0, :4, 0].tolist() == [0, 3, 5, 8] and pixels[31, 39, 0] == 98
+    # Making larger: 2 columns to 8 read 0, 0.25, ... and repeat the border.
+    two = Image.fromarray(np.array([[[0] * 3, [128] * 3]], np.uint8))
+    wide = Preprocessing(height=1, width=8, resize="stretch", interpolation="mediapipe").prepare(two)
+    assert wide[0, :, 0].tolist() == [0, 32, 64, 96, 128, 128, 128, 128]
+
+
+def test_mediapipes_sampling_is_mediapipes() -> None:
+    """Pictures of random pixels, and what the ImageClassifier of mediapipe 1.2.3 gave a network that passes its input on."""
+    goldens = np.load(Path(__file__).parent / "mediapipe_resize.npz")
+    for name in ("smaller", "larger", "odd"):
+        picture, expected = goldens[f"{name}_picture"], goldens[f"{name}_tensor"]
+        contract = Preprocessing(height=expected.shape[0], width=expected.shape[1], resize="stretch", interpolation="mediapipe")
+        np.testing.assert_array_equal(contract.prepare(Image.fromarray(picture)), expected)
+
+
+def test_mediapipe_knows_only_stretching() -> None:
+    with pytest.raises(InputError, match="'stretch' where interpolation is 'mediapipe'"):
+        Preprocessing(height=32, width=32, resize="crop", interpolation="mediapipe")
+
+
 def test_one_contract_gives_one_tensor(tmp_path: Path) -> None:
     """Written, read again, from a file, from bytes or from an open picture: bit-identical."""
     contract = Preprocessing(height=33, width=47, resize="crop", crop_fraction=0.9, interpolation="bicubic")

@@ -1,0 +1,66 @@
+"""`mnv3 bundle`."""
+
+import click
+
+from mnv3_tf.cli.options import Terminal, json_option, print_json, quiet_libraries
+from mnv3_tf.errors import GateError
+
+
+@click.command()
+@click.argument("file", required=False, metavar="[FILE.tflite]", type=click.Path())
+@click.option("--out", type=click.Path(), metavar="DIR", help="Folder to make.")
+@click.option("--check", "checked", type=click.Path(), metavar="DIR", help="Check an existing bundle instead of making one.")
+@click.option("--data", type=click.Path(), metavar="PATH",
+              help="Pictures to choose goldens from, and to measure on what MediaPipe's own preprocessing changes; generated "
+                   "patterns where not given.")
+@click.option("--goldens", type=click.IntRange(1, 100), default=6, show_default=True, help="Pictures with exact tensors.")
+@click.option("--scores", is_flag=True, help="The model gives float32 probabilities instead of logits.")
+@click.option("--client", type=click.Choice(["contract", "mediapipe"]), default="contract", show_default=True,
+              help="Whose preprocessing the bundle asks for: the model's own, or MediaPipe's ImageClassifier's.")
+@click.option("--name", default="", help="Of the model; the file's where not given.")
+@click.option("--description", default="Image classifier", show_default=True, help="For metadata and model card.")
+@click.option("--author", default="", help="For metadata and model card.")
+@click.option("--license", "licence", default="", help="For metadata and model card.")
+@click.option("--model-version", default="", help="For metadata and model card.")
+@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@json_option
+def bundle(file: str | None, out: str | None, checked: str | None, data: str | None, goldens: int, scores: bool, client: str,
+           name: str, description: str, author: str, licence: str, model_version: str, force: bool, as_json: bool) -> None:
+    """Makes the folder that an Android app needs from a .tflite file, or checks one.
+
+    It holds the model with TFLite metadata, labels.txt, preprocessing.json (how a picture becomes the input, and an output a
+    score), model_card.md, pictures with their exact input and output bytes, and SHA-256 sums of all. --check exits with 3 where
+    anything was changed, naming the file.
+    """
+    quiet_libraries()
+    if checked is not None:
+        if file or out:
+            raise click.UsageError("--check DIR goes alone, without FILE.tflite and --out.")
+        _check(checked, as_json)
+        return
+    if not file or not out:
+        raise click.UsageError("Give FILE.tflite and --out DIR, or --check DIR.")
+    from mnv3_tf.export.bundle import BundleOptions, make_bundle
+
+    options = BundleOptions(name, description, author, licence, model_version, goldens, scores, client)  # type: ignore[arg-type]
+    made = make_bundle(file, out, data=data, options=options, force=force, progress=Terminal())
+    if as_json:
+        print_json({"folder": str(made.folder), "size_bytes": made.size_bytes, "partitions": made.partitions,
+                    "effect": made.effect.to_dict() if made.effect else None, "notes": list(made.notes)})
+        return
+    for note in made.notes:
+        click.echo(f"Note: {note}.", err=True)
+    click.echo(f"Bundle: {made.folder} ({made.size_bytes / 1e6:.2f} MB in all, {goldens} goldens, {made.partitions} XNNPACK "
+               f"partition{'s' if made.partitions != 1 else ''}). Check it at any time: mnv3 bundle --check {made.folder}")
+
+
+def _check(folder: str, as_json: bool) -> None:
+    from mnv3_tf.export.bundle import check_bundle
+
+    problems = check_bundle(folder)
+    if as_json:
+        print_json({"folder": folder, "passed": not problems, "problems": list(problems)})
+    elif not problems:
+        click.echo(f"{folder}: every file is as it was made, and every golden gives its bytes.")
+    if problems:
+        raise GateError(f"{folder}: {'; '.join(problems)}.")

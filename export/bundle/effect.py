@@ -1,0 +1,62 @@
+"""What it changes when a client prepares pictures in its own way: measured, not guessed."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnv3_tf.data import Sample
+from mnv3_tf.export.classifier import Classifier, open_classifier
+from mnv3_tf.progress import Progress
+from mnv3_tf.training.batches import contract_batches
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The model's answers by its contract and by MediaPipe's sampling, on the same pictures.
+
+    Attributes:
+        pictures: how many.
+        changed: pictures with another best class.
+        top1, mediapipe_top1: accuracy by either.
+        same: the contract is MediaPipe's.
+    """
+
+    pictures: int
+    changed: int
+    top1: float
+    mediapipe_top1: float
+    same: bool
+
+    def sentence(self) -> str:
+        """In words."""
+        return (f"MediaPipe's ImageClassifier samples pictures without antialiasing: {self.changed} of {self.pictures} pictures "
+                f"({self.changed / self.pictures:.1%}) get another answer, and top-1 is {self.mediapipe_top1:.4f} instead of "
+                f"{self.top1:.4f}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def measure_effect(file: Path, samples: Sequence[Sample], progress: Progress) -> Effect:
+    """Runs pictures through a file by its own contract and by MediaPipe's sampling."""
+    own = open_classifier(file)
+    theirs = replace(own, contract=replace(own.contract, resize="stretch", crop_fraction=1.0, interpolation="mediapipe"))
+    same = own.contract == theirs.contract
+    answers = _answers(own, samples, progress, "By the contract")
+    other = answers if same else _answers(theirs, samples, progress, "By MediaPipe's sampling")
+    labels = np.array([sample.label for sample in samples])
+    return Effect(len(samples), int((answers != other).sum()), float((answers == labels).mean()),
+                  float((other == labels).mean()), same)
+
+
+def _answers(classifier: Classifier, samples: Sequence[Sample], progress: Progress, what: str) -> np.ndarray:
+    parts: list[np.ndarray] = []
+    with progress.task(what, len(samples)) as advance:
+        for pixels, _ in contract_batches(tuple(samples), classifier.contract):
+            parts.append(classifier.logits(pixels).argmax(axis=1))
+            advance(sum(map(len, parts)), "")
+    return np.concatenate(parts)
