@@ -107,7 +107,7 @@ def test_defaults() -> None:
     assert (config.model.name, config.model.alpha, config.model.block_table) == ("small", 1.0, None)
     assert (config.data.resize, config.data.interpolation, config.data.validation_fraction) == ("stretch", "bilinear", 0.15)
     assert (config.train.optimizer, config.train.learning_rate, config.train.mixed_precision) == ("adamw", None, None)
-    assert list(config.to_dict()) == ["model", "data", "augment", "train", "quantize"]
+    assert list(config.to_dict()) == ["model", "data", "augment", "train", "quantize", "verify"]
 
 
 def test_every_default_passes_its_own_check() -> None:

@@ -50,7 +50,8 @@ class Preprocessing:
     max(0, floor(c - r + 0.5)) up to, not including, min(size, floor(c + r + 0.5)) have the weights
     k((x - c + 0.5) / s), divided by their sum and rounded to multiples of 2^-22; the sum of weight times pixel is
     rounded half up and clipped to 0..255. "bilinear": k(t) = max(0, 1 - |t|), support 1. "bicubic": Keys' cubic with
-    a = -0.5, support 2. "area": k(t) = 1 for -0.5 < t <= 0.5, support 0.5. "nearest" takes the source pixel at floor(c).
+    a = -0.5, support 2. "area": k(t) = 1 for -0.5 < t <= 0.5, support 0.5. "nearest" takes the source pixel at
+    floor(c), where c is added up in double precision, scale by scale.
 
     "mediapipe" is what MediaPipe's ImageClassifier does: plain bilinear sampling without antialiasing. Output pixel i reads the
     source at x = i * scale (not at pixel centres), rounded to 1/32 of a pixel, half to even; the four pixels around it, the

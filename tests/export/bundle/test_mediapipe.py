@@ -82,5 +82,6 @@ def test_the_models_own_contract_is_not_the_clients(small_file: Path, client: Pa
     pictures = photo_crops(40)
     ours = LiteRTModel(folder / "model.tflite").predict(np.stack([contract.prepare(Image.fromarray(p)) for p in pictures]))
     labels = read_labels(folder / "labels.txt")
-    theirs = np.array([[answer[label] for label in labels] for answer in ask(client, folder / "model.tflite", pictures, tmp_path)])
+    answers = ask(client, folder / "model.tflite", pictures, tmp_path)
+    theirs = np.array([[answer[label] for label in labels] for answer in answers])
     assert np.abs(theirs - ours).max() > 0.01
