@@ -65,7 +65,7 @@ setup(
     packages=packages(),
     package_dir=FOLDERS,
     package_data={"mnv3_tf": ["py.typed"], "mnv3_tf.export.verify": ["*.j2"], "mnv3_tf.export.device": ["*.json", "*.c"],
-                  "mnv3_tf.export.results": ["*.j2", "*.json"]},
+                  "mnv3_tf.export.results": ["*.j2", "*.json"], "mnv3_tf.android_demo_assets": ["**/*"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["mnv3 = mnv3_tf.cli.main:main"]},

@@ -1,1 +1,1 @@
-"""Files for Android apps that use a converted model; so far there are none."""
+"""A sample Android app that reads nothing but a bundle; `mnv3 bundle --app DIR` copies it with the bundle in its place."""

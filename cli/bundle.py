@@ -17,6 +17,8 @@ from mnv3_tf.errors import GateError
 @click.option("--scores", is_flag=True, help="The model gives float32 probabilities instead of logits.")
 @click.option("--client", type=click.Choice(["contract", "mediapipe"]), default="contract", show_default=True,
               help="Whose preprocessing the bundle asks for: the model's own, or MediaPipe's ImageClassifier's.")
+@click.option("--app", type=click.Path(), metavar="DIR",
+              help="Also copy the sample Android app there, with the bundle in its assets.")
 @click.option("--name", default="", help="Of the model; the file's where not given.")
 @click.option("--description", default="Image classifier", show_default=True, help="For metadata and model card.")
 @click.option("--author", default="", help="For metadata and model card.")
@@ -25,7 +27,8 @@ from mnv3_tf.errors import GateError
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @json_option
 def bundle(file: str | None, out: str | None, checked: str | None, data: str | None, goldens: int, scores: bool, client: str,
-           name: str, description: str, author: str, licence: str, model_version: str, force: bool, as_json: bool) -> None:
+           app: str | None, name: str, description: str, author: str, licence: str, model_version: str, force: bool,
+           as_json: bool) -> None:
     """Makes the folder that an Android app needs from a .tflite file, or checks one.
 
     It holds the model with TFLite metadata, labels.txt, preprocessing.json (how a picture becomes the input, and an output a
@@ -40,10 +43,12 @@ def bundle(file: str | None, out: str | None, checked: str | None, data: str | N
         return
     if not file or not out:
         raise click.UsageError("Give FILE.tflite and --out DIR, or --check DIR.")
-    from mnv3_tf.export.bundle import BundleOptions, make_bundle
+    from mnv3_tf.export.bundle import BundleOptions, copy_app, make_bundle
 
     options = BundleOptions(name, description, author, licence, model_version, goldens, scores, client)  # type: ignore[arg-type]
     made = make_bundle(file, out, data=data, options=options, force=force, progress=Terminal())
+    if app:
+        copy_app(made.folder, app)
     if as_json:
         print_json({"folder": str(made.folder), "size_bytes": made.size_bytes, "partitions": made.partitions,
                     "effect": made.effect.to_dict() if made.effect else None, "notes": list(made.notes)})
@@ -52,6 +57,8 @@ def bundle(file: str | None, out: str | None, checked: str | None, data: str | N
         click.echo(f"Note: {note}.", err=True)
     click.echo(f"Bundle: {made.folder} ({made.size_bytes / 1e6:.2f} MB in all, {goldens} goldens, {made.partitions} XNNPACK "
                f"partition{'s' if made.partitions != 1 else ''}). Check it at any time: mnv3 bundle --check {made.folder}")
+    if app:
+        click.echo(f"App: {app} (open it in Android Studio; its README says what was checked)")
 
 
 def _check(folder: str, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""The whole road on real data that scikit-learn ships: train, quantize, convert, verify, evaluate, benchmark, and a table.
+"""The whole road on real data that scikit-learn ships: train, quantize, convert, verify, bundle, evaluate, benchmark, and a table.
 
 Every command is printed before it runs; what it makes stays in demo/out.
 """
@@ -39,6 +39,8 @@ def main() -> None:
     mnv3("inspect", OUT / "qat.tflite", "--require", "int8", "--require", "one-partition")
     mnv3("verify", OUT / "qat.tflite", "--data", DATA, "--report", OUT / "verify")
     mnv3("predict", OUT / "qat.tflite", *sorted((DATA / "test" / "7").iterdir())[:2], "--top-k", "2")
+    mnv3("bundle", OUT / "qat.tflite", "--out", OUT / "bundle", "--data", DATA)
+    mnv3("bundle", "--check", OUT / "bundle")
     accuracy = {name: evaluate(path) for name, path in files.items()}
     with timed("The same trained weights in keras.applications, converted by TFLite's standard recipe"):
         peers = convert_peer(RUN / "model.keras")

@@ -66,6 +66,23 @@ class Bundle:
     notes: tuple[str, ...]
 
 
+def copy_app(bundle: str | Path, out: str | Path) -> Path:
+    """Copies the sample app to a new folder, with a bundle in its assets.
+
+    Raises:
+        InputError: `out` is taken.
+    """
+    from importlib import resources
+
+    out = Path(out)
+    if out.exists():
+        raise InputError(f"{out}: is there already. Give another folder for the app.")
+    with resources.as_file(resources.files("mnv3_tf.android_demo_assets")) as source:
+        shutil.copytree(source, out, ignore=shutil.ignore_patterns("__init__.py", "__pycache__", "build", ".gradle", "bundle"))
+    shutil.copytree(bundle, out / "app" / "src" / "main" / "assets" / "bundle")
+    return out
+
+
 def make_bundle(file: str | Path, out: str | Path, *, data: str | Path | None = None, options: BundleOptions | None = None,
                 force: bool = False, progress: Progress) -> Bundle:
     """Makes a bundle.

@@ -216,6 +216,11 @@ def test_the_command(small_file: Path, tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "b" / "labels.txt").write_text("x\n")
     code, _, err = run("--check", tmp_path / "b")
     assert code == 3 and "labels.txt: was changed" in err and len(err.strip().splitlines()) == 1
+    code, out, err = run(small_file, "--out", tmp_path / "c", "--goldens", 1, "--app", tmp_path / "app")
+    assert code == 0, err
+    assert check_bundle(tmp_path / "app" / "app" / "src" / "main" / "assets" / "bundle") == ()
+    assert (tmp_path / "app" / "settings.gradle.kts").exists() and not (tmp_path / "app" / "__init__.py").exists()
+    assert (tmp_path / "app" / "app" / "src" / "main" / "java" / "org" / "mnv3" / "demo" / "core" / "Resampler.kt").exists()
     assert run("--check", tmp_path / "b", "--out", "x")[0] == 2 and run(small_file)[0] == 2
-    code, _, err = run(tmp_path / "none.tflite", "--out", tmp_path / "c")
-    assert code == 2 and "none.tflite" in err and not (tmp_path / "c").exists()
+    code, _, err = run(tmp_path / "none.tflite", "--out", tmp_path / "d")
+    assert code == 2 and "none.tflite" in err and not (tmp_path / "d").exists()
