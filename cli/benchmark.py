@@ -1,11 +1,16 @@
-"""`mnv3 benchmark`: how long .tflite files take on this machine."""
+"""`mnv3 benchmark`: how long .tflite files take on this machine, on phones and on boards."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mnv3_tf.cli.options import Terminal, json_option, print_json
+from mnv3_tf.errors import GateError, KitError, NoDeviceError
+
+if TYPE_CHECKING:
+    from mnv3_tf.export.device.bench import DeviceSettings
+    from mnv3_tf.export.results.store import Record
 
 
 class ThreadCounts(click.ParamType):
@@ -25,40 +30,180 @@ class ThreadCounts(click.ParamType):
         return tuple(dict.fromkeys(counts))
 
 
+class Targets(click.ParamType):
+    """Comma-separated targets, such as host,adb."""
+
+    name = "TARGET[,...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = tuple(dict.fromkeys(part.strip() for part in str(value).split(",")))
+        for part in parts:
+            named = part.startswith(("adb:", "ssh:")) and part not in ("adb:", "ssh:")
+            if part not in ("host", "adb", "all") and not named:
+                self.fail(f"{part!r} is no target: give host, adb, adb:SERIAL, ssh:HOST or all.", param, ctx)
+        return parts
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
+@click.option("--target", "targets", type=Targets(), default="host", show_default=True,
+              help="Where: host, adb (the one phone that is connected), adb:SERIAL, ssh:HOST, or all (host and every phone). "
+                   "Several with commas between.")
 @click.option("--threads", type=ThreadCounts(), default="1", show_default=True,
               help="Numbers of CPU threads; each file is measured with each.")
+@click.option("--cores", default="all", show_default=True, metavar="CHOICE[;...]",
+              help="On a device: all, big, little, prime, mid, numbers (4-7) or a mask (0xf0); several with semicolons between.")
 @click.option("--runs", type=click.IntRange(min=1), default=50, show_default=True,
               help="Timed runs at least; short networks get more, until --min-seconds.")
-@click.option("--min-seconds", type=click.FloatRange(min=0, max=3600), default=1.0, show_default=True,
-              help="Timed seconds at least, for each file and number of threads.")
+@click.option("--min-seconds", type=click.FloatRange(min=0, max=3600),
+              help="Timed seconds at least, for each row.  [default: 1 on the host, 10 on a device]")
 @click.option("--warmup", type=click.IntRange(min=0), default=10, show_default=True, help="Untimed runs before.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True,
               help="Rounds in which the files take turns; fewer than 4 give no verdict.")
-@click.option("--delegate", type=click.Choice(["xnnpack", "none"]), default="xnnpack", show_default=True,
-              help="XNNPACK as on phones, or the runtime's own CPU kernels.")
+@click.option("--delegate", type=click.Choice(["xnnpack", "none", "gpu", "nnapi", "hexagon"]), default="xnnpack",
+              show_default=True, help="XNNPACK, or the runtime's own CPU kernels; the others on a device with benchmark_model.")
+@click.option("--runner", type=click.Choice(["kit", "benchmark_model"]), default="kit", show_default=True,
+              help="On a device: the kit's own program, compiled on demand, or TFLite's tool.")
+@click.option("--benchmark-binary", type=click.Path(), metavar="PATH",
+              help="Your own benchmark_model; downloaded once and checked where not given.")
+@click.option("--cool-down", type=click.FloatRange(min=0, max=3600), default=60.0, show_default=True,
+              help="Seconds to wait at most, in all, for a device that got warmer than at the start.")
+@click.option("--fixed-performance", is_flag=True, help="Android's mode of steady clocks meanwhile; reset in any case.")
 @click.option("--against", type=click.Path(), metavar="FILE",
               help="Baseline of the ratios; measured too if it is not among the files.  [default: the first file]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random input.")
+@click.option("--out", type=click.Path(file_okay=False), metavar="DIR", help="Add the rows to DIR/results.jsonl, and the logs.")
+@click.option("--gate", "gates", multiple=True, metavar="LIMIT",
+              help='Exit with 3 unless it holds, such as "median_ms < 8 @ adb". May be given more than once.')
 @json_option
-def benchmark(files: tuple[str, ...], threads: tuple[int, ...], runs: int, min_seconds: float, warmup: int, rounds: int,
-              delegate: str, against: str | None, seed: int, as_json: bool) -> None:
+def benchmark(files: tuple[str, ...], targets: tuple[str, ...], threads: tuple[int, ...], cores: str, runs: int,
+              min_seconds: float | None, warmup: int, rounds: int, delegate: str, runner: str, benchmark_binary: str | None,
+              cool_down: float, fixed_performance: bool, against: str | None, seed: int, out: str | None, gates: tuple[str, ...],
+              as_json: bool) -> None:
     """Measure the latency of .tflite files.
 
     The files take turns over several rounds, so that a machine that slows down meanwhile is fair to all. A file is
     called faster or slower than the baseline only where the 95% interval of the ratio says so, and by more than the 2%
-    that two loads of one file can differ by.
+    that two loads of one file can differ by. Nothing is left on a device.
     """
-    from mnv3_tf.export.benchmark import benchmark_files
+    from mnv3_tf.export.device.bench import DeviceSettings
+    from mnv3_tf.export.results.gate import check_gate, parse_gate
 
+    limits = [parse_gate(text) for text in gates]
     files, against = _with_baseline(files, against)
-    result = benchmark_files(files, threads=threads, runs=runs, warmup=warmup, min_seconds=min_seconds, rounds=rounds,
-                             seed=seed, delegate=delegate, progress=Terminal())
+    records: list[Record] = []
+    logs: list[str] = []
+    result = None
+    if "host" in targets or "all" in targets:
+        result = _on_host(files, threads, runs, min_seconds, warmup, rounds, seed, delegate)
+        records += result[1]
+        logs += [""] * len(result[1])
+    settings = DeviceSettings(
+        threads, tuple(choice.strip() for choice in cores.split(";")), runs, 10.0 if min_seconds is None else min_seconds, warmup,
+        rounds, seed, delegate, runner, Path(benchmark_binary) if benchmark_binary else None,  # type: ignore[arg-type]
+        cool_down, fixed_performance)
+    problems = _on_devices([target for target in targets if target != "host"], [Path(file) for file in files], settings, records,
+                           logs, against, print_rows=not as_json)
+    if out:
+        from mnv3_tf.export.results.store import append_records
+
+        records = append_records(out, records, logs)
     if as_json:
-        print_json(result.to_dict(against=against))
-    else:
-        _print_text(result, against)
+        from mnv3_tf.export.device.compare import comparisons
+
+        base = result[0].to_dict(against=against) if result else {"rows": [], "comparisons": [], "samples_ms": []}
+        print_json({**base, "records": records, "device_comparisons": comparisons(records, against or files[0]),
+                    "problems": problems})
+    elif result:
+        _print_text(result[0], against)
+    for problem in problems:
+        click.echo(f"Error: {problem}", err=True)
+    failures = [line for limit in limits for line in check_gate(limit, records)]
+    if failures:
+        raise GateError("; ".join(failures) + ".")
+    if problems:
+        raise NoDeviceError("not every target was measured.") if not records else KitError("not every target was measured.")
+
+
+def _on_host(files: tuple[str, ...], threads: tuple[int, ...], runs: int, min_seconds: float | None, warmup: int, rounds: int,
+             seed: int, delegate: str) -> tuple[Any, "list[Record]"]:
+    from datetime import UTC, datetime
+
+    from mnv3_tf.errors import InputError
+    from mnv3_tf.export.benchmark import benchmark_files
+    from mnv3_tf.export.results.store import host_records
+
+    if delegate not in ("xnnpack", "none"):
+        raise InputError(f"--delegate {delegate} is for devices; this machine has xnnpack and none.")
+    result = benchmark_files(files, threads=threads, runs=runs, warmup=warmup, rounds=rounds, seed=seed, delegate=delegate,
+                             min_seconds=1.0 if min_seconds is None else min_seconds, progress=Terminal())
+    return result, host_records(result, datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def _on_devices(targets: list[str], files: list[Path], settings: "DeviceSettings", records: "list[Record]", logs: list[str],
+                against: str | None, *, print_rows: bool) -> list[str]:
+    """Adds the devices' rows; gives what went wrong, a line for each device."""
+    if not targets:
+        return []
+    from mnv3_tf.export.device.bench import benchmark_device, open_target
+    from mnv3_tf.export.device.several import on_each, usable_phones
+
+    terminal = Terminal()
+    problems: list[str] = []
+    devices = []
+    for target in targets:
+        try:
+            if target == "all":
+                phones, unusable = usable_phones()
+                devices += phones
+                problems += unusable
+            else:
+                devices.append(open_target(target))
+        except KitError as error:
+            problems.append(str(error))
+    shown = terminal if len(devices) == 1 else Lines(terminal)
+    found = on_each(devices, lambda device: benchmark_device(device, files, settings, shown))
+    for device, result in zip(devices, found, strict=True):
+        if isinstance(result, KitError):
+            problems.append(str(result))
+            continue
+        records += result.rows
+        logs += result.logs
+        failed = [f"{device.name}: {Path(row['file']).name}: {row['failure']}" for row in result.rows if row["failure"]]
+        problems += dict.fromkeys(failed)
+        if print_rows:
+            _print_device(result, against or str(files[0]))
+    return problems
+
+
+class Lines:
+    """Progress of several devices at once: only what is said, for bars would overwrite each other."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self.terminal = terminal
+
+    def say(self, text: str) -> None:
+        self.terminal.say(text)
+
+    def task(self, description: str, total: int) -> Any:
+        import contextlib
+
+        return contextlib.nullcontext(lambda done, note: None)
+
+
+def _print_device(result: Any, baseline: str) -> None:
+    from rich.console import Console
+
+    from mnv3_tf.export.device.compare import comparisons, device_lines, device_table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)
+    console.print(device_table(result.rows, comparisons(result.rows, baseline)))
+    for line in device_lines(result):
+        console.print(line, markup=False, soft_wrap=not console.is_terminal)
 
 
 def _with_baseline(files: tuple[str, ...], against: str | None) -> tuple[tuple[str, ...], str | None]:

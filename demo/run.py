@@ -1,4 +1,4 @@
-"""The whole road on real data that scikit-learn ships: train, quantize, convert, verify, bundle, evaluate, benchmark, and a table.
+"""The whole road on real data that scikit-learn ships: train, quantize, convert, verify, bundle, benchmark, and a table.
 
 Every command is printed before it runs; what it makes stays in demo/out.
 """
@@ -39,7 +39,8 @@ def main() -> None:
     mnv3("inspect", OUT / "qat.tflite", "--require", "int8", "--require", "one-partition")
     mnv3("verify", OUT / "qat.tflite", "--data", DATA, "--report", OUT / "verify")
     mnv3("predict", OUT / "qat.tflite", *sorted((DATA / "test" / "7").iterdir())[:2], "--top-k", "2")
-    mnv3("bundle", OUT / "qat.tflite", "--out", OUT / "bundle", "--data", DATA)
+    mnv3("convert", OUT / "run-qat", "--out", OUT / "phone.tflite")
+    mnv3("bundle", OUT / "phone.tflite", "--out", OUT / "bundle", "--data", DATA)
     mnv3("bundle", "--check", OUT / "bundle")
     accuracy = {name: evaluate(path) for name, path in files.items()}
     with timed("The same trained weights in keras.applications, converted by TFLite's standard recipe"):
@@ -169,8 +170,8 @@ def report(files: dict[str, Path], accuracy: dict[str, float], rows: list[dict],
     target.write_text("\n".join([f"# {title}", "", *markdown, "", *notes, ""]), encoding="utf-8")
     print("\n".join(notes))
     print(f"\nDone in {seconds:.0f} s. The table is also in {os.path.relpath(target)}, and the proof that every form of the "
-          f"network answers alike in {os.path.relpath(OUT / 'verify' / 'index.html')}; the model for a phone is "
-          f"{os.path.relpath(files['int8 (qat)'])}, with its preprocessing and labels beside it.")
+          f"network answers alike in {os.path.relpath(OUT / 'verify' / 'index.html')}; what a phone gets is "
+          f"{os.path.relpath(OUT / 'bundle')}.")
 
 
 def remarks(files: dict[str, Path]) -> list[str]:

@@ -242,15 +242,16 @@ def compare_rows(result: BenchmarkResult, *, against: str | None = None) -> tupl
     for index, row in enumerate(result.rows):
         base = baselines[row.threads]
         if index == base:
-            ratio, low, high, verdict = 1.0, 1.0, 1.0, "baseline"
+            ratio, low, high, said = 1.0, 1.0, 1.0, "baseline"
         else:
             ratio, low, high = ratio_with_interval(result.samples[index], result.samples[base])
-            verdict = _verdict(low, high, len(result.samples[index]))
-        comparisons.append(Comparison(row.file, row.threads, baseline_file, ratio, low, high, verdict))
+            said = verdict(low, high, len(result.samples[index]))
+        comparisons.append(Comparison(row.file, row.threads, baseline_file, ratio, low, high, said))
     return tuple(comparisons)
 
 
-def _verdict(low: float, high: float, rounds: int) -> str:
+def verdict(low: float, high: float, rounds: int) -> str:
+    """ "faster", "slower", "no difference shown" or "too few rounds", from the 95% interval of a ratio."""
     if rounds < MIN_ROUNDS:
         return "too few rounds"
     if high < 1.0 / SAME_FILE_MARGIN:
@@ -279,7 +280,7 @@ def _row(pair: _Pair, rounds: Sequence[Sequence[float]], machine: dict[str, Any]
         mean_ms=sum(times) / len(times), p90_ms=percentile(times, 90), p95_ms=percentile(times, 95),
         p99_ms=percentile(times, 99), min_ms=times[0], max_ms=times[-1],
         spread=(percentile(times, 90) - percentile(times, 10)) / median if median else 0.0,
-        drift=_drift(rounds), init_ms=model.init_ms, first_ms=pair.first_ms, partitions=model.partitions,
+        drift=drift_of(rounds), init_ms=model.init_ms, first_ms=pair.first_ms, partitions=model.partitions,
         operators_outside=model.undelegated_operators, delegate=model.delegate, dynamic_batch=model.dynamic_batch,
         size_bytes=pair.content_bytes, sha256=pair.sha256, input_dtype=model.input_dtype,
         output_dtype=model.output_dtype, runtime=machine["runtime"], machine=machine["cpu"],
@@ -287,6 +288,7 @@ def _row(pair: _Pair, rounds: Sequence[Sequence[float]], machine: dict[str, Any]
         temperature_after_c=None)
 
 
-def _drift(rounds: Sequence[Sequence[float]]) -> float:
+def drift_of(rounds: Sequence[Sequence[float]]) -> float:
+    """Median of the last round / median of the first."""
     first = percentile(sorted(rounds[0]), 50)
     return percentile(sorted(rounds[-1]), 50) / first if first else 1.0

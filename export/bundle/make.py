@@ -121,7 +121,7 @@ def make_bundle(file: str | Path, out: str | Path, *, data: str | Path | None = 
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    return Bundle(out, size, partitions, effect, tuple(_notes(contract, options, effect)))
+    return Bundle(out, size, partitions, effect, tuple(_notes(out, contract, options, effect)))
 
 
 def _beside(file: Path) -> tuple[Preprocessing, tuple[str, ...]]:
@@ -211,8 +211,10 @@ def _replace(folder: Path, out: Path) -> None:
         raise KitError(f"{out}: cannot be written ({error.strerror or error}). Give another folder.") from error
 
 
-def _notes(contract: Preprocessing, options: BundleOptions, effect: Effect | None) -> list[str]:
+def _notes(out: Path, contract: Preprocessing, options: BundleOptions, effect: Effect | None) -> list[str]:
     notes: list[Any] = []
+    if LiteRTModel(out / names.MODEL).input_dtype == "int8":
+        notes.append("the model takes int8, which MediaPipe refuses; convert with --io uint8 for it")
     if effect is not None and options.client == "contract" and not effect.same:
         notes.append(f"{effect.sentence()} An app that follows preprocessing.json is not touched by it. For MediaPipe's "
                      "ImageClassifier, train with -o data.resize=stretch -o data.interpolation=mediapipe, or make the bundle "

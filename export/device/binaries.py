@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mnv3_tf.errors import InputError, KitError
+from mnv3_tf.export.device.downloads import fetch
 from mnv3_tf.files import cache_folder, read_json, sha256, write_json
 from mnv3_tf.progress import Progress
 
@@ -88,16 +89,11 @@ def _download(entry: dict[str, Any], progress: Progress) -> Binary:
 
 
 def _fetch(url: str, target: Path) -> None:
-    import pooch
-    import requests
-
-    pooch.get_logger().setLevel("ERROR")
     try:
-        downloader = pooch.HTTPDownloader(progressbar=False, timeout=60)
-        downloader(url, str(target), None)
-    except (requests.RequestException, OSError, ValueError) as error:
-        raise KitError(f"{url}: the download failed ({str(error).splitlines()[0][:200]}). Without the internet, take the kit's "
-                       "own runner (--runner kit), or give the file with --benchmark-binary PATH.") from error
+        fetch(url, target)
+    except KitError as error:
+        raise KitError(f"{error}. Without the internet, take the kit's own runner (--runner kit), or give the file with "
+                       "--benchmark-binary PATH.") from error
 
 
 # e_machine of ELF files, by architecture.

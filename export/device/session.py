@@ -21,6 +21,15 @@ _TRIES = 3
 _CLEANING_SECONDS = 8.0
 
 
+_open: set["DeviceSession"] = set()
+
+
+def close_all() -> None:
+    """Closes every session that is open."""
+    for session in list(_open):
+        session.close()
+
+
 class DeviceSession:
     """A folder on a device.
 
@@ -49,6 +58,7 @@ class DeviceSession:
         """
         atexit.register(self.close)
         self._opened = True
+        _open.add(self)
         self.device.shell(f"find {self.device.base} -maxdepth 1 -name '{_PREFIX}*' -mmin +{_STALE_MINUTES} -exec rm -rf {{}} +")
         answer = self.device.shell(["mkdir", self.folder])
         if answer.code:
@@ -91,6 +101,7 @@ class DeviceSession:
         with undisturbed():
             self.left_behind = self._clean()
             self._opened = False
+            _open.discard(self)
             atexit.unregister(self.close)
         if self.left_behind:
             self.say(f"{self.device.name}: {self.folder} could not be removed ({self.left_behind}). A later run removes it.")

@@ -1,0 +1,240 @@
+"""`mnv3 benchmark --target adb`: everything from finding the device to rows of results."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from mnv3_tf.errors import InputError, KitError
+from mnv3_tf.export.benchmark import drift_of
+from mnv3_tf.export.benchmark_statistics import percentile
+from mnv3_tf.export.device.adb import Adb, AdbDevice
+from mnv3_tf.export.device.binaries import benchmark_binary
+from mnv3_tf.export.device.cores import CORES_SCRIPT, CoreLayout, parse_cores
+from mnv3_tf.export.device.identity import DeviceIdentity, android_identity, board_identity
+from mnv3_tf.export.device.measure import Job, JobResult, Measurement, measure
+from mnv3_tf.export.device.remote import RemoteDevice
+from mnv3_tf.export.device.runner_build import build_runner
+from mnv3_tf.export.device.runners import KitRunner, ToolRunner
+from mnv3_tf.export.device.session import DeviceSession, interrupts
+from mnv3_tf.export.device.ssh import SshDevice
+from mnv3_tf.export.device.state import STATE_SCRIPT, DeviceState, parse_state, throttle_flags
+from mnv3_tf.export.results.store import SCHEMA
+from mnv3_tf.export.runtime import LiteRTModel
+from mnv3_tf.export.tflite_file import read_tflite
+from mnv3_tf.progress import Progress
+
+RunnerName = Literal["kit", "benchmark_model"]
+_SPREAD_LIMIT = 0.25
+_MEASURED = ("median_ms", "mean_ms", "p90_ms", "p95_ms", "p99_ms", "min_ms", "max_ms", "spread", "drift", "init_ms", "first_ms",
+             "peak_memory_mb", "partitions", "samples_ms", "delegate")
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """How a device is measured.
+
+    Attributes:
+        threads: numbers of CPU threads.
+        cores: choices of cores, see :meth:`mnv3_tf.export.device.cores.CoreLayout.mask`.
+        runs, min_seconds: for each row at least, over all rounds.
+        warmup: untimed runs before each slice.
+        rounds: slices of each row.
+        seed: of the random input.
+        delegate: "xnnpack", "none", and for benchmark_model "gpu", "nnapi" and "hexagon" too.
+        runner: the kit's program, or TFLite's.
+        binary: the user's own benchmark_model.
+        cool_down: seconds to wait at most for a device that is warmer than at the start.
+        fixed_performance: Android's mode of steady clocks meanwhile; always reset.
+    """
+
+    threads: tuple[int, ...] = (1,)
+    cores: tuple[str, ...] = ("all",)
+    runs: int = 50
+    min_seconds: float = 10.0
+    warmup: int = 10
+    rounds: int = 5
+    seed: int = 0
+    delegate: str = "xnnpack"
+    runner: RunnerName = "kit"
+    binary: Path | None = None
+    cool_down: float = 60.0
+    fixed_performance: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        from dataclasses import asdict
+
+        return {**asdict(self), "binary": str(self.binary) if self.binary else None}
+
+
+def open_target(target: str, program: str | None = None) -> RemoteDevice:
+    """A device by the name that `--target` gives it.
+
+    Args:
+        target: "adb", "adb:SERIAL" or "ssh:HOST".
+        program: the adb client; None: looked for.
+
+    Raises:
+        NoDeviceError: it is not there, or cannot be used; the message says what to do.
+        InputError: there is no such kind of target.
+    """
+    kind, _, name = target.partition(":")
+    if kind == "adb":
+        adb = Adb(program)
+        return AdbDevice(adb, adb.choose(name or None).serial)
+    if kind == "ssh" and name:
+        return SshDevice(name)
+    raise InputError(f"{target!r}: is no target. Give host, adb, adb:SERIAL, ssh:HOST or all.")
+
+
+def benchmark_device(device: RemoteDevice, files: Sequence[Path], settings: DeviceSettings,
+                     progress: Progress) -> "DeviceResult":
+    """Measures files on a device, and leaves nothing there.
+
+    Raises:
+        InputError: a file or a choice of cores that cannot be used.
+        KitError: the device cannot be used, or went away.
+    """
+    facts = {file: read_tflite(file) for file in files}
+    android = isinstance(device, AdbDevice)
+    identity = android_identity(device) if android else board_identity(device)
+    layout = parse_cores(device.check(CORES_SCRIPT))
+    jobs = _jobs(files, settings, layout)
+    with interrupts(), _session(device, settings, android, progress) as session:
+        runner: KitRunner | ToolRunner
+        if settings.runner == "kit":
+            if settings.delegate not in ("xnnpack", "none"):
+                raise InputError(f"the kit's runner has no {settings.delegate} delegate; take --runner benchmark_model for it.")
+            runner = KitRunner(session, build_runner(identity.architecture, progress), delegate=settings.delegate,
+                               seed=settings.seed)
+        else:
+            binary = benchmark_binary("android" if android else "linux", identity.architecture, given=settings.binary,
+                                      progress=progress)
+            runner = ToolRunner(session, binary, delegate=settings.delegate)
+        progress.say(f"{identity.name}: copying the runner and {len(files)} file{'s' * (len(files) != 1)}")
+        runner.install()
+        for file in files:
+            runner.model(file)
+        measured = measure(jobs, runner, runs=settings.runs, seconds=settings.min_seconds, warmup=settings.warmup,
+                           rounds=settings.rounds, cool_down=settings.cool_down,
+                           state=lambda: parse_state(device.check(STATE_SCRIPT)), name=identity.name, progress=progress)
+    written = datetime.now(UTC).isoformat(timespec="seconds")
+    rows = [_row(result, measured, facts[result.job.file], device, identity, runner, settings, written)
+            for result in measured.results]
+    return DeviceResult(tuple(rows), tuple(tuple(s.samples_ms for s in result.slices) for result in measured.results), measured,
+                        tuple("\n".join(result.logs) for result in measured.results), identity)
+
+
+@dataclass(frozen=True)
+class DeviceResult:
+    """What a device gave.
+
+    Attributes:
+        rows: as written to results.jsonl, one for each file, number of threads and choice of cores.
+        samples: [row][round][run] in milliseconds; empty rounds where the runner gives summaries.
+        measurement: states, waiting, overhead.
+        logs: all that the runner printed, for each row.
+        identity: of the device.
+    """
+
+    rows: tuple[dict[str, Any], ...]
+    samples: tuple[tuple[tuple[float, ...], ...], ...]
+    measurement: Measurement
+    logs: tuple[str, ...]
+    identity: DeviceIdentity
+
+
+def _jobs(files: Sequence[Path], settings: DeviceSettings, layout: CoreLayout) -> list[Job]:
+    masks = [layout.mask(choice) for choice in settings.cores]
+    return [Job(file, threads, mask, text) for file in files for threads in settings.threads for mask, text in masks]
+
+
+@contextlib.contextmanager
+def _session(device: RemoteDevice, settings: DeviceSettings, android: bool, progress: Progress) -> Iterator[DeviceSession]:
+    session = DeviceSession(device, progress.say)
+    try:
+        try:
+            session.open()
+            if settings.fixed_performance:
+                if not android:
+                    raise InputError("--fixed-performance is Android's; a board's governor is set by its administrator.")
+                session.undo_at_end("cmd power set-fixed-performance-mode-enabled false")
+                device.check("cmd power set-fixed-performance-mode-enabled true")
+            yield session
+        finally:
+            session.close()
+    finally:  # an interrupt may come at the very moment that the first close begins
+        session.close()
+
+
+def _row(result: JobResult, measured: Measurement, facts: Any, device: RemoteDevice, identity: DeviceIdentity,
+         runner: KitRunner | ToolRunner, settings: DeviceSettings, written: str) -> dict[str, Any]:
+    before, after = measured.states[0].state, measured.states[-1].state
+    kind = "adb" if isinstance(device, AdbDevice) else "ssh"
+    row: dict[str, Any] = {
+        "schema": SCHEMA, "written": written, "file": str(result.job.file), "file_sha256": facts.sha256,
+        "size_bytes": facts.size_bytes, "target": f"{kind}:{identity.alias}", "device": identity.name, "soc": identity.soc,
+        "architecture": identity.architecture, "system": identity.system, "build_fingerprint": identity.build_fingerprint,
+        "runner": runner.name, "runner_version": runner.version, "runner_sha256": runner.sha256, "threads": result.job.threads,
+        "cores": result.job.cores, "delegate_asked": settings.delegate, "settings": settings.to_dict(),
+        "state_before": before.to_dict(), "state_after": after.to_dict(),
+        "states": [_state_point(item.seconds, item.state) for item in measured.states], "failure": result.failure or None}
+    if result.failure or not result.slices:
+        return {**row, **dict.fromkeys(_MEASURED), "runs": 0, "rounds": 0, "flags": [], "warnings": []}
+    first = result.slices[0]
+    numbers = _numbers(result)
+    flags = list(throttle_flags(before, after, numbers["drift"]))
+    if numbers["spread"] is not None and numbers["spread"] > _SPREAD_LIMIT:
+        flags.append(f"unsteady: (p90 - p10) / median is {numbers['spread']:.2f}")
+    if settings.delegate == "xnnpack" and first.delegate != "xnnpack":
+        flags.append("CPU fallback: XNNPACK took nothing of it")
+    partitions = first.partitions
+    if partitions is None and runner.name == "kit":  # the same version of the same runtime cuts a graph in the same way
+        partitions = LiteRTModel(result.job.file, fix_batch=True, delegate=settings.delegate).partitions
+    return {**row, **numbers, "rounds": len(result.slices), "init_ms": first.init_ms, "first_ms": first.first_ms,
+            "peak_memory_mb": max((s.peak_memory_mb for s in result.slices if s.peak_memory_mb is not None), default=None),
+            "delegate": first.delegate, "partitions": partitions, "flags": flags,
+            "warnings": sorted({line for s in result.slices for line in s.warnings}),
+            "samples_ms": [list(s.samples_ms) for s in result.slices] if first.samples_ms else None}
+
+
+def _numbers(result: JobResult) -> dict[str, Any]:
+    """Latency in milliseconds over all slices; percentiles only where every run's time is known."""
+    times = sorted(time for found in result.slices for time in found.samples_ms)
+    if times:
+        median = percentile(times, 50)
+        return {"runs": len(times), "median_ms": median, "mean_ms": sum(times) / len(times), "p90_ms": percentile(times, 90),
+                "p95_ms": percentile(times, 95), "p99_ms": percentile(times, 99), "min_ms": times[0], "max_ms": times[-1],
+                "spread": (percentile(times, 90) - percentile(times, 10)) / median if median else 0.0,
+                "drift": drift_of([found.samples_ms for found in result.slices])}
+    summaries = [found.summary for found in result.slices]
+    runs = sum(int(s.get("runs", 0)) for s in summaries)
+    mean = sum(float(s["mean_ms"]) * int(s.get("runs", 1)) for s in summaries) / max(runs, 1)
+    medians = [float(s["median_ms"]) for s in summaries if "median_ms" in s]
+    return {"runs": runs, "median_ms": percentile(sorted(medians), 50) if len(medians) == len(summaries) else None,
+            "mean_ms": mean, "p90_ms": None, "p95_ms": _most(summaries, "p95_ms"), "p99_ms": None,
+            "min_ms": min((float(s["min_ms"]) for s in summaries if "min_ms" in s), default=None),
+            "max_ms": _most(summaries, "max_ms"), "spread": None,
+            "drift": float(summaries[-1]["mean_ms"]) / float(summaries[0]["mean_ms"]) if float(summaries[0]["mean_ms"]) else 1.0}
+
+
+def _most(summaries: Sequence[dict[str, Any]], key: str) -> float | None:
+    return max((float(s[key]) for s in summaries if key in s), default=None)
+
+
+def _state_point(seconds: float, state: DeviceState) -> dict[str, Any]:
+    return {"seconds": round(seconds, 1), "cpu_temperature_c": state.cpu_temperature_c, "skin_c": state.skin_c,
+            "battery_c": state.battery_c, "thermal_status": state.thermal_status}
+
+
+def check_usable(device: RemoteDevice) -> None:
+    """Asks a device for a sign of life.
+
+    Raises:
+        KitError: it gives none.
+    """
+    if device.check("echo ready").strip() != "ready":
+        raise KitError(f"{device.name}: does not answer as a shell should. Restart it.")

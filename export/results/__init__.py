@@ -1,0 +1,1 @@
+"""Results of benchmarks: kept as JSON lines, compared, gated and shown."""
