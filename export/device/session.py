@@ -22,12 +22,25 @@ _CLEANING_SECONDS = 8.0
 
 
 _open: set["DeviceSession"] = set()
+_stopping = threading.Event()
+
+
+class Stopped(KitError):
+    """The user stopped the program; another thread found its session closed."""
+
+    exit_code = 130
 
 
 def close_all() -> None:
-    """Closes every session that is open."""
+    """Closes every session that is open; none is opened any more until :func:`allow_sessions`."""
+    _stopping.set()
     for session in list(_open):
         session.close()
+
+
+def allow_sessions() -> None:
+    """Sessions may be opened."""
+    _stopping.clear()
 
 
 class DeviceSession:
@@ -48,14 +61,15 @@ class DeviceSession:
         self.folder = f"{device.base}/{_PREFIX}{self.token}"
         self.left_behind = ""
         self._undo: list[str] = []
-        self._opened = False
+        self._opened = self._closed = False
 
     def open(self) -> "DeviceSession":
         """Makes the folder, and removes old ones of ours.
 
         Raises:
-            KitError: nothing can be written there.
+            KitError: nothing can be written there, or the program is being stopped.
         """
+        self._refuse_closed()
         atexit.register(self.close)
         self._opened = True
         _open.add(self)
@@ -65,7 +79,14 @@ class DeviceSession:
             raise KitError(f"{self.device.name}: {self.device.base} cannot be written to ("
                            f"{last_line(answer.errors or answer.output)}). It must have free space and be writable for the user "
                            "that commands run as; restarting the device helps where it became read-only.")
+        if self._closed:  # closed by another thread before the folder was there
+            self._clean()
+        self._refuse_closed()
         return self
+
+    def _refuse_closed(self) -> None:
+        if self._closed or _stopping.is_set():
+            raise Stopped(f"{self.device.name}: stopped.")
 
     def path(self, name: str) -> str:
         """The path of a file in the folder."""
@@ -73,6 +94,7 @@ class DeviceSession:
 
     def push(self, local: Path, name: str, *, executable: bool = False) -> str:
         """Copies a file into the folder, and gives its path there."""
+        self._refuse_closed()
         remote = self.path(name)
         self.device.push(local, remote, executable=executable)
         return remote
@@ -85,6 +107,7 @@ class DeviceSession:
             seconds: to wait at most.
             environment: of the program.
         """
+        self._refuse_closed()
         variables = [f"{name}={value}" for name, value in (environment or {}).items()]
         line = shlex.join([*(["env", *variables] if variables else []), *words])
         start = f"sh -c 'echo $$ > {self.token}.pid; exec \"$@\"' sh {line}"
@@ -96,6 +119,7 @@ class DeviceSession:
 
     def close(self) -> None:
         """Ends what runs, undoes what was set, and removes the folder; a second call does nothing."""
+        self._closed = True
         if not self._opened:
             return
         with undisturbed():

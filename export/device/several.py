@@ -7,7 +7,7 @@ from typing import TypeVar
 from mnv3_tf.errors import KitError
 from mnv3_tf.export.device.adb import Adb, AdbDevice
 from mnv3_tf.export.device.remote import RemoteDevice
-from mnv3_tf.export.device.session import close_all, interrupts
+from mnv3_tf.export.device.session import allow_sessions, close_all, interrupts
 
 T = TypeVar("T")
 
@@ -34,6 +34,7 @@ def on_each(devices: Sequence[RemoteDevice], work: Callable[[RemoteDevice], T]) 
     Returns:
         In the order of the devices: what `work` gave, or the error that it ended with.
     """
+    allow_sessions()
     with interrupts(), concurrent.futures.ThreadPoolExecutor(max(1, len(devices))) as pool:
         futures = [pool.submit(work, device) for device in devices]
         try:

@@ -1,0 +1,72 @@
+"""The real adb client with a server of its own, and phones to talk to."""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from device_lab.phone import SimulatedPhone
+
+
+@pytest.fixture(scope="session")
+def adb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The client's path (PyPI `adbutils` carries one), with its own server, port and keys."""
+    import adbutils
+
+    program = Path(adbutils.__file__).parent / "binaries" / "adb"
+    found = str(program) if program.exists() else shutil.which("adb")
+    if found is None:
+        pytest.skip("there is no adb client for this machine, so nothing of the phone's path is tested")
+    if program.exists():
+        program.chmod(0o755)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = tmp_path_factory.mktemp("adb")
+    patch = pytest.MonkeyPatch()
+    settings = {"ADB": found, "ANDROID_ADB_SERVER_PORT": str(port), "ANDROID_USER_HOME": str(home), "ADB_MDNS": "0"}
+    for name, value in settings.items():
+        patch.setenv(name, value)
+    subprocess.run([found, "start-server"], capture_output=True, timeout=30, env={**os.environ, "HOME": str(home)})
+    yield found
+    subprocess.run([found, "kill-server"], capture_output=True, timeout=30)
+    patch.undo()
+
+
+@pytest.fixture
+def phone(adb: str, tmp_path: Path) -> Iterator[Callable[..., SimulatedPhone]]:
+    """Makes phones, connected."""
+    made: list[SimulatedPhone] = []
+
+    def make(**options: object) -> SimulatedPhone:
+        root = tmp_path / f"phone{len(made)}"
+        root.mkdir()
+        new = SimulatedPhone(root, **options)  # type: ignore[arg-type]
+        made.append(new)
+        subprocess.run([adb, "connect", new.serial], capture_output=True, timeout=30)
+        return new
+
+    yield make
+    for each in made:
+        subprocess.run([adb, "disconnect", each.serial], capture_output=True, timeout=30)
+        each.close()
+
+
+@pytest.fixture(scope="session")
+def real_phone(adb: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatedPhone]:
+    """A phone with a real adbd."""
+    from device_lab.adbd import NoSandbox, RealPhone, fetch_adbd
+
+    from mnv3_tf.files import cache_folder
+
+    try:
+        made = RealPhone(tmp_path_factory.mktemp("real"), fetch_adbd(cache_folder() / "test-files" / "adbd"))
+    except (NoSandbox, OSError) as reason:
+        pytest.skip(f"no real adbd here, so only the simulated phone is tested: {reason}")
+    subprocess.run([adb, "connect", made.serial], capture_output=True, timeout=30)
+    yield made
+    subprocess.run([adb, "disconnect", made.serial], capture_output=True, timeout=30)
+    made.close()

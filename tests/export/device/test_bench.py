@@ -1,0 +1,242 @@
+"""A benchmark on a phone: the real adb client, the kit's own runner, real inference."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from device_lab.phone import SimulatedPhone
+
+from mnv3_tf.cli.main import main
+from mnv3_tf.errors import InputError, KitError, NoDeviceError
+from mnv3_tf.export.device.bench import DeviceSettings, benchmark_device, open_target
+from mnv3_tf.export.device.compare import comparisons
+from mnv3_tf.export.device.remote import DeviceLost
+from mnv3_tf.export.device.runner_build import build_runner
+from mnv3_tf.export.device.runners import KitRunner
+from mnv3_tf.export.device.session import DeviceSession
+from mnv3_tf.export.results.store import REQUIRED
+from mnv3_tf.export.runtime import LiteRTModel
+from mnv3_tf.progress import Silent
+
+pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip install ziglang")
+QUICK = DeviceSettings(runs=10, min_seconds=0.2, rounds=4, warmup=1, cool_down=0)
+Phone = Callable[..., SimulatedPhone]
+
+
+@pytest.fixture
+def odd_name(files: dict[str, Path], tmp_path: Path) -> Path:
+    """A model whose name no shell should see unquoted."""
+    target = tmp_path / "my model's \"best\" $(one).tflite"
+    target.write_bytes(files["plain_int8"].read_bytes())
+    return target
+
+
+def test_two_models_on_a_phone(phone: Phone, files: dict[str, Path], odd_name: Path) -> None:
+    sim = phone()
+    settings = replace(QUICK, cores=("all", "big"), threads=(1, 2))
+    result = benchmark_device(open_target(f"adb:{sim.serial}"), [odd_name, files["swish_int8"]], settings, Silent())
+    assert len(result.rows) == 8 and sim.settled()
+    for row, samples in zip(result.rows, result.samples, strict=True):
+        assert set(REQUIRED) <= set(row) and row["failure"] is None
+        assert row["rounds"] == 4 and row["runs"] == sum(map(len, samples)) >= 40
+        assert 0 < row["min_ms"] <= row["median_ms"] <= row["p90_ms"] <= row["p99_ms"] <= row["max_ms"]
+        assert row["delegate"] == "xnnpack" and row["peak_memory_mb"] > 1 and row["init_ms"] > 0 and row["first_ms"] > 0
+        assert row["device"] == "Simulated Sim Phone (Android 14)" and len(row["runner_sha256"]) == 64
+        assert sim.serial not in json.dumps(row) and "SIM0001" not in json.dumps(row)
+        assert row["state_before"]["cpu_temperature_c"] == 41.0 and row["state_before"]["governors"][0] == "schedutil"
+    assert {row["cores"] for row in result.rows} == {"all", "cpu4-7 (big)"}
+    assert [row["partitions"] for row in result.rows] == [1] * 4 + [3] * 4
+    assert "taskset f0" in sim.calls()
+    compared = comparisons(result.rows, str(odd_name))
+    assert [entry["verdict"] for entry in compared[:4]] == ["baseline"] * 4
+    assert all(entry["low"] <= entry["ratio"] <= entry["high"] for entry in compared[4:])
+
+
+def test_outputs_are_the_hosts_to_the_byte(phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
+    sim = phone()
+    model = LiteRTModel(files["plain_int8"])
+    tensors = np.random.default_rng(0).integers(-128, 128, (5, *model.input_shape[1:]), dtype=np.int8)
+    (tmp_path / "in.bin").write_bytes(tensors.tobytes())
+    session = DeviceSession(open_target(f"adb:{sim.serial}")).open()
+    try:
+        runner = KitRunner(session, build_runner("x86_64", Silent()))
+        runner.install()
+        runner.outputs(files["plain_int8"], tmp_path / "in.bin", tmp_path / "out.bin")
+    finally:
+        session.close()
+    expected = b"".join(model.run_raw(tensor[None]).tobytes() for tensor in tensors)
+    assert (tmp_path / "out.bin").read_bytes() == expected and sim.settled()
+
+
+def test_an_old_phone_without_exit_codes(phone: Phone, files: dict[str, Path]) -> None:
+    sim = phone(shell_v2=False)
+    result = benchmark_device(open_target(f"adb:{sim.serial}"), [files["plain_int8"]], QUICK, Silent())
+    assert result.rows[0]["failure"] is None and result.rows[0]["runs"] >= 40 and sim.settled()
+
+
+@pytest.mark.parametrize(("faults", "words"), [
+    ({"read_only": True}, "the file system there is read-only"), ({"disk_full": 100_000}, "the device is full"),
+    ({"drop_after_bytes": 3_000_000}, "127")])
+def test_pushes_that_fail(faults: dict[str, object], words: str, phone: Phone, files: dict[str, Path]) -> None:
+    sim = phone()
+    device = open_target(f"adb:{sim.serial}")
+    sim.set_faults(**faults)
+    with pytest.raises(KitError, match=words) as caught:
+        benchmark_device(device, [files["plain_int8"]], QUICK, Silent())
+    assert "\n" not in str(caught.value) and sim.serial in str(caught.value)
+    if "drop_after_bytes" not in faults:
+        assert sim.settled()
+
+
+def test_a_cable_that_is_pulled_in_the_middle(phone: Phone, files: dict[str, Path]) -> None:
+    sim = phone(drop_after_opens=18)
+    said = Silent()
+    with pytest.raises((DeviceLost, NoDeviceError)):
+        benchmark_device(open_target(f"adb:{sim.serial}"), [files["plain_int8"]], QUICK, said)
+    assert not sim.running()
+
+
+@pytest.mark.parametrize(("faults", "words"), [
+    ({"unauthorized": True}, "Allow USB debugging"), ({"mute": True}, "127")])
+def test_phones_that_cannot_be_used(faults: dict[str, object], words: str, phone: Phone) -> None:
+    sim = phone(**faults)
+    with pytest.raises(NoDeviceError, match=words) as caught:
+        open_target(f"adb:{sim.serial}")
+    assert "\n" not in str(caught.value)
+
+
+def answer(sim: SimulatedPhone, folder: Path, text: str, code: int) -> None:
+    """From now on the phone prints a text instead of running the tool."""
+    (folder / "log.txt").write_text(text)
+    sim.set_faults(answers=[["--threads|--graph=", str(folder / "log.txt"), code]])
+
+
+@pytest.mark.parametrize(("text", "code", "words"), [
+    ("/system/bin/sh: ./ld-linux: can't execute: Permission denied\n", 126, "does not let the runner be executed"),
+    ("sh: ./ld-linux: not executable: 64-bit ELF file\n", 126, "the device is a 32-bit one"),
+    ("error: the model cannot be loaded: status 500\n", 1, "the model cannot be loaded"),
+    ("kit_runner 1\ninit_us 10\n", 137, "killed by the device"), ("kit_runner 1\ninit_us 10\nus 1 2\n", 0, "without a result"),
+    ("", 139, "ended by signal 11")])
+def test_runs_that_are_none(text: str, code: int, words: str, phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
+    """Exit code 0 without a result is a failure too, and the raw log is kept."""
+    sim = phone()
+    device = open_target(f"adb:{sim.serial}")
+    answer(sim, tmp_path, text, code)
+    result = benchmark_device(device, [files["plain_int8"]], QUICK, Silent())
+    row, = result.rows
+    assert words in row["failure"] and row["median_ms"] is None and row["runs"] == 0
+    assert text.strip()[:20] in result.logs[0]
+
+
+def tool(sim: SimulatedPhone, folder: Path, log: str, files: dict[str, Path], delegate: str = "xnnpack") -> dict[str, object]:
+    """The row of a benchmark_model that prints a log."""
+    (folder / "bm").write_bytes(b"\x7fELF" + bytes(14) + (62).to_bytes(2, "little"))
+    device = open_target(f"adb:{sim.serial}")
+    answer(sim, folder, log, 0)
+    settings = replace(QUICK, runner="benchmark_model", binary=folder / "bm", delegate=delegate, runs=20)
+    row, = benchmark_device(device, [files["plain_int8"]], settings, Silent()).rows
+    return dict(row)
+
+
+RESULT = ("INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\nINFO: count=5 first=9 curr=9 min=9 max=9 avg=9 std=0\n"
+          "INFO: count=50 first=4100 curr=4050 min=4000 max=1.01013e+04 avg=4200 std=9 p5=4001 median=4100 p95=4500\n"
+          "INFO: Inference timings in us: Init: 928, First inference: 25443, Warmup (avg): 9, Inference (avg): 4200\n")
+
+
+def test_the_tools_summary_becomes_a_row(phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
+    row = tool(phone(), tmp_path, RESULT, files)
+    found = [row[key] for key in ("median_ms", "mean_ms", "max_ms", "p95_ms", "init_ms")]
+    assert found == pytest.approx([4.1, 4.2, 10.1013, 4.5, 0.928])
+    assert row["runs"] == 200 and row["samples_ms"] is None and row["p90_ms"] is None and row["delegate"] == "xnnpack"
+
+
+@pytest.mark.parametrize("line", [
+    "WARN: Unconsumed cmdline flags: --use_gpu=true\n", "",
+    "WARN: Though GPU delegate is explicitly applied, the model graph will not be executed by the delegate.\n"])
+def test_a_delegate_that_was_not_applied_is_cpu_fallback(line: str, phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
+    row = tool(phone(), tmp_path, line + RESULT, files, delegate="gpu")
+    assert "CPU fallback" in str(row["failure"]) and row["median_ms"] is None and row["delegate"] is None
+
+
+def test_throttling_is_flagged(phone: Phone, files: dict[str, Path]) -> None:
+    sim = phone()
+    sim.set_state(status=2, cpu=71.0, level=12)
+    (sim.root / "sys/devices/system/cpu/cpu7/cpufreq/scaling_max_freq").write_text("1400000\n")
+    row, = benchmark_device(open_target(f"adb:{sim.serial}"), [files["plain_int8"]], QUICK, Silent()).rows
+    assert "throttling: thermal status moderate" in row["flags"]
+    assert "throttling: the highest clock of cpu7 is lowered" in row["flags"]
+
+
+def test_fixed_performance_is_reset(phone: Phone, files: dict[str, Path]) -> None:
+    sim = phone()
+    settings = replace(QUICK, fixed_performance=True)
+    benchmark_device(open_target(f"adb:{sim.serial}"), [files["plain_int8"]], settings, Silent())
+    calls = [line for line in sim.calls().splitlines() if line.startswith("cmd power")]
+    assert calls[0].endswith("enabled true") and calls[-1].endswith("enabled false")
+
+
+def test_cores_that_the_phone_lacks(phone: Phone, files: dict[str, Path]) -> None:
+    sim = phone()
+    settings = replace(QUICK, cores=("12-15",))
+    with pytest.raises(InputError, match=r"names no core of this device; cpu0-7 are online"):
+        benchmark_device(open_target(f"adb:{sim.serial}"), [files["plain_int8"]], settings, Silent())
+    assert sim.settled()
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "mnv3_tf.cli.main", *map(str, arguments)]
+
+
+def test_two_phones_and_the_host_at_once(phone: Phone, files: dict[str, Path], tmp_path: Path,
+                                         capsys: pytest.CaptureFixture[str]) -> None:
+    one, two, shy = phone(), phone(properties={"ro.serialno": "SIM0002", "ro.product.model": "Other"}), phone(unauthorized=True)
+    with pytest.raises(SystemExit) as stopped:
+        main(["benchmark", str(files["plain_int8"]), str(files["swish_int8"]), "--target", "all", "--min-seconds", "0.2",
+              "--runs", "10", "--rounds", "4", "--json", "--out", str(tmp_path / "res"), "--gate", "median_ms < 1000 @ adb"])
+    text = capsys.readouterr()
+    facts = json.loads(text.out)
+    assert len(facts["records"]) == 6 and len({record["target"] for record in facts["records"]}) == 3
+    # The phone that cannot be used is named, and the others are measured all the same.
+    assert int(stopped.value.code or 0) == 1 and f"{shy.serial}: has not allowed this computer" in text.err
+    assert len((tmp_path / "res" / "results.jsonl").read_text().splitlines()) == 6
+    assert one.settled() and two.settled()
+    assert all((tmp_path / "res" / record["raw_log"]).exists() for record in facts["records"] if record["target"] != "host")
+
+
+@pytest.mark.slow
+def test_stopped_at_random_moments_nothing_is_left(phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
+    """Ctrl-C, SIGTERM and SIGHUP at 20 moments: nothing on the phone, nothing half-written here."""
+    sim = phone()
+    rng = random.Random(0)
+    words = command("benchmark", files["plain_int8"], "--target", f"adb:{sim.serial}", "--min-seconds", "1", "--out",
+                    tmp_path / "res")
+    began = time.monotonic()
+    assert subprocess.run(words, capture_output=True, timeout=120).returncode == 0
+    whole = time.monotonic() - began
+    lines = (tmp_path / "res" / "results.jsonl").read_text().count("\n")
+    for number in range(20):
+        child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+        time.sleep(rng.uniform(0.3, whole))
+        child.send_signal((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[number % 3])
+        child.communicate(timeout=60)
+        assert sim.settled(), (number, sim.left(), sim.running())
+        text = (tmp_path / "res" / "results.jsonl").read_text()
+        assert text.endswith("\n") and all(json.loads(line) for line in text.splitlines())
+        # A signal may also come when all is written and the program is about to end.
+        assert text.count("\n") - lines in (0, 1)
+        lines = text.count("\n")
+
+
+def test_the_harness_takes_little_of_the_time(phone: Phone, files: dict[str, Path]) -> None:
+    sim = phone()
+    settings = DeviceSettings(min_seconds=4.0)  # a third of the default, and still
+    result = benchmark_device(open_target(f"adb:{sim.serial}"), [files["plain_int8"]], settings, Silent())
+    assert result.measurement.overhead < 0.15
