@@ -18,6 +18,8 @@ COMMANDS = {
     "inspect": "Show what a .tflite file is, what XNNPACK leaves out of it, and why.",
     "diff": "Say in words what differs between two runs or files.",
     "benchmark": "Measure the latency of .tflite files.",
+    "report": "Draw results of benchmarks: table, CSV and page.",
+    "compare": "Compare two sets of benchmark results; exit code 3 on a regression.",
     "bundle": "Make, or check, the folder that an Android app needs.",
     "summary": "Show a model's layers, parameters and MACs.",
 }

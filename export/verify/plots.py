@@ -1,11 +1,10 @@
-"""Drawings as SVG that take their ink from the page, so that they suit a light and a dark one."""
+"""The drawings of a verification."""
 
-import io
 import math
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mnv3_tf.export.drawing import BLUE, GREY, INK, ORANGE, as_svg, new_figure
 from mnv3_tf.export.verify.flips import Reliability
 from mnv3_tf.export.verify.layers import LayerTable
 from mnv3_tf.files import atomic_path
@@ -14,50 +13,14 @@ from mnv3_tf.network import display_name
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# A colour that nothing else has; it becomes the page's own.
-_INK = "#010203"
-_BLUE, _ORANGE, _GREY = "#3b82d6", "#d97706", "#8a8f98"
-
-
-def _figure(width: float, height: float) -> tuple["Figure", Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.patch.set_alpha(0.0)
-    axes = figure.subplots()
-    axes.patch.set_alpha(0.0)
-    axes.tick_params(colors=_INK, labelsize=8)
-    for side, spine in axes.spines.items():
-        spine.set_color(_INK)
-        spine.set_visible(side in ("left", "bottom"))
-    for label in (axes.xaxis.label, axes.yaxis.label, axes.title):
-        label.set_color(_INK)
-    axes.grid(axis="y", color=_GREY, alpha=0.3, linewidth=0.6)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _svg(figure: "Figure", title: str) -> str:
-    import matplotlib
-
-    store = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mnv3", "font.family": "sans-serif"}):
-        figure.savefig(store, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    text = store.getvalue()
-    text = text[text.index("<svg"):].replace(_INK, "currentColor")
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 role="img"', text, count=1)
-    return text.replace(">", f"><title>{title}</title>", 1)
-
-
 def layer_figure(table: LayerTable) -> "Figure":
     """Signal to noise of every tensor, in the order of the network."""
     layers = [layer for layer in table.layers if layer.kind != "flatten"]
-    figure, axes = _figure(11, 3.6)
+    figure, axes = new_figure(11, 3.6)
     places = list(range(len(layers)))
-    axes.bar(places, [_finite(layer.sqnr_db) for layer in layers], color=_BLUE, width=0.75,
+    axes.bar(places, [_finite(layer.sqnr_db) for layer in layers], color=BLUE, width=0.75,
              label="against the float model")
-    axes.plot(places, [_finite(layer.own_sqnr_db) for layer in layers], ".", color=_ORANGE, markersize=4,
+    axes.plot(places, [_finite(layer.own_sqnr_db) for layer in layers], ".", color=ORANGE, markersize=4,
               label="of the operation alone")
     blocks: dict[str, int] = {}
     for place, layer in enumerate(layers):
@@ -67,13 +30,13 @@ def layer_figure(table: LayerTable) -> "Figure":
     axes.set_xlim(-1, len(layers))
     legend = axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=2, bbox_to_anchor=(0, 1.12))
     for text in legend.get_texts():
-        text.set_color(_INK)
+        text.set_color(INK)
     return figure
 
 
 def layer_plot(table: LayerTable) -> str:
     """:func:`layer_figure` as SVG."""
-    return _svg(layer_figure(table), "Signal to quantization noise of every tensor")
+    return as_svg(layer_figure(table), "Signal to quantization noise of every tensor")
 
 
 def save_layer_plot(path: Path, table: LayerTable) -> None:
@@ -86,9 +49,9 @@ def save_layer_plot(path: Path, table: LayerTable) -> None:
 
 def reliability_plot(before: Reliability, after: Reliability) -> str:
     """Calibration curves of the float model and the file as SVG."""
-    figure, axes = _figure(4.6, 3.6)
-    axes.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle=":")
-    for curve, colour, mark, name in ((before, _BLUE, "o-", "float"), (after, _ORANGE, "s-", "file")):
+    figure, axes = new_figure(4.6, 3.6)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
+    for curve, colour, mark, name in ((before, BLUE, "o-", "float"), (after, ORANGE, "s-", "file")):
         axes.plot([x for x, _, _ in curve.bins], [y for _, y, _ in curve.bins], mark, color=colour, markersize=4,
                   linewidth=1.5, label=f"{name} (error {curve.error:.3f})")
     axes.set_xlabel("probability of the answer", fontsize=8)
@@ -96,15 +59,15 @@ def reliability_plot(before: Reliability, after: Reliability) -> str:
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
     for text in axes.legend(frameon=False, fontsize=8, loc="lower right").get_texts():
-        text.set_color(_INK)
-    return _svg(figure, "Calibration curve")
+        text.set_color(INK)
+    return as_svg(figure, "Calibration curve")
 
 
 def convergence_plot(pictures: list[int], worst: list[float], median: list[float]) -> str:
     """How far ranges from fewer pictures are from those of all, as SVG."""
-    figure, axes = _figure(4.6, 3.2)
-    axes.plot(pictures, worst, "o-", color=_ORANGE, markersize=4, label="worst tensor")
-    axes.plot(pictures, median, "s-", color=_BLUE, markersize=4, label="median tensor")
+    figure, axes = new_figure(4.6, 3.2)
+    axes.plot(pictures, worst, "o-", color=ORANGE, markersize=4, label="worst tensor")
+    axes.plot(pictures, median, "s-", color=BLUE, markersize=4, label="median tensor")
     axes.set_xscale("log", base=2)
     axes.set_xticks(pictures, [str(count) for count in pictures])
     axes.minorticks_off()
@@ -112,8 +75,8 @@ def convergence_plot(pictures: list[int], worst: list[float], median: list[float
     axes.set_ylabel("share of the full range", fontsize=8)
     axes.set_ylim(0, 1.05)
     for text in axes.legend(frameon=False, fontsize=8, loc="lower right").get_texts():
-        text.set_color(_INK)
-    return _svg(figure, "Ranges over the number of calibration pictures")
+        text.set_color(INK)
+    return as_svg(figure, "Ranges over the number of calibration pictures")
 
 
 def _finite(value: float) -> float:

@@ -8,8 +8,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from device_lab.phone import SimulatedPhone
@@ -206,7 +208,12 @@ def test_two_phones_and_the_host_at_once(phone: Phone, files: dict[str, Path], t
     assert len(facts["records"]) == 6 and len({record["target"] for record in facts["records"]}) == 3
     # The phone that cannot be used is named, and the others are measured all the same.
     assert int(stopped.value.code or 0) == 1 and f"{shy.serial}: has not allowed this computer" in text.err
-    assert len((tmp_path / "res" / "results.jsonl").read_text().splitlines()) == 6
+    schema = json.loads(resources.files("mnv3_tf.export.results").joinpath("schema.json").read_text())
+    assert set(schema["required"]) == set(REQUIRED)
+    written = [json.loads(line) for line in (tmp_path / "res" / "results.jsonl").read_text().splitlines()]
+    assert len(written) == 6
+    for row in written:
+        jsonschema.validate(row, schema)
     assert one.settled() and two.settled()
     assert all((tmp_path / "res" / record["raw_log"]).exists() for record in facts["records"] if record["target"] != "host")
 

@@ -1,0 +1,82 @@
+"""Results drawn, and compared."""
+
+import csv
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mnv3_tf.cli.main import main
+from mnv3_tf.errors import InputError
+from mnv3_tf.export.results.compare import compare_results
+from mnv3_tf.export.results.report import accuracy_by_file, write_results_report
+from mnv3_tf.export.results.store import REQUIRED, SCHEMA, append_records
+
+
+def record(median: float = 5.0, *, file: str = "a.tflite", seed: int = 0, **changes: Any) -> dict[str, Any]:
+    rng = random.Random(seed)
+    samples = [[median * rng.uniform(0.98, 1.02) for _ in range(30)] for _ in range(5)]
+    return {**dict.fromkeys(REQUIRED), "schema": SCHEMA, "file": file, "target": "adb:1234", "device": "Phone <1>", "threads": 1,
+            "cores": "all", "runner": "kit", "runner_version": "1", "architecture": "aarch64", "soc": "X",
+            "delegate_asked": "xnnpack", "delegate": "xnnpack", "partitions": 1, "median_ms": median, "mean_ms": median, "p90_ms": median, "p99_ms": median,
+            "init_ms": 1.0, "peak_memory_mb": 12.0, "size_bytes": 10, "written": "2026-01-01T00:00:00+00:00", "flags": [],
+            "samples_ms": samples, "states": [{"seconds": 0, "cpu_temperature_c": 40}, {"seconds": 9, "cpu_temperature_c": 45}],
+            **changes}
+
+
+def test_the_page_is_offline_whole_and_the_same_again(tmp_path: Path) -> None:
+    rows = [record(), record(4.0, file="b & c.tflite", flags=["throttling: thermal status light"]),
+            record(2.0, target="host", device="CPU"), record(file="bad.tflite", median_ms=None, mean_ms=None, samples_ms=None,
+                                                            failure="it was <killed>")]
+    page = write_results_report(rows, tmp_path / "r", "Mine & yours", {"a.tflite": 0.9, "b & c.tflite": 0.8})
+    text = page.read_text()
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", text) and "<script" not in text and "@import" not in text
+    assert "Mine &amp; yours" in text and "Phone &lt;1&gt;" in text and "it was &lt;killed&gt;" in text and "<killed>" not in text
+    assert text.count("<svg") == 3 and "thermal status light" in text and "prefers-color-scheme: dark" in text
+    again = write_results_report(rows, tmp_path / "again", "Mine & yours", {"a.tflite": 0.9, "b & c.tflite": 0.8})
+    assert again.read_text() == text
+    table = list(csv.DictReader((tmp_path / "r" / "report.csv").open()))
+    assert [row["median_ms"] for row in table] == ["5.0", "4.0", "2.0", ""] and table[0]["accuracy"] == "0.9"
+    markdown = (tmp_path / "r" / "report.md").read_text()
+    assert "| bad.tflite | Phone <1> | 1 | all | failed |" in markdown and "- b & c.tflite on Phone <1>: throttling" in markdown
+
+
+def test_without_accuracy_it_is_said(tmp_path: Path) -> None:
+    assert "No row has an accuracy" in write_results_report([record()], tmp_path, "T").read_text()
+    assert accuracy_by_file(["x/a.tflite=0.5"]) == {"a.tflite": 0.5}
+    with pytest.raises(InputError, match="give FILE=TOP1"):
+        accuracy_by_file(["a.tflite=89"])
+
+
+def test_changes_are_said_only_where_the_interval_shows_them() -> None:
+    base = [record(), record(file="b.tflite"), record(file="gone.tflite"), record(file="f.tflite")]
+    new = [record(6.0, seed=1), record(5.01, file="b.tflite", seed=1, partitions=2), record(file="new.tflite"),
+           record(file="f.tflite", median_ms=None, mean_ms=None, samples_ms=None, failure="no memory")]
+    slower, same, failed, added, gone = compare_results(base, new, threshold=1.05)
+    assert slower.verdict == "slower" and slower.regression and slower.ratio == pytest.approx(1.2, abs=0.01)
+    assert same.verdict == "no difference shown" and not same.regression and same.differs == ("partitions is 2 and was 1",)
+    assert failed.regression and "no memory" in failed.verdict
+    assert (added.verdict, gone.verdict) == ("is new", "is no longer measured")
+    assert not compare_results(base[:1], new[:1], threshold=1.3)[0].regression
+    summary, = compare_results([record(samples_ms=None)], [record(9.0, samples_ms=None)], threshold=1.05)
+    assert summary.ratio == 1.8 and not summary.regression and summary.verdict.startswith("no interval")
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        text = capsys.readouterr()
+        return int(stopped.value.code or 0), text.out, text.err
+
+    append_records(tmp_path / "old", [record()])
+    append_records(tmp_path / "new", [record(7.0, seed=1)])
+    code, out, err = run("compare", tmp_path / "old", tmp_path / "new")
+    assert code == 3 and "1.40" in out and "slower" in out and "1 regression" in err
+    assert run("compare", tmp_path / "old", tmp_path / "old", "--json")[0] == 0
+    code, out, _ = run("report", tmp_path / "old", tmp_path / "new", "--out", tmp_path / "page")
+    assert code == 0 and (tmp_path / "page" / "index.html").exists()
+    code, _, err = run("report", tmp_path / "none", "--out", tmp_path / "page")
+    assert code == 2 and "cannot be read" in err
