@@ -5,14 +5,17 @@ import click
 
 @click.command()
 @click.argument("results", nargs=-1, required=True, type=click.Path())
-@click.option("--out", required=True, type=click.Path(file_okay=False), metavar="DIR", help="Folder for the report.")
-@click.option("--title", help="Of the page.  [default: Benchmark results]")
-def report(results: tuple[str, ...], out: str, title: str | None) -> None:
-    """Shows RESULTS, folders that `mnv3 benchmark --out` wrote: a page that opens from disk, a Markdown table, a CSV file.
+@click.option("--out", required=True, type=click.Path(file_okay=False), metavar="DIR", help="Folder to write.")
+@click.option("--title", default="Latency", show_default=True, help="Of the page.")
+@click.option("--accuracy", multiple=True, metavar="FILE=TOP1", help="Accuracy of a file in 0..1; may be given more than once.")
+def report(results: tuple[str, ...], out: str, title: str, accuracy: tuple[str, ...]) -> None:
+    """Draws RESULTS (folders that `mnv3 benchmark --out` wrote): report.md, report.csv and an offline page, index.html."""
+    from mnv3_tf.export.results.report import accuracy_by_file, write_results_report
+    from mnv3_tf.export.results.store import read_records
 
-    The same results give the same files.
-    """
-    from mnv3_tf.export.results.report import write_report
-
-    page = write_report(results, out, title=title)
-    click.echo(f"{page}, with report.md and report.csv beside it")
+    notes: list[str] = []
+    records = [record for path in results for record in read_records(path, notes)]
+    page = write_results_report(records, out, title, accuracy_by_file(accuracy))
+    for note in notes:
+        click.echo(f"Note: {note}.", err=True)
+    click.echo(f"Report: {page}")

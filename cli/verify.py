@@ -24,10 +24,13 @@ _SHOWN = 8
 @click.option("--report", type=click.Path(file_okay=False), metavar="DIR",
               help="Also write an offline HTML page (index.html) and everything as JSON there.")
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Of the TFLite runtime.")
+@click.option("--arm", is_flag=True, help="Also run the file as an ARM processor does, under qemu-user.")
+@click.option("--target", metavar="TARGET", help="Also run it on a device: adb, adb:SERIAL or ssh:HOST.")
 @config_options
 @json_option
 def verify(model: str, data: str, against: str | None, quantized: str | None, split: str | None, report: str | None,
-           threads: int, config_path: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
+           threads: int, arm: bool, target: str | None, config_path: str | None, overrides: tuple[str, ...],
+           as_json: bool) -> None:
     """Proves that MODEL (a .tflite file or a quantized run) answers as its float model does, or says what broke it.
 
     The same pictures go through float Keras, the deploy form, fake-quantized Keras, TFLite on the reference kernels, and TFLite
@@ -41,7 +44,9 @@ def verify(model: str, data: str, against: str | None, quantized: str | None, sp
 
     chain = open_chain(model, against=against, quantized=quantized)
     limits = load_config(config_path, overrides, base=chain.float_run.config()).verify
-    result = run_verification(chain, data, split=split, limits=limits, threads=threads, progress=Terminal())
+    terminal = Terminal()
+    result = run_verification(chain, data, split=split, limits=limits, threads=threads,
+                              elsewhere=_elsewhere(arm, target, terminal), progress=terminal)
     if report:
         from mnv3_tf.export.verify.report import write_report
 
@@ -54,6 +59,23 @@ def verify(model: str, data: str, against: str | None, quantized: str | None, sp
             click.echo(f"Report: {page}")
     if not result.passed:
         raise SystemExit(3)
+
+
+def _elsewhere(arm: bool, target: str | None, terminal: Terminal) -> dict[str, Any]:
+    from functools import partial
+
+    from mnv3_tf.export.verify.ladder import ARM, PHONE
+
+    found: dict[str, Any] = {}
+    if arm:
+        from mnv3_tf.export.device.emulator import run_on_emulated_arm
+
+        found[ARM] = partial(run_on_emulated_arm, progress=terminal)
+    if target:
+        from mnv3_tf.export.device.parity import run_on_device
+
+        found[PHONE] = partial(run_on_device, target, progress=terminal)
+    return found
 
 
 def _print(result: "Verification") -> None:

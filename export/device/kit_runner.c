@@ -3,10 +3,12 @@
  *   kit_runner LIBRARY MODEL [--threads N] [--warmup N] [--runs N] [--min-seconds S] [--seed N] [--kernels xnnpack|builtin]
  *              [--input FILE --output FILE] [--thermal FILE]
  *
- * Prints one "name value" on each line, times in microseconds; the last line is "done". With --input, the file holds one or more
- * input tensors, and their outputs go to --output; nothing is timed then. The library is opened at run time, so this program needs
- * nothing but the C library. */
+ * Prints one "name value" on each line, times in microseconds; the last line is "done". With --input, the file holds one
+ * or more input tensors, and their outputs go to --output; nothing is timed then. The library is opened at run time, so
+ * this program needs nothing but the C library. */
 #include <dlfcn.h>
+#include <errno.h>
+#include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -17,7 +19,16 @@
 /* The parts of LiteRT's C interface that are used here; handles are opaque, statuses are 0 for success. */
 typedef int Status;
 typedef void *Handle;
-enum { CPU = 1, LOCK_READ = 0, LOCK_WRITE = 1, TENSOR_TYPE_BYTES = 512, MOST_RUNS = 1000000 };
+enum { CPU = 1, LOCK_READ = 0, LOCK_WRITE = 1, FLOAT32 = 1, MOST_RANK = 8, MOST_RUNS = 1000000, MOST_THREADS = 1024 };
+
+/* A tensor's type. The strides are not used here; the room behind them is for what later versions may add. */
+typedef struct {
+    int element;
+    unsigned rank : 7, has_strides : 1;
+    int sizes[MOST_RANK];
+    unsigned strides[MOST_RANK];
+    char room[256];
+} TensorType;
 
 #define FUNCTIONS(X)                                                                                     \
     X(CreateEnvironment, Status, (int, const void *, Handle *))                                          \
@@ -98,32 +109,40 @@ static void print_temperature(const char *zone) {
 
 static Handle environment, model, compiled, signature, input, output;
 static size_t input_bytes, output_bytes;
+static int input_element;
 
 static Handle buffer(bool for_input) {
-    char type[TENSOR_TYPE_BYTES];
+    TensorType type;
     Handle tensor, requirements, made;
-    memset(type, 0, sizeof type);
-    check(for_input ? GetSignatureInputTensorByIndex(signature, 0, &tensor) : GetSignatureOutputTensorByIndex(signature, 0, &tensor),
+    memset(&type, 0, sizeof type);
+    check(for_input ? GetSignatureInputTensorByIndex(signature, 0, &tensor)
+                    : GetSignatureOutputTensorByIndex(signature, 0, &tensor),
           "the model's tensor cannot be found");
-    check(GetRankedTensorType(tensor, type), "the model's tensor has no shape");
+    check(GetRankedTensorType(tensor, &type), "the model's tensor has no shape");
+    for (unsigned axis = 0; axis < type.rank && axis < MOST_RANK; axis++)
+        if (type.sizes[axis] < 0) fail("the model leaves a size open; convert it with a fixed batch of 1", NULL);
+    if (for_input) input_element = type.element;
     check(for_input ? GetCompiledModelInputBufferRequirements(compiled, 0, 0, &requirements)
                     : GetCompiledModelOutputBufferRequirements(compiled, 0, 0, &requirements),
           "the model's buffers are not known");
-    check(CreateManagedTensorBufferFromRequirements(environment, type, requirements, &made), "no memory for a tensor");
+    check(CreateManagedTensorBufferFromRequirements(environment, &type, requirements, &made), "no memory for a tensor");
     return made;
 }
 
 static void keep(void *memory) { (void)memory; }
 
-static void load(const char *path, int threads, const char *kernels) {
+static void load(const char *path, long threads, const char *kernels) {
     static char settings[128];
     Handle options, cpu;
     size_t inputs = 0, outputs = 0;
+    FILE *readable = fopen(path, "rb");
+    if (!readable) fail("the model cannot be read", path);
+    fclose(readable);
     check(CreateEnvironment(0, NULL, &environment), "the runtime cannot be set up");
     check(CreateModelFromFile(environment, path, &model), "the model cannot be loaded");
     check(CreateOptions(&options), "no options");
     check(SetOptionsHardwareAccelerators(options, CPU), "the CPU cannot be chosen");
-    snprintf(settings, sizeof settings, "kernel_mode = \"%s\"\nnum_threads = %d\n", kernels, threads);
+    snprintf(settings, sizeof settings, "kernel_mode = \"%s\"\nnum_threads = %ld\n", kernels, threads);
     check(CreateOpaqueOptions("xnnpack", settings, keep, &cpu), "no options for the CPU");
     check(AddOpaqueOptions(options, cpu), "the options for the CPU are refused");
     check(CreateCompiledModel(environment, model, options, &compiled), "the model cannot be prepared");
@@ -152,20 +171,26 @@ static void fill_random(unsigned long seed) {
     if (!bytes) fail("no memory for the input", NULL);
     for (size_t i = 0; i < input_bytes; i++) {
         state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-        /* The same byte in all places of a float32 would be a huge number; a small exponent keeps it a pixel. */
         bytes[i] = (unsigned char)(state >> 24);
+    }
+    /* Random bits of a float32 would be NaN or huge now and then: a pixel value 0..255 instead. */
+    for (size_t i = 0; input_element == FLOAT32 && i + sizeof(float) <= input_bytes; i += sizeof(float)) {
+        float pixel = (float)bytes[i];
+        memcpy(bytes + i, &pixel, sizeof pixel);
     }
     give(bytes);
     free(bytes);
 }
 
 static void run_inputs(const char *from, const char *to) {
-    FILE *in = fopen(from, "rb"), *out = fopen(to, "wb");
+    FILE *in = fopen(from, "rb"), *out;
     unsigned char *bytes = malloc(input_bytes);
     size_t got, count = 0;
     void *memory;
     if (!in) fail("the input file cannot be read", from);
-    if (!out || !bytes) fail("the output file cannot be written", to);
+    if (!bytes) fail("no memory for the input", NULL);
+    out = fopen(to, "wb");
+    if (!out) fail("the output file cannot be written", to);
     while ((got = fread(bytes, 1, input_bytes, in)) > 0) {
         if (got != input_bytes) fail("the input file is no whole number of tensors", from);
         give(bytes);
@@ -176,6 +201,7 @@ static void run_inputs(const char *from, const char *to) {
         count++;
     }
     if (fclose(out)) fail("the output file cannot be written", to);
+    if (ferror(in) || count == 0) fail("the input file is empty or cannot be read", from);
     printf("outputs %zu\n", count);
 }
 
@@ -193,8 +219,19 @@ static void measure(long runs, double seconds, long warmup, const char *zone) {
     }
     print_temperature(zone);
     printf("us");
-    for (long i = 0; i < done; i++) printf(" %.1f", times[i]);
+    for (long i = 0; i < done; i++) printf(" %.3f", times[i]);
     printf("\n");
+}
+
+/* Every option that there is: one that is misspelt must not be passed over. */
+static void check_options(int count, char **words) {
+    static const char *const known[] = {"--threads", "--warmup", "--runs", "--min-seconds", "--seed", "--kernels", "--input",
+                                        "--output", "--thermal"};
+    for (int i = 3; i < count; i += 2) {
+        bool found = false;
+        for (size_t k = 0; k < sizeof known / sizeof *known; k++) found = found || !strcmp(words[i], known[k]);
+        if (!found) fail("unknown option", words[i]);
+    }
 }
 
 static const char *option(int count, char **words, const char *name, const char *otherwise) {
@@ -203,14 +240,34 @@ static const char *option(int count, char **words, const char *name, const char 
     return otherwise;
 }
 
+static double number(int count, char **words, const char *name, const char *otherwise, double least, double most) {
+    const char *text = option(count, words, name, otherwise);
+    char *end, message[160];
+    double value;
+    errno = 0;
+    value = strtod(text, &end);
+    if (end != text && !*end && !errno && isfinite(value) && value >= least && value <= most) return value;
+    snprintf(message, sizeof message, "%s must be a number from %.0f to %.0f, and is", name, least, most);
+    fail(message, text);
+    return 0;
+}
+
 int main(int count, char **words) {
     bool full = false;
-    double began = now_us(), loaded, first;
+    double began, loaded, first, seconds;
+    long threads, runs, warmup;
+    unsigned long seed;
     if (count < 3 || count % 2 == 0) fail("usage: kit_runner LIBRARY MODEL [--NAME VALUE]...", NULL);
     printf("kit_runner 1\n");
+    check_options(count, words);
+    threads = (long)number(count, words, "--threads", "1", 1, MOST_THREADS);
+    runs = (long)number(count, words, "--runs", "50", 1, MOST_RUNS);
+    warmup = (long)number(count, words, "--warmup", "10", 0, MOST_RUNS);
+    seconds = number(count, words, "--min-seconds", "0", 0, 86400);
+    seed = (unsigned long)(long)number(count, words, "--seed", "0", -9007199254740992.0, 9007199254740992.0);
     open_library(words[1]);
     began = now_us();
-    load(words[2], atoi(option(count, words, "--threads", "1")), option(count, words, "--kernels", "xnnpack"));
+    load(words[2], threads, option(count, words, "--kernels", "xnnpack"));
     loaded = now_us();
     printf("init_us %.1f\ninput_bytes %zu\noutput_bytes %zu\n", loaded - began, input_bytes, output_bytes);
     check(CompiledModelIsFullyAccelerated(compiled, &full), "the delegate's part is not known");
@@ -218,12 +275,11 @@ int main(int count, char **words) {
     if (option(count, words, "--input", NULL)) {
         run_inputs(option(count, words, "--input", NULL), option(count, words, "--output", "output.bin"));
     } else {
-        fill_random(strtoul(option(count, words, "--seed", "0"), NULL, 10));
+        fill_random(seed);
         first = now_us();
         invoke();
         printf("first_us %.1f\n", now_us() - first);
-        measure(atol(option(count, words, "--runs", "50")), atof(option(count, words, "--min-seconds", "0")),
-                atol(option(count, words, "--warmup", "10")), option(count, words, "--thermal", NULL));
+        measure(runs, seconds, warmup, option(count, words, "--thermal", NULL));
     }
     printf("peak_kb %ld\ndone\n", peak_kb());
     return 0;

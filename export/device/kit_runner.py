@@ -70,6 +70,8 @@ def parse_runner_output(text: str, errors: str = "", code: int = 0) -> RunnerRes
             values[name] = value
     if "done" not in lines:
         return _reason([*lines, *errors.replace("\r", "\n").splitlines()], code)
+    if not values.get("us") and "outputs" not in values:
+        return "the runner's output cannot be read: it has neither times nor outputs"
     try:
         return RunnerResult(
             tuple(float(value) / 1000 for value in values.get("us", "").split()), float(values["init_us"]) / 1000,

@@ -62,16 +62,20 @@ def build_runner(architecture: str, progress: Progress) -> RunnerBundle:
 
     Raises:
         InputError: there is no library for this architecture.
-        KitError: the compiler is missing, or a download failed.
+        KitError: the compiler is missing, a download failed, or the cache cannot be written.
     """
     if architecture not in _WHEEL_PLATFORMS:
         raise InputError(f"the kit's runner is for {' and '.join(_WHEEL_PLATFORMS)}, and the device is {architecture}: LiteRT is "
                          "published for no other. Take --runner benchmark_model.")
     version = metadata.version("ai-edge-litert")
     folder = cache_folder() / "runner" / architecture
-    program, library = _compile(architecture, folder, progress), _library(architecture, version, folder, progress)
     loader = str(_table()[architecture]["loader"])
-    files = {PROGRAM: program, LIBRARY: library, **_runtime(architecture, loader, folder, progress)}
+    try:
+        program, library = _compile(architecture, folder, progress), _library(architecture, version, folder, progress)
+        files = {PROGRAM: program, LIBRARY: library, **_runtime(architecture, loader, folder, progress)}
+    except OSError as error:
+        raise KitError(f"{folder}: the kit's runner cannot be kept there ({error.strerror or error}). Free some space, or name "
+                       "a folder that you may write to with XDG_CACHE_HOME.") from error
     digest = hashlib.sha256((sha256(program) + sha256(library)).encode()).hexdigest()
     return RunnerBundle(architecture, loader, files, digest, f"LiteRT {version}")
 
@@ -98,7 +102,10 @@ def _compile(architecture: str, folder: Path, progress: Progress) -> Path:
                  f"{architecture}-linux-gnu.{_GLIBC}", "kit_runner.c", "-o", PROGRAM, "-ldl"]
         done = subprocess.run(words, cwd=store, capture_output=True, text=True)
         if done.returncode:
-            raise KitError(f"the kit's runner cannot be compiled: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+            lines = done.stderr.strip().splitlines() or ["no message"]
+            reason = next((line for line in lines if "error:" in line), lines[-1])
+            raise KitError(f"the kit's runner cannot be compiled for {architecture}: {reason}. Install ziglang anew, or take "
+                           "--runner benchmark_model.")
         return (Path(store) / PROGRAM).replace(kept)
 
 
@@ -120,8 +127,9 @@ def _library(architecture: str, version: str, folder: Path, progress: Progress) 
         done = subprocess.run(words, capture_output=True, text=True)
         wheels = list(Path(store).glob("*.whl"))
         if done.returncode or not wheels:
-            raise KitError(f"ai-edge-litert {version} for {architecture} cannot be downloaded: "
-                           f"{(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+            raise KitError(f"ai-edge-litert {version} for {architecture} cannot be downloaded by pip: "
+                           f"{(done.stderr.strip().splitlines() or ['no message'])[-1]}. Check the network and pip's index, or "
+                           "take --runner benchmark_model.")
         with zipfile.ZipFile(wheels[0]) as wheel:
             (Path(store) / LIBRARY).write_bytes(wheel.read(f"ai_edge_litert/{LIBRARY}"))
         return (Path(store) / LIBRARY).replace(kept)
@@ -176,7 +184,7 @@ def unpack_deb(archive: Path, folder: Path, names: list[str]) -> None:
     """Takes files by name out of a Debian package, wherever in it they lie; links are followed inside the package.
 
     Raises:
-        KitError: the file is no Debian package.
+        KitError: the file is no Debian package, or a link in it leads out of it.
     """
     content = archive.read_bytes()
     if content[:8] != b"!<arch>\n":
@@ -191,10 +199,20 @@ def unpack_deb(archive: Path, folder: Path, names: list[str]) -> None:
                 by_path = {item.name.removeprefix("./"): item for item in members.getmembers()}
                 for path, item in by_path.items():
                     if Path(path).name in names and not item.isdir():
-                        while item.issym():
-                            item = by_path[os.path.normpath(f"{Path(path).parent}/{item.linkname}")]
+                        item = _linked(archive, by_path, path)
                         source = members.extractfile(item)
                         if source is not None:
                             (folder / Path(path).name).write_bytes(source.read())
             data.unlink()
         place += 60 + size + size % 2
+
+
+def _linked(archive: Path, by_path: dict[str, tarfile.TarInfo], path: str) -> tarfile.TarInfo:
+    """The file that a path stands for; a link that begins with / does so at the root of the package."""
+    seen = set()
+    while path in by_path and by_path[path].issym() and path not in seen:
+        seen.add(path)
+        path = os.path.normpath(os.path.join("/", os.path.dirname(path), by_path[path].linkname)).lstrip("/")
+    if path not in by_path or path in seen:
+        raise KitError(f"{archive}: its link {min(seen)} leads to no file of the package.")
+    return by_path[path]

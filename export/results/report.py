@@ -1,296 +1,174 @@
-"""Results as a report: a Markdown table, a CSV file, and a page that opens from disk without a script or a network."""
+"""Results for people: a Markdown table, a CSV file, and a page that opens from disk."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.benchmark_table import ms, short_names
-from mnv3_tf.export.results.plots import (
-    Course,
-    Point,
-    accuracy_plot,
-    blocks_plot,
-    distribution_plot,
-    pareto,
-    temperature_plot,
-)
-from mnv3_tf.export.results.record import Record, read_records
-from mnv3_tf.export.results.report_text import csv_text, markdown_text
-from mnv3_tf.files import write_bytes
+from mnv3_tf.export.benchmark_table import ms
+from mnv3_tf.export.drawing import BLUE, GREY, INK, ORANGE, as_svg, new_figure, page_style
+from mnv3_tf.export.results.store import Record, latency, targets
+from mnv3_tf.files import write_text
 
-# Drawings on the page at most; all numbers are in the files beside it.
-_DISTRIBUTIONS, _PROFILES, _COURSES = 24, 8, 8
-_SLOWEST_OPS = 10
+_COLUMNS = ("file", "target", "device", "runner", "threads", "cores", "delegate", "partitions", "runs", "median_ms", "mean_ms",
+            "p90_ms", "p95_ms", "p99_ms", "min_ms", "max_ms", "spread", "drift", "init_ms", "first_ms", "peak_memory_mb",
+            "size_bytes", "accuracy", "file_sha256", "runner_sha256", "build_fingerprint", "written", "flags", "failure")
+_COLOURS = (BLUE, ORANGE, "#16a34a", "#9333ea", "#dc2626", "#0891b2")
+# Rows whose distribution is drawn.
+_DRAWN = 40
 
 
-@dataclass(frozen=True)
-class Row:
-    """A record with the names that the report gives it.
-
-    Attributes:
-        file: as short as tells the files apart.
-        label: what tells it from the device's other rows.
-        device: name of the device, with the target where two have one name.
-    """
-
-    record: Record
-    file: str
-    label: str
-    device: str
-
-
-@dataclass(frozen=True)
-class Device:
-    """A device with its rows."""
-
-    name: str
-    target: str
-    rows: tuple[Row, ...]
-    slowest_ms: float
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A drawing under a heading, with a remark and perhaps a table."""
-
-    heading: str
-    svg: str
-    remark: str = ""
-    table: list[tuple[str, str, str, str]] = field(default_factory=list)
-
-
-def write_report(results: Sequence[str | Path], out: str | Path, *, title: str | None = None) -> Path:
-    """Writes `index.html`, `report.md` and `report.csv`, replacing those that are there.
-
-    The same results give the same bytes: no time but those of the records is written.
+def write_results_report(records: Sequence[Record], folder: str | Path, title: str,
+                         accuracy: Mapping[str, float] | None = None) -> Path:
+    """Writes report.md, report.csv and index.html into a folder, replacing those that are there.
 
     Args:
-        results: result folders, or files of records.
-        out: the folder for the report.
-        title: of the page; "Benchmark results" when left out.
+        records: the results.
+        folder: made where it is missing.
+        title: of page and table.
+        accuracy: top-1 in 0..1 by file name.
 
     Returns:
         The page.
-
-    Raises:
-        InputError: nothing was given, or something is no result.
-        KitError: the folder cannot be written to.
     """
-    if not results:
-        raise InputError("no result was given to report on. Give the folder that mnv3 benchmark --out wrote.")
-    notes: list[str] = []
-    records = [record for path in results for record in read_records(path, notes)]
-    rows = named_rows(records)
-    title = title or "Benchmark results"
-    out = Path(out)
-    page = out / "index.html"
-    for path, text in ((out / "report.md", markdown_text(rows, title, notes)), (out / "report.csv", csv_text(rows)),
-                       (page, render_page(rows, title, notes))):
-        write_bytes(path, text.encode("utf-8", "replace"))
+    folder = Path(folder)
+    rows = [{**record, "accuracy": (accuracy or {}).get(Path(record["file"]).name, record.get("accuracy"))} for record in records]
+    write_text(folder / "report.md", _markdown(rows, title))
+    write_text(folder / "report.csv", _csv(rows))
+    page = folder / "index.html"
+    write_text(page, _page(rows, title))
     return page
 
 
-def named_rows(records: Sequence[Record]) -> list[Row]:
-    """The records with names, device by device, otherwise in their order."""
-    places = list(dict.fromkeys((record.device, record.target) for record in records))
-    names = [device for device, _ in places]
-    devices = {place: place[0] if names.count(place[0]) == 1 else f"{place[0]}, {place[1]}" for place in places}
-    files = dict(zip(records_files(records), short_names(records_files(records)), strict=True))
-    rows = []
-    for place in places:
-        own = [record for record in records if (record.device, record.target) == place]
-        rows += [Row(record, files[record.file], label, devices[place])
-                 for record, label in zip(own, _labels(own, files), strict=True)]
-    return rows
+def accuracy_by_file(pairs: Sequence[str]) -> dict[str, float]:
+    """Reads NAME=TOP1 pairs.
 
-
-def records_files(records: Iterable[Record]) -> list[str]:
-    """The files that occur, in order."""
-    return list(dict.fromkeys(record.file for record in records))
-
-
-def _labels(records: Sequence[Record], files: dict[str, str]) -> list[str]:
-    """Names that differ: what rows have in common is added to none, and their number only where nothing else differs."""
-    labels = [f"{files[record.file]}, {record.setting}" for record in records]
-    more: tuple[Callable[[Record], str], ...] = (lambda r: r.delegate_asked, lambda r: r.runner, lambda r: r.written)
-    for fact in more:
-        labels = [f"{label}, {fact(record)}" if labels.count(label) > 1 and len({
-                      fact(other) for other, same in zip(records, labels, strict=True) if same == label}) > 1 else label
-                  for record, label in zip(records, labels, strict=True)]
-    return [f"{label} (row {labels[:place + 1].count(label)})" if labels.count(label) > 1 else label
-            for place, label in enumerate(labels)]
-
-
-def render_page(rows: Sequence[Row], title: str, notes: Sequence[str] = ()) -> str:
-    """The page as HTML."""
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
-    environment = Environment(loader=PackageLoader("mnv3_tf.export.results", "."), trim_blocks=True, lstrip_blocks=True,
-                              autoescape=select_autoescape(["html", "j2"]))
-    devices = _devices(rows)
-    written = sorted(row.record.written for row in rows)
-    distributions, steadier = _distributions(rows)
-    profiles, more_profiles = _profiles(rows)
-    return environment.get_template("results.html.j2").render(
-        title=title, notes=notes, rows=rows, devices=devices, first=written[0], last=written[-1], ms=ms, mean=_is_mean,
-        failed=sum(row.record.failure is not None for row in rows), files=_files(rows), chips=_chips,
-        beside=_beside(rows, devices) if len(devices) > 1 else [], accuracy=_accuracy(devices), distributions=distributions,
-        steadier=steadier, summaries=sum(row.record.failure is None and not row.record.samples_ms for row in rows),
-        profiles=profiles, more_profiles=more_profiles, heat=_heat(devices), remarks=_remarks(rows), measurements=_measurements(rows))
-
-
-def _devices(rows: Sequence[Row]) -> list[Device]:
-    found = []
-    for name in dict.fromkeys(row.device for row in rows):
-        own = tuple(row for row in rows if row.device == name)
-        found.append(Device(name, own[0].record.target, own, max((row.record.latency_ms or 0.0 for row in own), default=0.0)))
+    Raises:
+        InputError: one is none.
+    """
+    found: dict[str, float] = {}
+    for pair in pairs:
+        name, _, value = pair.rpartition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = -1.0
+        if not name or not 0 <= number <= 1:
+            raise InputError(f"--accuracy {pair!r}: give FILE=TOP1 with the accuracy in 0..1, such as a.tflite=0.8896.")
+        found[Path(name).name] = number
     return found
 
 
-def _is_mean(record: Record) -> bool:
-    return record.median_ms is None and record.mean_ms is not None
-
-
-def _chips(record: Record) -> list[str]:
-    """The flags' first words."""
-    return list(dict.fromkeys(flag.partition(":")[0].partition(" (")[0][:40] for flag in record.flags))
-
-
-def _beside(rows: Sequence[Row], devices: Sequence[Device]) -> list[tuple[str, list[Record | None]]]:
-    """For each file and setting, the latest row of every device."""
-    table: dict[str, dict[str, Record]] = {}
+def _markdown(rows: Sequence[Record], title: str) -> str:
+    headings = ("file", "device", "threads", "cores", "median ms", "p90 ms", "p99 ms", "delegate", "top-1")
+    lines = [f"# {title}", "", "| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
     for row in rows:
-        record = row.record
-        table.setdefault(f"{row.file}, {record.setting}, {record.delegate_asked}", {})[row.device] = record
-    return [(key, [found.get(device.name) for device in devices]) for key, found in table.items()]
+        cells = (Path(row["file"]).name, row["device"], row["threads"], row["cores"],
+                 "failed" if row["failure"] else _ms(latency(row)), _ms(row["p90_ms"]), _ms(row["p99_ms"]), row["delegate"] or "",
+                 "" if row["accuracy"] is None else f"{row['accuracy']:.4f}")
+        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+    notes = [f"- {Path(row['file']).name} on {row['device']}: {text}" for row in rows
+             for text in (*row["flags"], *([row["failure"]] if row["failure"] else []))]
+    return "\n".join([*lines, "", *dict.fromkeys(notes), ""])
 
 
-def _accuracy(devices: Sequence[Device]) -> list[Picture]:
-    pictures = []
-    for device in devices:
-        points, sources = [], []
-        for row in device.rows:
-            if row.record.accuracy is not None and row.record.latency_ms is not None:
-                points.append(Point(row.label, row.record.latency_ms, row.record.accuracy))
-                sources.append(row.record.accuracy_source)
-        if points:
-            best = "; ".join(f"{point.label} ({ms(point.latency_ms)} ms, {point.accuracy:.1%})" for point in pareto(points))
-            on = ", ".join(dict.fromkeys(source for source in sources if source))
-            pictures.append(Picture(device.name, accuracy_plot(points, f"Latency against accuracy, {device.name}"),
-                                    f"Beaten by none: {best}.{f' Accuracy on {on}.' if on else ''}"))
-    return pictures
-
-
-def _distributions(rows: Sequence[Row]) -> tuple[list[Picture], int]:
-    """Drawings of the rows with single runs, of the least steady ones where these are many; and how many were left out."""
-    known = [row for row in rows if row.record.samples_ms]
-    shown = sorted(known, key=lambda row: -(row.record.spread or 0.0))[:_DISTRIBUTIONS]
-    pictures = []
-    for row in [row for row in known if row in shown]:
-        svg, outside = distribution_plot(row.record.samples_ms or (), f"Runs by round: {row.label} on {row.device}")
-        far = f"; {outside} slower {'run' if outside == 1 else 'runs'}, up to {ms(row.record.max_ms or 0.0)} ms, not drawn" \
-            if outside else ""
-        drift = f", drift {row.record.drift:.2f}" if row.record.drift is not None else ""
-        pictures.append(Picture(row.label, svg, f"{row.device}: {row.record.runs} runs{drift}{far}"))
-    return pictures, len(known) - len(pictures)
-
-
-def block_of(name: str) -> str:
-    """The block that an operator belongs to: `block_07` of "block_07/depthwise;..." or "block_07_depthwise"."""
-    import re
-
-    match = re.search(r"\b(block_\d+|stem|head)(?=[/_])", name)
-    return match.group(1) if match else re.split(r"[/;:]", name)[0]
-
-
-def _profiles(rows: Sequence[Row]) -> tuple[list[Picture], int]:
-    known = [row for row in rows if row.record.ops]
-    pictures = []
-    for row in known[:_PROFILES]:
-        ops, blocks = row.record.ops or (), {}
-        for op in ops:
-            blocks[block_of(op.name)] = blocks.get(block_of(op.name), 0.0) + op.mean_ms
-        total = sum(op.mean_ms for op in ops)
-        slowest = sorted(ops, key=lambda op: -op.mean_ms)[:_SLOWEST_OPS]
-        bars = list(blocks.items())
-        if len(bars) > 40:  # no network of ours: the largest, in their order
-            least = sorted((time for _, time in bars), reverse=True)[39]
-            bars = [bar for bar in bars if bar[1] >= least][:40]
-        table = [(op.name, op.kind, ms(op.mean_ms), f"{op.share if op.share is not None else op.mean_ms / (total or 1.0):.1%}")
-                 for op in slowest]
-        pictures.append(Picture(row.label, blocks_plot(bars, f"Time of each block: {row.label} on {row.device}"),
-                                f"{row.device}: {len(ops)} operators, {ms(total)} ms in all.", table))
-    return pictures, len(known) - len(pictures)
-
-
-def _heat(devices: Sequence[Device]) -> list[Picture]:
-    pictures = []
-    for device in devices:
-        courses = {row.record.together: Course(f"measured {row.record.written}", row.record.states) for row in device.rows
-                   if any(p.cpu_temperature_c is not None or p.battery_c is not None for p in row.record.states)}
-        if courses:
-            latest = list(courses.values())[-_COURSES:]
-            left = len(courses) - len(latest)
-            pictures.append(Picture(device.name, temperature_plot(latest, f"Temperature over time, {device.name}"),
-                                    f"The latest {_COURSES} measurements; {left} more are in the records." if left else ""))
-    return pictures
-
-
-def _remarks(rows: Sequence[Row]) -> list[tuple[str, str, list[str]]]:
-    """(kind, text, rows) of flags and warnings, each text once."""
-    found: dict[tuple[str, str], list[str]] = {}
+def _csv(rows: Sequence[Record]) -> str:
+    store = io.StringIO()
+    writer = csv.writer(store, lineterminator="\n")
+    writer.writerow(_COLUMNS)
     for row in rows:
-        for kind, texts in (("flag", row.record.flags), ("warning", row.record.warnings)):
-            for text in texts:
-                found.setdefault((kind, text), []).append(f"{row.label} on {row.device}")
-    return [(kind, text, where) for (kind, text), where in sorted(found.items(), key=lambda item: item[0][0])]
+        writer.writerow(["; ".join(row[key]) if isinstance(row.get(key), list) else row.get(key) for key in _COLUMNS])
+    return store.getvalue()
 
 
-def _files(rows: Sequence[Row]) -> list[tuple[str, str, int]]:
-    return list(dict.fromkeys((row.file, row.record.file_sha256, row.record.size_bytes) for row in rows))
+def _page(rows: Sequence[Record], title: str) -> str:
+    from jinja2 import Environment, PackageLoader, select_autoescape
+
+    environment = Environment(loader=PackageLoader("mnv3_tf.export.results", "."), autoescape=select_autoescape(["html", "j2"]),
+                              trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("results.html.j2").render(
+        style=page_style(), title=title, rows=rows, name=lambda row: Path(row["file"]).name, ms=_ms, latency=latency,
+        distribution=_distribution(rows), trade_off=_trade_off(rows), temperatures=_temperatures(rows),
+        devices=list({row["target"]: row for row in rows}.values()))
 
 
-def _measurements(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(heading, facts) of each measurement."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(f"{row.record.together} {row.device} {row.record.runner}", []).append(row)
-    return [(f"{own[0].device}, {own[0].record.written}", _facts([row.record for row in own])) for own in found.values()]
+def _ms(value: float | None) -> str:
+    return "" if value is None else ms(value)
 
 
-def _facts(records: Sequence[Record]) -> list[tuple[str, str]]:
-    first = records[0]
-    program = " ".join(part for part in (first.runner, first.runner_version) if part)
-    logs = [record.raw_log for record in records if record.raw_log]
-    facts = [("rows", str(len(records))), ("target", first.target), ("system", first.system), ("chip", first.soc),
-             ("architecture", first.architecture), ("build", first.build_fingerprint), ("runner", program),
-             ("runner SHA-256", first.runner_sha256), ("run", first.run_id),
-             ("settings", "; ".join(f"{key}: {_plain(value)}" for key, value in first.settings.items())),
-             ("before", state_sentence(first, before=True)), ("after", state_sentence(records[-1], before=False)),
-             ("logs", ", ".join(logs[:5]) + (f" and {len(logs) - 5} more" if len(logs) > 5 else ""))]
-    return [(name, value) for name, value in facts if value]
+def _label(row: Record) -> str:
+    cores = "" if row["cores"] == "all" else f", {row['cores']}"
+    return f"{Path(row['file']).stem}, {row['threads']}t{cores} @ {row['target'].split(':')[0]}"
 
 
-def _plain(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return {True: "yes", False: "no", None: "-"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
+def _colour(row: Record, rows: Sequence[Record]) -> str:
+    return _COLOURS[targets(rows).index(row["target"]) % len(_COLOURS)]
 
 
-def state_sentence(record: Record, *, before: bool) -> str:
-    """A state in words, or "" where nothing is known."""
-    state = record.state_before if before else record.state_after
-    if state is None:
+def _distribution(rows: Sequence[Record]) -> str:
+    """A box for each row: quartiles, and the 5th to the 95th percentile."""
+    drawn = [row for row in rows if row["samples_ms"]][:_DRAWN]
+    if not drawn:
         return ""
-    governors = sorted(set(state.governors.values()))
-    parts = [f"battery {state.battery_level:g}%" if state.battery_level is not None else "",
-             {True: "charging", False: "not charging", None: ""}[state.charging],
-             f"CPU {state.warmest_c:.1f} °C" if state.warmest_c is not None else "",
-             f"battery {state.battery_c:.1f} °C" if state.battery_c is not None else "",
-             f"thermal status {state.thermal_status}" if state.thermal_status is not None else "",
-             f"governor {', '.join(governors)}" if governors else "",
-             {True: "screen on", False: "screen off", None: ""}[state.screen_on],
-             f"load {state.load_average:g}" if state.load_average is not None else ""]
-    return ", ".join(part for part in parts if part)
+    figure, axes = new_figure(9, 0.6 + 0.34 * len(drawn))
+    boxes = axes.boxplot([[time for part in row["samples_ms"] for time in part] for row in drawn], orientation="horizontal",
+                         whis=(5, 95), showfliers=False, patch_artist=True, widths=0.6)
+    for index, box in enumerate(boxes["boxes"]):
+        box.set(facecolor=_colour(drawn[index], rows), alpha=0.5, edgecolor=INK)
+    for part in ("whiskers", "caps", "medians"):
+        for line in boxes[part]:
+            line.set_color(INK)
+    axes.set_yticks(range(1, len(drawn) + 1), [_label(row) for row in drawn])
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel("milliseconds (box: quartiles; whiskers: 5th to 95th percentile)", fontsize=8)
+    return as_svg(figure, "Distribution of the latency by row")
+
+
+def _trade_off(rows: Sequence[Record]) -> str:
+    """Latency against accuracy, with the line of rows that no other beats in both, by target."""
+    known = [row for row in rows if row["accuracy"] is not None and latency(row) is not None]
+    if not known:
+        return ""
+    figure, axes = new_figure(9, 3.6)
+    for target in targets(known):
+        points = sorted(((latency(row) or 0.0, float(row["accuracy"]), row) for row in known if row["target"] == target),
+                        key=lambda point: point[:2])
+        colour = _colour(points[0][2], rows)
+        axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o", color=colour, label=points[0][2]["device"])
+        best: list[tuple[float, float]] = []
+        for x, y, _ in points:
+            if not best or y > best[-1][1]:
+                best.append((x, y))
+        axes.step([x for x, _ in best], [y for _, y in best], where="post", color=colour, linewidth=1, linestyle="--")
+        for x, y, row in points:
+            axes.annotate(Path(row["file"]).stem, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7, color=INK)
+    axes.set_xlabel("median milliseconds", fontsize=8)
+    axes.set_ylabel("top-1", fontsize=8)
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    return as_svg(figure, "Latency against accuracy")
+
+
+def _temperatures(rows: Sequence[Record]) -> str:
+    """CPU temperature over time, a line for each target."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    names: dict[str, Any] = {}
+    for row in rows:
+        points = [(point["seconds"], point["cpu_temperature_c"]) for point in row.get("states") or []
+                  if point.get("cpu_temperature_c") is not None]
+        if len(points) > 1:
+            lines[row["target"]], names[row["target"]] = points, row["device"]
+    if not lines:
+        return ""
+    figure, axes = new_figure(9, 2.6)
+    for number, (target, points) in enumerate(lines.items()):
+        axes.plot([x for x, _ in points], [y for _, y in points], ".-", color=_COLOURS[number % len(_COLOURS)],
+                  label=names[target])
+    axes.set_xlabel("seconds", fontsize=8)
+    axes.set_ylabel("CPU, °C", fontsize=8)
+    axes.grid(axis="x", color=GREY, alpha=0.2, linewidth=0.6)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    return as_svg(figure, "Temperature over time")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.files import read_bytes, write_text
+from mnv3_tf.files import read_bytes, write_bytes, write_text
 
 SCHEMA = "mnv3-benchmark/1"
 RESULTS, LOGS = "results.jsonl", "logs"
@@ -43,6 +43,7 @@ def append_records(folder: str | Path, records: Sequence[Mapping[str, Any]], log
     written = []
     try:
         (folder / LOGS).mkdir(parents=True, exist_ok=True)
+        _drop_cut_tail(folder / RESULTS)
         start = _count(folder / RESULTS)
         for number, record in enumerate(records):
             full = {**record, "raw_log": None}
@@ -59,6 +60,14 @@ def append_records(folder: str | Path, records: Sequence[Mapping[str, Any]], log
     except OSError as error:
         raise KitError(f"{folder}: cannot be written ({error.strerror or error}). Give another folder with --out.") from error
     return written
+
+
+def _drop_cut_tail(path: Path) -> None:
+    """Removes a last line that a crash cut off, for a new one would be joined to it."""
+    if path.exists():
+        content = path.read_bytes()
+        if content and not content.endswith(b"\n"):
+            write_bytes(path, content[:content.rfind(b"\n") + 1])
 
 
 def _count(path: Path) -> int:

@@ -13,7 +13,9 @@ DEPLOY = "deploy form"
 FAKE_QUANTIZED = "fake-quantized Keras"
 REFERENCE = "TFLite, reference kernels"
 XNNPACK = "TFLite, XNNPACK"
-RUNGS = (FLOAT, DEPLOY, FAKE_QUANTIZED, REFERENCE, XNNPACK)
+ARM = "TFLite, emulated ARM"
+PHONE = "TFLite, device"
+RUNGS = (FLOAT, DEPLOY, FAKE_QUANTIZED, REFERENCE, XNNPACK, ARM, PHONE)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """`verify`: pictures through every form of the network, every tensor beside the float model's, every claim recomputed."""
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import numpy as np
 
 from mnv3_tf.config import VerifyConfig
 from mnv3_tf.data import PictureDataset, Sample, evaluation_split, open_dataset
-from mnv3_tf.errors import InputError
+from mnv3_tf.errors import InputError, KitError
+from mnv3_tf.export.bundle.contract import input_tensor
 from mnv3_tf.export.card_check import CardRemark, check_cards, check_metrics
 from mnv3_tf.export.convert import check_int8, convert_graph, output_step, sidecar
 from mnv3_tf.export.runtime import LiteRTModel
@@ -107,8 +109,12 @@ class Verification:
                 "notes": list(self.notes)}
 
 
+# Runs input tensors, one after the other in a file, through a model elsewhere: (model, tensors, file for the outputs).
+Elsewhere = Callable[[Path, Path, Path], None]
+
+
 def verify(chain: Chain, data: str | Path, *, split: str | None = None, limits: VerifyConfig | None = None, threads: int = 2,
-           progress: Progress) -> Verification:
+           elsewhere: Mapping[str, Elsewhere] | None = None, progress: Progress) -> Verification:
     """Compares every form of a network on the same pictures.
 
     Args:
@@ -117,6 +123,7 @@ def verify(chain: Chain, data: str | Path, *, split: str | None = None, limits: 
         split: "train", "val", "test" or "all"; None: test where there is one, else val.
         limits: what is allowed; None: the float run's settings.
         threads: of the TFLite runtime with XNNPACK.
+        elsewhere: rung (:data:`ARM`, :data:`PHONE`) -> what runs the file there.
         progress: told of everything.
 
     Raises:
@@ -124,7 +131,8 @@ def verify(chain: Chain, data: str | Path, *, split: str | None = None, limits: 
         KitError: the file cannot be run.
     """
     limits = limits or chain.float_run.config().verify
-    return _Verification(chain, _choose(data, split, chain, limits, progress), Path(data), limits, threads, progress).run()
+    chosen = _choose(data, split, chain, limits, progress)
+    return _Verification(chain, chosen, Path(data), limits, threads, elsewhere or {}, progress).run()
 
 
 @dataclass(frozen=True)
@@ -157,7 +165,9 @@ def _choose(data: str | Path, split: str | None, chain: Chain, limits: VerifyCon
 class _Verification:
     """The work, in the order in which it is cheapest: the reference kernels run beside the rest."""
 
-    def __init__(self, chain: Chain, chosen: _Chosen, data: Path, limits: VerifyConfig, threads: int, progress: Progress):
+    def __init__(self, chain: Chain, chosen: _Chosen, data: Path, limits: VerifyConfig, threads: int,
+                 elsewhere: Mapping[str, Elsewhere], progress: Progress):
+        self.elsewhere = elsewhere
         self.chain, self.chosen, self.data = chain, chosen, data
         self.samples, self.split = chosen.samples, chosen.split
         self.limits, self.threads, self.progress = limits, threads, progress
@@ -181,6 +191,7 @@ class _Verification:
         int8 = not any(t.dtype in FLOAT_TYPES for t in file.tensors if t.is_constant) or self._is_mixed(file)
         forms += [Form(REFERENCE, str(chain.subject), plain, int8),
                   Form(XNNPACK, str(chain.subject), delegated, int8, checks=self._op_gate(content, model, int8))]
+        forms += [self._form_elsewhere(name, run, content, model, int8) for name, run in self.elsewhere.items()]
         step = self._step(model, forms)
         rungs = climb(forms, self.labels, chain.labels, step, self.limits)
         table, found = self._faults(content, file, float_graph, forms, rungs, int8)
@@ -257,6 +268,29 @@ class _Verification:
         text = "; ".join(problems) or "one clean integer graph in one XNNPACK partition"
         return (Check("op gate", not problems, text),)
 
+    def _form_elsewhere(self, name: str, run: Elsewhere, content: bytes, model: LiteRTModel, int8: bool) -> Form:
+        """The file's answers from another processor, and whether their bytes are this one's."""
+        tensors = np.concatenate([input_tensor(picture, model.input_dtype) for picture in self.pixels])
+        with self.progress.task(name, 1) as advance, tempfile.TemporaryDirectory(prefix="mnv3-verify-") as store:
+            folder = Path(store)
+            (folder / "model.tflite").write_bytes(content)
+            (folder / "inputs.bin").write_bytes(tensors.tobytes())
+            run(folder / "model.tflite", folder / "inputs.bin", folder / "outputs.bin")
+            raw = np.fromfile(folder / "outputs.bin", model.output_dtype)
+            advance(1, "")
+        if raw.size != len(tensors) * int(np.prod(model.output_shape)):
+            raise KitError(f"{name}: gave {raw.size} values for {len(tensors)} pictures. Run it again.")
+        own = np.concatenate([model.run_raw(tensor[None]).reshape(1, -1) for tensor in tensors])
+        raw = raw.reshape(own.shape)
+        differing = int((raw != own).any(axis=1).sum())
+        apart = float(np.abs(raw.astype(np.float64) - own.astype(np.float64)).max())
+        close = apart <= 1 if int8 and model.output_dtype != "float32" else np.allclose(raw, own, atol=1e-3, rtol=1e-3)
+        scale, zero = model.output_quantization
+        logits = raw.astype(np.float32) if scale == 0.0 else (raw.astype(np.float32) - zero) * np.float32(scale)
+        text = (f"its output bytes are this machine's on {len(own) - differing} of {len(own)} pictures"
+                + (f"; the largest difference is {apart:g}" if differing else ""))
+        return Form(name, str(self.chain.subject), logits, int8, checks=(Check("bytes", bool(close), text),))
+
     def _step(self, model: LiteRTModel, forms: list[Form]) -> float:
         """One step of the 8-bit output, in logits; of a float file, 1/255 of the logits' range."""
         graph, ranges = self.chain.graph, self.chain.ranges
@@ -278,7 +312,7 @@ class _Verification:
         with self.progress.task("Comparing every tensor", len(pixels)) as advance:
             table = examine_layers(content, float_graph, own_graph, pixels, lambda done: advance(done, ""))
         found = checks.order_findings(forms, chain.labels) + checks.constant_findings(forms, self.labels, chain.labels)
-        logits = forms[-1].logits
+        logits = next(form.logits for form in forms if form.name == XNNPACK)
         assert logits is not None and rungs[0].scores is not None
         found += checks.input_findings(table, float_graph, own_graph, pixels, logits[picked])
         found += checks.data_findings(rungs[0].scores, chain.labels)

@@ -20,7 +20,8 @@ def record(median: float = 5.0, *, file: str = "a.tflite", seed: int = 0, **chan
     samples = [[median * rng.uniform(0.98, 1.02) for _ in range(30)] for _ in range(5)]
     return {**dict.fromkeys(REQUIRED), "schema": SCHEMA, "file": file, "target": "adb:1234", "device": "Phone <1>", "threads": 1,
             "cores": "all", "runner": "kit", "runner_version": "1", "architecture": "aarch64", "soc": "X",
-            "delegate_asked": "xnnpack", "delegate": "xnnpack", "partitions": 1, "median_ms": median, "mean_ms": median, "p90_ms": median, "p99_ms": median,
+            "delegate_asked": "xnnpack", "delegate": "xnnpack", "partitions": 1, "median_ms": median, "mean_ms": median,
+            "p90_ms": median, "p99_ms": median,
             "init_ms": 1.0, "peak_memory_mb": 12.0, "size_bytes": 10, "written": "2026-01-01T00:00:00+00:00", "flags": [],
             "samples_ms": samples, "states": [{"seconds": 0, "cpu_temperature_c": 40}, {"seconds": 9, "cpu_temperature_c": 45}],
             **changes}

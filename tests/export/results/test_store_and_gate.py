@@ -30,6 +30,8 @@ def test_a_cut_last_line_is_left_out_and_named(tmp_path: Path) -> None:
         file.write('{"schema": "mnv3-bench')
     notes: list[str] = []
     assert len(read_records(tmp_path, notes)) == 1 and "line 2: cut off" in notes[0]
+    append_records(tmp_path, [record(median_ms=7.0)])  # is not joined to the cut one
+    assert [found["median_ms"] for found in read_records(tmp_path)] == [5.0, 7.0]
 
 
 @pytest.mark.parametrize(("line", "words"), [

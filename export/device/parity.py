@@ -1,0 +1,37 @@
+"""The answers of a device, for the parity ladder."""
+
+from pathlib import Path
+
+from mnv3_tf.export.device.adb import AdbDevice
+from mnv3_tf.export.device.bench import open_target
+from mnv3_tf.export.device.identity import android_identity, board_identity
+from mnv3_tf.export.device.runner_build import build_runner
+from mnv3_tf.export.device.runners import KitRunner
+from mnv3_tf.export.device.session import DeviceSession, interrupts
+from mnv3_tf.progress import Progress
+
+
+def run_on_device(target: str, model: Path, tensors: Path, outputs: Path, progress: Progress) -> None:
+    """Runs input tensors through a file on a device, and leaves nothing there.
+
+    Args:
+        target: "adb", "adb:SERIAL" or "ssh:HOST".
+        model: a `.tflite` file.
+        tensors: one or more input tensors, one after the other.
+        outputs: a file here for their outputs.
+        progress: told of what is done.
+
+    Raises:
+        KitError: the device cannot be used, or gave no outputs.
+    """
+    device = open_target(target)
+    identity = android_identity(device) if isinstance(device, AdbDevice) else board_identity(device)
+    session = DeviceSession(device, progress.say)
+    with interrupts():
+        try:
+            session.open()
+            runner = KitRunner(session, build_runner(identity.architecture, progress))
+            runner.install()
+            runner.outputs(model, tensors, outputs)
+        finally:
+            session.close()

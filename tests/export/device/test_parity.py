@@ -1,0 +1,66 @@
+"""The file on other processors, as rungs of the parity ladder."""
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from device_lab.phone import SimulatedPhone
+
+from mnv3_tf.errors import KitError
+from mnv3_tf.export.device.emulator import run_on_emulated_arm
+from mnv3_tf.export.device.parity import run_on_device
+from mnv3_tf.export.runtime import LiteRTModel
+from mnv3_tf.export.verify import open_chain, verify
+from mnv3_tf.export.verify.ladder import PHONE, XNNPACK
+from mnv3_tf.progress import Silent
+
+pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip install ziglang")
+
+
+def test_the_rung_of_a_phone(phone: Callable[..., SimulatedPhone], small_file: Path, pictures: Path) -> None:
+    sim = phone()
+    elsewhere = {PHONE: partial(run_on_device, f"adb:{sim.serial}", progress=Silent())}
+    result = verify(open_chain(small_file), pictures, elsewhere=elsewhere, progress=Silent())
+    rung = result.rungs[-1]
+    assert result.passed, result.verdict()
+    assert (rung.name, rung.status, rung.previous.against) == (PHONE, "holds", XNNPACK)  # type: ignore[union-attr]
+    assert rung.checks[-1].text == "its output bytes are this machine's on 36 of 36 pictures" and sim.settled()
+
+
+def test_a_phone_that_answers_otherwise_breaks_its_rung(small_file: Path, pictures: Path) -> None:
+    """As if the phone's kernels were wrong: the classes of every picture change places."""
+    def wrong(model: Path, tensors: Path, outputs: Path) -> None:
+        runtime = LiteRTModel(model)
+        given = np.fromfile(tensors, runtime.input_dtype).reshape(-1, *runtime.input_shape)
+        np.concatenate([runtime.run_raw(tensor)[:, ::-1] for tensor in given]).tofile(outputs)
+
+    result = verify(open_chain(small_file), pictures, elsewhere={PHONE: wrong}, progress=Silent())
+    assert not result.passed and result.broken_rungs() == [PHONE]
+    assert "its output bytes are this machine's on" in result.rungs[-1].checks[-1].text and not result.rungs[-1].checks[-1].passed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain_int8", "swish_int8", "pixel_uint8"])
+def test_emulated_arm_gives_the_same_bytes(name: str, files: dict[str, Path], tmp_path: Path) -> None:
+    if not shutil.which("qemu-aarch64"):
+        pytest.skip("no qemu-aarch64 here (apt install qemu-user), so ARM is not emulated")
+    model = LiteRTModel(files[name])
+    limits = np.iinfo(model.input_dtype)
+    tensors = np.random.default_rng(0).integers(limits.min, limits.max, (20, *model.input_shape), dtype=model.input_dtype,
+                                                endpoint=True)
+    (tmp_path / "in.bin").write_bytes(tensors.tobytes())
+    run_on_emulated_arm(files[name], tmp_path / "in.bin", tmp_path / "out.bin", Silent())
+    expected = b"".join(model.run_raw(tensor).tobytes() for tensor in tensors)
+    found = np.frombuffer((tmp_path / "out.bin").read_bytes(), model.output_dtype).astype(int)
+    assert np.abs(found - np.frombuffer(expected, model.output_dtype)).max() <= 1
+    # What runs in XNNPACK is equal to the byte; kernels outside of it may differ in the last step.
+    assert name == "swish_int8" or (tmp_path / "out.bin").read_bytes() == expected
+
+
+def test_without_the_emulator_it_is_said(files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(KitError, match="apt install qemu-user"):
+        run_on_emulated_arm(files["plain_int8"], tmp_path / "in.bin", tmp_path / "out.bin", Silent())
