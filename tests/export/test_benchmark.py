@@ -235,7 +235,7 @@ def test_against_one_of_the_files_spelled_differently(files):
 @pytest.mark.parametrize("arguments", [[], ["x.tflite", "--threads", "0"], ["x.tflite", "--threads", "1,,2"],
                                        ["x.tflite", "--threads", "two"], ["x.tflite", "--threads", "-1"],
                                        ["x.tflite", "--runs", "0"], ["x.tflite", "--rounds", "0"],
-                                       ["x.tflite", "--delegate", "gpu"], ["x.tflite", "--min-seconds", "-1"]])
+                                       ["x.tflite", "--delegate", "tpu"], ["x.tflite", "--min-seconds", "-1"]])
 def test_usage_errors(arguments):
     assert CliRunner().invoke(benchmark, arguments).exit_code == 2
 

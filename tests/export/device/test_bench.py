@@ -240,10 +240,3 @@ def test_stopped_at_random_moments_nothing_is_left(phone: Phone, files: dict[str
         # A signal may also come when all is written and the program is about to end.
         assert text.count("\n") - lines in (0, 1)
         lines = text.count("\n")
-
-
-def test_the_harness_takes_little_of_the_time(phone: Phone, files: dict[str, Path]) -> None:
-    sim = phone()
-    settings = DeviceSettings(min_seconds=4.0)  # a third of the default, and still
-    result = benchmark_device(open_target(f"adb:{sim.serial}"), [files["plain_int8"]], settings, Silent())
-    assert result.measurement.overhead < 0.15

@@ -6,11 +6,9 @@ import http.server
 import io
 import platform
 import shutil
-import statistics
 import subprocess
 import tarfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from importlib import util
 from pathlib import Path
@@ -152,39 +150,6 @@ class TestOnThisMachine:
         own = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         assert done.returncode == 1 and len(own) == 1 and words in own[0] and "done" not in done.stdout.splitlines()
         assert parse_runner_output(done.stdout, done.stderr, done.returncode) == own[0].removeprefix("error: ")
-
-    @pytest.mark.slow
-    def test_it_is_as_fast_as_the_interpreter(self, run: Run, tmp_path: Path) -> None:
-        """A loose bound over interleaved slices: what the program adds or loses would be a fault of its settings."""
-        import keras
-
-        from mnv3_tf.export.reference import convert_model_standard, synthetic_pictures
-
-        keras.utils.set_random_seed(0)
-        x = pixels = keras.Input((96, 96, 3))
-        for width in (32, 64, 64):
-            x = keras.layers.Conv2D(width, 3, padding="same", activation="relu6")(x)
-        network = keras.Model(pixels, keras.layers.GlobalAveragePooling2D()(x))
-        target = tmp_path / "wide.tflite"
-        target.write_bytes(convert_model_standard(network, "int8", synthetic_pictures(4, 96)))
-        model = LiteRTModel(target)
-        model.fill_random(0)
-        ours, theirs = [], []
-        for _ in range(5):
-            ours.append(statistics.median(result_of(run(*runner_arguments(str(target), runs=20, warmup=5))).samples_ms))
-            theirs.append(statistics.median(_invocations(model, 20)))
-        print(f"kit_runner {min(ours):.3f} ms, Python {min(theirs):.3f} ms")
-        assert 1 / 1.5 < min(ours) / min(theirs) < 1.5
-
-
-def _invocations(model: LiteRTModel, count: int) -> list[float]:
-    times = []
-    for number in range(count + 5):
-        began = time.perf_counter_ns()
-        model.invoke()
-        if number >= 5:
-            times.append((time.perf_counter_ns() - began) / 1e6)
-    return times
 
 
 @needs_compiler
