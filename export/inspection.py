@@ -1,20 +1,16 @@
 """What any `.tflite` file is: what it computes in, where float islands lie, and what XNNPACK leaves to slower kernels."""
 
-import json
 import math
-import re
-import subprocess
-import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from mnv3_tf.data.samples import counted
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.delegate_rules import reason
+from mnv3_tf.export.delegate_rules import CONTROL, details, reason
+from mnv3_tf.export.inspection_worker import Run, run_apart
 from mnv3_tf.export.tflite_file import (
     CONVERSIONS,
     FLOAT_TYPES,
@@ -35,7 +31,7 @@ from mnv3_tf.export.tflite_file import (
 
 Requirement = Literal["int8", "one-partition"]
 INT8 = "int8 throughout"
-_SECONDS = 120
+TFLITE_METADATA = "TFLITE_METADATA"
 _SMALLER = 1.5
 # Operators that move values without computing: their type is that of what they move.
 _INTEGERS = frozenset({"int32", "int64", "bool", "none", "uint32", "string", "resource"})
@@ -49,12 +45,14 @@ class Island:
         operators: how many.
         first, last: "NAME (number)" of the first and last of them.
         tensor: what the first makes.
+        graph: the graph that they are in; "" for the main one.
     """
 
     operators: int
     first: str
     last: str
     tensor: str
+    graph: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,34 +74,28 @@ class Outside:
 
 
 @dataclass(frozen=True)
-class Run:
-    """What the runtime does with a file.
+class Graph:
+    """One graph of a file: the main one, or one that control flow (IF, WHILE) or a signature runs."""
 
-    Attributes:
-        refused: why it cannot run it, or "".
-        partitions: parts that XNNPACK runs; None where refused.
-        outside: numbers of the operators that it leaves.
-    """
-
-    refused: str
-    partitions: int | None
-    outside: tuple[int, ...]
+    name: str
+    file: TfliteFile
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found. The main graph is looked at; others are counted.
+    """What was found. Kind, islands, conversions and constants are those of all graphs; the run is the main one's.
 
     Attributes:
-        file: its structure.
+        file: the main graph.
         kind: what it computes in, in words; :data:`INT8` is the form that this kit makes.
         run: on this machine's runtime.
         outside: operators that XNNPACK leaves, with reasons.
         islands: of float, in a file that computes in integers too.
+        conversions: QUANTIZE and DEQUANTIZE that are not at an input or output of the file, a line each.
         problems: what a person should mend, a line each.
-        graphs: (name, operators) of all graphs.
+        graphs: all of them, the main one first.
         signatures: names.
-        metadata: names of what the file carries beside the graph.
+        metadata: names of what the file carries beside the graphs.
         constant_bytes: by dtype.
         float32_bytes: that the same constants take as float32.
     """
@@ -113,39 +105,41 @@ class Inspection:
     run: Run
     outside: tuple[Outside, ...]
     islands: tuple[Island, ...]
+    conversions: tuple[str, ...]
     problems: tuple[str, ...]
-    graphs: tuple[tuple[str, int], ...]
+    graphs: tuple[Graph, ...]
     signatures: tuple[str, ...]
     metadata: tuple[str, ...]
     constant_bytes: dict[str, int]
     float32_bytes: int
 
+    @property
+    def dynamic_shapes(self) -> bool:
+        """Whether a size is open anywhere."""
+        return any(has_dynamic_shapes(graph.file) for graph in self.graphs)
+
+    @property
+    def custom_operators(self) -> list[str]:
+        """Their names, Flex operators too."""
+        return sorted({op.name for graph in self.graphs for op in graph.file.operators if op.is_custom})
+
     def failures(self, requirements: Iterable[Requirement]) -> list[str]:
-        """What keeps the file from being what is required."""
+        """What keeps the file from being what is required, a reason each."""
         found: list[str] = []
         for requirement in requirements:
             if requirement == "int8":
                 found += [f"it is {self.kind}, not {INT8}"] if self.kind != INT8 else []
-                found += self._conversions()
-                found += ["it has open sizes, which delegates refuse"] if has_dynamic_shapes(self.file) else []
+                found += [_island_text(island) for island in self.islands]
+                found += self.conversions
+                found += ["it has open sizes, which delegates refuse"] if self.dynamic_shapes else []
             if self.run.refused:
                 found.append(f"the runtime refuses it: {self.run.refused}")
                 continue
-            inside = [f"{item.name} ({item.reason})" for item in self.outside if not self._is_at_border(item)]
+            inside = [f"{item.name} ({item.reason})" for item in self.outside if not _at_border(self.file, item)]
             if self.run.partitions != 1 or inside:
                 found.append(f"{counted(self.run.partitions or 0, 'XNNPACK partition')} instead of one"
-                             + (f"; outside: {', '.join(list(dict.fromkeys(inside))[:5])}" if inside else ""))
+                             + (f"; outside: {', '.join(dict.fromkeys(inside))}" if inside else ""))
         return list(dict.fromkeys(found))
-
-    def _conversions(self) -> list[str]:
-        front, _ = float_front(self.file)
-        return list(boundary_quantize_problems(self.file, also_input=front))
-
-    def _is_at_border(self, item: Outside) -> bool:
-        """A change between uint8 and int8 at the very end costs nothing that counts."""
-        operator = self.file.operators[item.index]
-        ends = {tensor.index for tensor in (*self.file.inputs, *self.file.outputs)}
-        return item.name == "QUANTIZE" and bool(ends.intersection((*operator.inputs, *operator.outputs)))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -153,15 +147,15 @@ class Inspection:
             "file": self.file.path, "size_bytes": self.file.size_bytes, "sha256": self.file.sha256, "kind": self.kind,
             "partitions": self.run.partitions, "refused": self.run.refused or None, "problems": list(self.problems),
             "inputs": [_tensor_facts(tensor) for tensor in self.file.inputs],
-            "outputs": [_tensor_facts(tensor) for tensor in self.file.outputs],
-            "operators": [{"name": name, "dtype": dtype, "count": count}
-                          for (name, dtype), count in operator_counts(self.file).items()],
+            "outputs": [_tensor_facts(tensor) for tensor in self.file.outputs], "operators": _counts(self.file),
             "outside": [asdict(item) for item in self.outside], "float_islands": [asdict(island) for island in self.islands],
-            "stray_conversions": self._conversions(), "dynamic_shapes": has_dynamic_shapes(self.file),
-            "custom_operators": sorted({op.name for op in self.file.operators if op.is_custom}),
-            "constant_bytes": self.constant_bytes, "float32_bytes": self.float32_bytes,
-            "graphs": [{"name": name, "operators": count} for name, count in self.graphs], "signatures": list(self.signatures),
-            "metadata": list(self.metadata)}
+            "stray_conversions": list(self.conversions), "dynamic_shapes": self.dynamic_shapes,
+            "custom_operators": self.custom_operators, "constant_bytes": self.constant_bytes,
+            "float32_bytes": self.float32_bytes,
+            "graphs": [{"name": graph.name, "operators": len(graph.file.operators), "types": _counts(graph.file)}
+                       for graph in self.graphs],
+            "signatures": list(self.signatures), "metadata": list(self.metadata),
+            "tflite_metadata": TFLITE_METADATA in self.metadata}
 
 
 def inspect_file(path: str | Path, *, threads: int = 1) -> Inspection:
@@ -176,8 +170,8 @@ def inspect_file(path: str | Path, *, threads: int = 1) -> Inspection:
     """
     content = read_tflite_bytes(path)
     structure = examine(content, path)
-    run = _run(content, threads)
-    outside = tuple(_outside(structure.file, index) for index in run.outside if index < len(structure.file.operators))
+    run = run_apart(content, threads, structure.file)
+    outside = tuple(_outside(structure.file, index, content) for index in run.outside if index < len(structure.file.operators))
     problems = (*_run_problems(structure.file, run, outside), *structure.problems)
     return replace(structure, run=run, outside=outside, problems=problems)
 
@@ -189,19 +183,38 @@ def examine(content: bytes, name: str | Path = "model") -> Inspection:
         InputError: as :func:`inspect_file`.
     """
     file = parse_tflite(content, name=name)
+    files = [file, *(parse_tflite(content, name=name, subgraph=number) for number in range(1, file.subgraph_count))]
     try:
-        graphs, signatures, metadata = _beside(content, file)
-        kind, islands = kind_of(file), _islands(file)
-        constants = bytes_by_dtype(file)
-        as_float = sum(4 * math.prod(tensor.shape) for tensor in _constants(file) if tensor.dtype not in ("string", "resource"))
-        return Inspection(file, kind, Run("", None, ()), (), islands, tuple(_problems(file, kind, islands, constants, as_float)),
-                          graphs, signatures, metadata, constants, as_float)
+        for each in files:
+            _check_links(each)
+        names, signatures, metadata = _beside(content)
+        graphs = tuple(Graph(label, each) for label, each in zip(names, files, strict=True))
+        everything = replace(file, tensors=tuple(tensor for each in files for tensor in each.tensors))
+        kind, constants = kind_of(files), bytes_by_dtype(everything)
+        islands = tuple(island for graph in graphs for island in _islands(graph, files))
+        as_float = sum(4 * math.prod(tensor.shape) for tensor in _constants(everything)
+                       if tensor.dtype not in ("string", "resource"))
+        return Inspection(file, kind, Run("", None, ()), (), islands, tuple(_conversions(graphs)),
+                          tuple(_problems(graphs, kind, islands, constants, as_float)), graphs, signatures, metadata, constants,
+                          as_float)
     except (ValueError, IndexError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{name}: the TFLite file is corrupt ({str(error).splitlines()[0] if str(error) else 'broken links'}). "
                          "Copy or convert it again.") from error
 
 
-def _beside(content: bytes, file: TfliteFile) -> tuple[tuple[tuple[str, int], ...], tuple[str, ...], tuple[str, ...]]:
+def _check_links(file: TfliteFile) -> None:
+    """Refuses operators that name tensors which are not there, or convert nothing."""
+    for op in file.operators:
+        if any(not -1 <= index < len(file.tensors) for index in (*op.inputs, *op.outputs)) or -1 in op.outputs:
+            raise ValueError(f"operator {op.index} {op.name} names a tensor that is not there")
+        if op.name in CONVERSIONS and (len(op.inputs), len(op.outputs)) != (1, 1):
+            raise ValueError(f"operator {op.index} {op.name} has {len(op.inputs)} inputs and {len(op.outputs)} outputs")
+        if op.name in CONVERSIONS and op.inputs[0] < 0:
+            raise ValueError(f"operator {op.index} {op.name} has no input")
+
+
+def _beside(content: bytes) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Names of graphs, signatures and metadata."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(content, 0)
@@ -209,9 +222,8 @@ def _beside(content: bytes, file: TfliteFile) -> tuple[tuple[tuple[str, int], ..
     def text(value: Any) -> str:
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value or "")
 
-    graphs = tuple((text(graph.name) or f"graph {number}", len(graph.operators if graph.operators is not None else ()))
-                   for number, graph in enumerate(model.subgraphs))
-    return graphs, tuple(text(entry.signatureKey) for entry in model.signatureDefs or ()), \
+    names = tuple(text(graph.name) or f"graph {number}" for number, graph in enumerate(model.subgraphs))
+    return names, tuple(text(entry.signatureKey) for entry in model.signatureDefs or ()), \
         tuple(text(entry.name) for entry in model.metadata or ())
 
 
@@ -220,24 +232,26 @@ def _constants(file: TfliteFile) -> list[TensorInfo]:
     return list({tensor.buffer: tensor for tensor in file.tensors if tensor.is_constant}.values())
 
 
-def kind_of(file: TfliteFile) -> str:
-    """What a file computes in, in words."""
-    _, units = float_front(file)
-    computing = [op for op in file.operators if op.name not in CONVERSIONS and op.index not in units]
-    types = Counter(_computes_in(file, op) for op in computing)
+def kind_of(files: Sequence[TfliteFile]) -> str:
+    """What the graphs of a file compute in, in words; the main one is the first."""
+    _, units = float_front(files[0])
+    computing = [(file, op) for number, file in enumerate(files) for op in file.operators
+                 if op.name not in CONVERSIONS | CONTROL and (number or op.index not in units)]
+    types = Counter(_computes_in(file, op) for file, op in computing)
     types = Counter({dtype: count for dtype, count in types.items() if dtype not in _INTEGERS})
     floats = sum(count for dtype, count in types.items() if dtype in FLOAT_TYPES)
-    stored = {file.tensors[i].dtype for i in unpacked_constants(file).values()}
+    stored = {file.tensors[i].dtype for file in files for i in unpacked_constants(file).values()}
     integers = sorted(set(types) & {"int8", "uint8", "int16"})
     if not types:
         return "without computing operators"
     if types["hybrid"]:
         rest = f", with {' and '.join(integers)} operators too" if integers else ""
-        return f"dynamic range: 8-bit weights, computed in float{rest}"
+        return f"dynamic range (hybrid): 8-bit weights, computed in float{rest}"
     if not integers:
-        return "float16 weights, computed in float32" if "float16" in stored else " and ".join(sorted(set(types) & FLOAT_TYPES))
+        return "float16 weights, computed in float32" if "float16" in stored else \
+            " and ".join(sorted(set(types) & FLOAT_TYPES) or sorted(types))
     if floats:
-        return f"{' and '.join(integers)} with {counted(floats, 'float operator')}"
+        return f"{' and '.join(integers)} with float islands ({counted(floats, 'operator')})"
     if len(integers) > 1:
         return f"mixed integers ({', '.join(integers)})"
     return {"int8": INT8, "uint8": "uint8 throughout", "int16": "int16 activations, 8-bit weights"}[integers[0]]
@@ -252,34 +266,54 @@ def _computes_in(file: TfliteFile, operator: OperatorInfo) -> str:
     return found
 
 
-def _islands(file: TfliteFile) -> tuple[Island, ...]:
+def _islands(graph: Graph, files: Sequence[TfliteFile]) -> list[Island]:
     """Groups of float operators that share float tensors, where the file computes in integers too."""
-    if not any(op.name not in CONVERSIONS and operator_dtype(file, op) in ("int8", "uint8", "int16") for op in file.operators):
-        return ()
-    _, units = float_front(file)
+    if not any(op.name not in CONVERSIONS and operator_dtype(each, op) in ("int8", "uint8", "int16")
+               for each in files for op in each.operators):
+        return []
+    file = graph.file
+    units = float_front(file)[1] if file is files[0] else set()
     groups: list[tuple[set[int], list[OperatorInfo]]] = []
     for op in float_operators(file):
-        if op.index in units:
+        if op.index in units or op.name in CONTROL:
             continue
         touched = {i for i in (*op.inputs, *op.outputs) if i >= 0 and file.tensors[i].dtype in FLOAT_TYPES
                    and not file.tensors[i].is_constant}
         joined = [group for group in groups if group[0] & touched]
         groups = [group for group in groups if not group[0] & touched]
         groups.append((touched.union(*(group[0] for group in joined)), [o for group in joined for o in group[1]] + [op]))
-    return tuple(Island(len(ops), f"{ops[0].name} ({ops[0].index})", f"{ops[-1].name} ({ops[-1].index})", _made(file, ops[0]))
-                 for _, ops in sorted(groups, key=lambda group: group[1][0].index))
+    name = "" if file is files[0] else graph.name
+    return [Island(len(ops), f"{ops[0].name} ({ops[0].index})", f"{ops[-1].name} ({ops[-1].index})", _made(file, ops[0]), name)
+            for _, ops in sorted(((touched, sorted(ops, key=lambda op: op.index)) for touched, ops in groups),
+                                 key=lambda group: group[1][0].index)]
 
 
-def _problems(file: TfliteFile, kind: str, islands: tuple[Island, ...], constants: dict[str, int], as_float: int) -> list[str]:
-    lines = [f"float island of {counted(island.operators, 'operator')}, {island.first} to {island.last}, from {island.tensor!r}"
-             for island in islands]
-    front, _ = float_front(file)
+def _island_text(island: Island) -> str:
+    where = f" of graph {island.graph!r}" if island.graph else ""
+    return (f"float island of {counted(island.operators, 'operator')}, {island.first} to {island.last}, from {island.tensor!r}"
+            f"{where}")
+
+
+def _conversions(graphs: Sequence[Graph], *, beside_islands: bool = True) -> list[str]:
+    """Conversions inside the graphs; one at the border of another graph than the main one is inside of the file."""
+    lines: list[str] = []
+    for number, graph in enumerate(graphs):
+        front: set[int] = set() if number else float_front(graph.file)[0]
+        file = replace(graph.file, inputs=(), outputs=()) if number else graph.file
+        touched = set() if beside_islands else {i for op in float_operators(file) for i in (*op.inputs, *op.outputs)}
+        found = boundary_quantize_problems(file, also_input=front | touched, also_output=touched)
+        lines += [line.replace("is inside the graph,", f"is inside the graph {graph.name!r},") if number else line
+                  for line in found]
+    return lines
+
+
+def _problems(graphs: Sequence[Graph], kind: str, islands: tuple[Island, ...], constants: dict[str, int],
+              as_float: int) -> list[str]:
+    lines = [_island_text(island) for island in islands]
     if kind == INT8 or islands:
-        touched = {i for op in float_operators(file) for i in (*op.inputs, *op.outputs)}
-        lines += [f"stray conversion: {line}" for line in
-                  boundary_quantize_problems(file, also_input=front | touched, also_output=touched)]
-    if has_dynamic_shapes(file):
-        names = [tensor.name for tensor in file.inputs if any(size < 0 for size in tensor.shape_signature)]
+        lines += [f"stray conversion: {line}" for line in _conversions(graphs, beside_islands=False)]
+    if any(has_dynamic_shapes(graph.file) for graph in graphs):
+        names = [tensor.name for tensor in graphs[0].file.inputs if any(size < 0 for size in tensor.shape_signature)]
         where = f"the input {names[0]!r}" if names else "tensors inside the graph"
         lines.append(f"open sizes ({where}): delegates other than XNNPACK refuse such a file; convert it with fixed sizes and "
                      "batch 1")
@@ -290,63 +324,33 @@ def _problems(file: TfliteFile, kind: str, islands: tuple[Island, ...], constant
     return lines
 
 
+def _at_border(file: TfliteFile, item: Outside) -> bool:
+    """A change between uint8 and int8 at the very end costs nothing that counts."""
+    operator = file.operators[item.index]
+    ends = {tensor.index for tensor in (*file.inputs, *file.outputs)}
+    return item.name == "QUANTIZE" and bool(ends.intersection((*operator.inputs, *operator.outputs)))
+
+
 def _run_problems(file: TfliteFile, run: Run, outside: tuple[Outside, ...]) -> list[str]:
     if run.refused:
         return [run.refused]
     if not run.partitions:
         return ["XNNPACK takes nothing of it: everything runs on the runtime's own kernels"]
-    ends = {tensor.index for tensor in (*file.inputs, *file.outputs)}
-    left = [item for item in outside if not (item.name == "QUANTIZE" and ends.intersection(
-        (*file.operators[item.index].inputs, *file.operators[item.index].outputs)))]
+    left = [item for item in outside if not _at_border(file, item)]
     if run.partitions > 1 or left:
         return [f"{counted(run.partitions, 'XNNPACK partition')} with {counted(len(left), 'operator')} outside of "
                 f"{'it' if run.partitions == 1 else 'them'}: every border costs time"]
     return []
 
 
-def _run(content: bytes, threads: int) -> Run:
-    with tempfile.TemporaryDirectory(prefix="mnv3-inspect-") as folder:
-        path = Path(folder) / "model.tflite"
-        path.write_bytes(content)
-        found = _child(path, threads, "xnnpack")
-        if "refused" in found:
-            without = _child(path, threads, "none")
-            hint = "" if "refused" in without else " (without XNNPACK it runs)"
-            return Run(_plain_refusal(found["refused"]) + hint, None, ())
-        return Run("", int(found["partitions"]), tuple(found["outside"]))
-
-
-def _child(path: Path, threads: int, delegate: str) -> dict[str, Any]:
-    words = [sys.executable, "-m", "mnv3_tf.export.inspection_worker", str(path), str(threads), delegate]
-    try:
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS, errors="replace")
-    except subprocess.TimeoutExpired:
-        return {"refused": f"the runtime did not finish one run within {_SECONDS} s"}
-    line = (done.stdout.strip().splitlines() or [""])[-1]
-    if done.returncode == 0 and line.startswith("{"):
-        return dict(json.loads(line))
-    how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-    return {"refused": f"the runtime ended its own process ({how}) over this file; it is damaged, or uses what the runtime does "
-                       "not know"}
-
-
-def _plain_refusal(text: str) -> str:
-    """The runtime's reason as one line with a remedy, where it is a known one."""
-    custom = re.search(r"unresolved custom op: ([\w/-]+)", text)
-    if custom:
-        remedy = ("it needs the Flex delegate of TensorFlow; convert without SELECT_TF_OPS" if custom[1].startswith("Flex")
-                  else "the app must register it, or the model be converted without it")
-        return f"the custom operator {custom[1]} is unknown to the runtime: {remedy}"
-    flex = re.search(r"Select TensorFlow op\(s\), included in the given model", text)
-    if flex:
-        return "it holds operators of TensorFlow itself (Flex), unknown to the runtime: convert without SELECT_TF_OPS"
-    return f"the runtime refuses it: {text[:300].rstrip('.')}"
-
-
-def _outside(file: TfliteFile, index: int) -> Outside:
+def _outside(file: TfliteFile, index: int, content: bytes) -> Outside:
     operator = file.operators[index]
     return Outside(index, operator.name, operator_dtype(file, operator), _made(file, operator),
-                   reason(file, operator) or "not known")
+                   reason(file, operator, details(content, 0, operator)) or "not known")
+
+
+def _counts(file: TfliteFile) -> list[dict[str, Any]]:
+    return [{"name": name, "dtype": dtype, "count": count} for (name, dtype), count in operator_counts(file).items()]
 
 
 def _made(file: TfliteFile, operator: OperatorInfo) -> str:
