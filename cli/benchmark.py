@@ -71,6 +71,8 @@ class Targets(click.ParamType):
 @click.option("--cool-down", type=click.FloatRange(min=0, max=3600), default=60.0, show_default=True,
               help="Seconds to wait at most, in all, for a device that got warmer than at the start.")
 @click.option("--fixed-performance", is_flag=True, help="Android's mode of steady clocks meanwhile; reset in any case.")
+@click.option("--profile", is_flag=True, help="benchmark_model times every operator too; its latency is not to be compared then.")
+@click.option("--use-cache", is_flag=True, help="benchmark_model keeps XNNPACK's packed weights in a file.")
 @click.option("--against", type=click.Path(), metavar="FILE",
               help="Baseline of the ratios; measured too if it is not among the files.  [default: the first file]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random input.")
@@ -80,8 +82,8 @@ class Targets(click.ParamType):
 @json_option
 def benchmark(files: tuple[str, ...], targets: tuple[str, ...], threads: tuple[int, ...], cores: str, runs: int,
               min_seconds: float | None, warmup: int, rounds: int, delegate: str, runner: str, benchmark_binary: str | None,
-              cool_down: float, fixed_performance: bool, against: str | None, seed: int, out: str | None, gates: tuple[str, ...],
-              as_json: bool) -> None:
+              cool_down: float, fixed_performance: bool, profile: bool, use_cache: bool, against: str | None, seed: int,
+              out: str | None, gates: tuple[str, ...], as_json: bool) -> None:
     """Measure the latency of .tflite files.
 
     The files take turns over several rounds, so that a machine that slows down meanwhile is fair to all. A file is
@@ -103,7 +105,7 @@ def benchmark(files: tuple[str, ...], targets: tuple[str, ...], threads: tuple[i
     settings = DeviceSettings(
         threads, tuple(choice.strip() for choice in cores.split(";")), runs, 10.0 if min_seconds is None else min_seconds, warmup,
         rounds, seed, delegate, runner, Path(benchmark_binary) if benchmark_binary else None,  # type: ignore[arg-type]
-        cool_down, fixed_performance)
+        cool_down, fixed_performance, profile, use_cache)
     problems = _on_devices([target for target in targets if target != "host"], [Path(file) for file in files], settings, records,
                            logs, against, print_rows=not as_json)
     if out:

@@ -213,7 +213,8 @@ class AdbDevice(RemoteDevice):
             raise DeviceLost(f"{self.serial}: the connection broke ({doing}): {last_line(text)}. Reconnect it, and run again.")
 
 
-_LOST = ("protocol fault", "connection reset", "error: closed", "failed to read", "broken pipe", "device disconnected", "eof")
+_LOST = ("couldn't read from device", "protocol fault", "connection reset", "error: closed", "failed to read", "broken pipe",
+         "device disconnected", "eof")
 
 def connect(adb: Adb, address: str) -> DeviceEntry:
     """`adb connect`, believed only when the device says that it is there.

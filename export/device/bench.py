@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +48,8 @@ class DeviceSettings:
         binary: the user's own benchmark_model.
         cool_down: seconds to wait at most for a device that is warmer than at the start.
         fixed_performance: Android's mode of steady clocks meanwhile; always reset.
+        profile: benchmark_model also times every operator; slower, so its rows' latency is not to be compared.
+        use_cache: benchmark_model keeps XNNPACK's packed weights in a file.
     """
 
     threads: tuple[int, ...] = (1,)
@@ -62,11 +64,11 @@ class DeviceSettings:
     binary: Path | None = None
     cool_down: float = 60.0
     fixed_performance: bool = False
+    profile: bool = False
+    use_cache: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        from dataclasses import asdict
-
         return {**asdict(self), "binary": str(self.binary) if self.binary else None}
 
 
@@ -105,6 +107,8 @@ def benchmark_device(device: RemoteDevice, files: Sequence[Path], settings: Devi
     jobs = _jobs(files, settings, layout)
     with interrupts(), _session(device, settings, android, progress) as session:
         runner: KitRunner | ToolRunner
+        if settings.runner == "kit" and (settings.profile or settings.use_cache):
+            raise InputError("--profile and --use-cache are benchmark_model's; take --runner benchmark_model for them.")
         if settings.runner == "kit":
             if settings.delegate not in ("xnnpack", "none"):
                 raise InputError(f"the kit's runner has no {settings.delegate} delegate; take --runner benchmark_model for it.")
@@ -113,7 +117,8 @@ def benchmark_device(device: RemoteDevice, files: Sequence[Path], settings: Devi
         else:
             binary = benchmark_binary("android" if android else "linux", identity.architecture, given=settings.binary,
                                       progress=progress)
-            runner = ToolRunner(session, binary, delegate=settings.delegate)
+            runner = ToolRunner(session, binary, delegate=settings.delegate, profile=settings.profile,
+                                use_cache=settings.use_cache)
         progress.say(f"{identity.name}: copying the runner and {len(files)} file{'s' * (len(files) != 1)}")
         runner.install()
         for file in files:
@@ -189,6 +194,8 @@ def _row(result: JobResult, measured: Measurement, facts: Any, device: RemoteDev
     flags = list(throttle_flags(before, after, numbers["drift"]))
     if numbers["spread"] is not None and numbers["spread"] > _SPREAD_LIMIT:
         flags.append(f"unsteady: (p90 - p10) / median is {numbers['spread']:.2f}")
+    if settings.profile:
+        flags.append("profiled: every operator was timed, so the latency is not to be compared")
     if settings.delegate == "xnnpack" and first.delegate != "xnnpack":
         flags.append("CPU fallback: XNNPACK took nothing of it")
     partitions = first.partitions
@@ -197,6 +204,7 @@ def _row(result: JobResult, measured: Measurement, facts: Any, device: RemoteDev
     return {**row, **numbers, "rounds": len(result.slices), "init_ms": first.init_ms, "first_ms": first.first_ms,
             "peak_memory_mb": max((s.peak_memory_mb for s in result.slices if s.peak_memory_mb is not None), default=None),
             "delegate": first.delegate, "partitions": partitions, "flags": flags,
+            "ops": [asdict(op) for op in result.slices[-1].ops] or None,
             "warnings": sorted({line for s in result.slices for line in s.warnings}),
             "samples_ms": [list(s.samples_ms) for s in result.slices] if first.samples_ms else None}
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from mnv3_tf.errors import KitError
 from mnv3_tf.export.benchmark import rotated
+from mnv3_tf.export.device.logs import OpTime
 from mnv3_tf.export.device.remote import DeviceLost
 from mnv3_tf.export.device.state import DeviceState
 from mnv3_tf.progress import Progress
@@ -46,6 +47,7 @@ class Slice:
         samples_ms: of each run; empty where the runner gives only a summary.
         summary: runs, and of them median_ms, mean_ms, min_ms, max_ms, p95_ms, std_ms as far as the runner says.
         delegate: what really ran: "xnnpack", "gpu", "none (CPU kernels)" and so on.
+        ops: the operator profile, where it was asked for.
         log: all that the runner printed.
     """
 
@@ -58,6 +60,7 @@ class Slice:
     partitions: int | None = None
     warnings: tuple[str, ...] = ()
     temperatures_c: tuple[float, ...] = ()
+    ops: tuple[OpTime, ...] = ()
     log: str = ""
 
 

@@ -133,7 +133,7 @@ class ToolRunner(_OnDevice):
         if reason:
             raise SliceFailed(reason, _log(answer))
         return Slice((), _summary(log), log.init_ms, log.first_ms, log.peak_memory_mb, log.delegate or self._fallback(),
-                     log.partitions, remarks(log, runs, delegate=self.delegate), log=_log(answer))
+                     log.partitions, remarks(log, runs, delegate=self.delegate), ops=log.ops, log=_log(answer))
 
     def _fallback(self) -> str:
         """What ran where the log names no delegate: newer builds apply XNNPACK by default and say so, so silence means none."""

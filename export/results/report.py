@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def _page(rows: Sequence[Record], title: str) -> str:
     return environment.get_template("results.html.j2").render(
         style=page_style(), title=title, rows=rows, name=lambda row: Path(row["file"]).name, ms=_ms, latency=latency,
         distribution=_distribution(rows), trade_off=_trade_off(rows), temperatures=_temperatures(rows),
-        devices=list({row["target"]: row for row in rows}.values()))
+        operators=_operators(rows), devices=list({row["target"]: row for row in rows}.values()))
 
 
 def _ms(value: float | None) -> str:
@@ -150,6 +151,30 @@ def _trade_off(rows: Sequence[Record]) -> str:
     axes.set_xlim(left=0)
     axes.legend(frameon=False, fontsize=8, labelcolor=INK)
     return as_svg(figure, "Latency against accuracy")
+
+
+def _operators(rows: Sequence[Record]) -> str:
+    """Time by block of the network for each row that was profiled: operators are named after what they make."""
+    profiled = [row for row in rows if row.get("ops")][:_DRAWN]
+    if not profiled:
+        return ""
+    blocks = list(dict.fromkeys(_block(op["name"]) for row in profiled for op in row["ops"]))
+    figure, axes = new_figure(9, 3.4)
+    width = 0.8 / len(profiled)
+    for number, row in enumerate(profiled):
+        spent = [sum(op["mean_ms"] for op in row["ops"] if _block(op["name"]) == block) for block in blocks]
+        axes.bar([place + number * width for place in range(len(blocks))], spent, width, label=_label(row),
+                 color=_COLOURS[number % len(_COLOURS)])
+    axes.set_xticks([place + 0.4 - width / 2 for place in range(len(blocks))], blocks, rotation=60, ha="right", fontsize=7)
+    axes.set_ylabel("milliseconds", fontsize=8)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    return as_svg(figure, "Time by block")
+
+
+def _block(name: str) -> str:
+    """The block of an operator, such as "block_04" of "model/block_04_expand/Conv2D"; "other" where the name has none."""
+    found = re.search(r"(?:^|/)(stem|block_\d+|head|classifier|logits|expanded_conv(?:_\d+)?)(?=[_/;:]|$)", name)
+    return found.group(1) if found else "other"
 
 
 def _temperatures(rows: Sequence[Record]) -> str:

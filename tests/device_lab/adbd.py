@@ -1,9 +1,14 @@
-"""A real adbd of Android (Debian's package), in a sandbox: its own network, for it binds everywhere and asks nobody."""
+"""A real adbd of Android (Debian's package), in a sandbox: its own network, for it binds everywhere and asks nobody.
+
+It has a root of its own too, in which this machine's files are read-only: adbd may run as whoever runs the tests, root included.
+"""
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -11,7 +16,7 @@ from device_lab.phone import SimulatedPhone
 from device_lab.tree import write_tree
 
 PORT = 5555
-# Debian 13 carries adbd; its whole library closure lies beside it, so that it runs on any x86_64 Linux.
+# Debian 13 carries adbd; its whole library closure lies beside it, so that it runs on any Linux of this processor.
 _FETCH = r"""
 set -e
 D=$1; mkdir -p "$D"/apt/lists/partial "$D"/apt/cache/archives/partial; : > "$D/apt/status"
@@ -23,17 +28,25 @@ O="-o Dir::Etc::sourcelist=$D/apt/sources.list -o Dir::Etc::sourceparts=/dev/nul
 apt-get $O -qq update; apt-get $O -qq -y --download-only install adbd
 for d in "$D"/apt/cache/archives/*.deb; do dpkg -x "$d" "$D"; done; rm -rf "$D/apt"
 """
-# In namespaces of its own: loopback up, the phone's folders over this machine's, adbd, and the relay.
+# In namespaces of its own: a new root of the phone's folders, with this machine's programs read-only; adbd in it; the relay.
 _START = r"""
 set -e
 ip link set lo up 2>/dev/null || true
-mkdir -p /data /system
-mount --bind "$R/data" /data; mount --bind "$R/system" /system
-mount --bind "$R/sys/devices/system/cpu" /sys/devices/system/cpu 2>/dev/null || true
+N="$R/sandbox"; mkdir -p "$N"; mount -t tmpfs phone "$N"
+for d in usr etc bin sbin lib lib32 lib64 libx32; do
+  if [ -L "/$d" ]; then cp -P "/$d" "$N/$d"
+  elif [ -d "/$d" ]; then mkdir "$N/$d"; mount --rbind "/$d" "$N/$d"; mount -o remount,bind,ro "$N/$d" 2>/dev/null || true; fi
+done
+for d in dev proc; do mkdir "$N/$d"; mount --rbind "/$d" "$N/$d"; done
+for d in data sdcard system sys; do mkdir "$N/$d"; mount --bind "$R/$d" "$N/$d"; done
+mount --bind "$R/proc/cpuinfo" "$N/proc/cpuinfo"
+mkdir "$N/adbd" "$N/tmp"; mount --rbind "$ADBD" "$N/adbd"; mount -o remount,ro "$N"
+C=$(command -v chroot)
 export PATH=/system/bin:/usr/bin:/bin ADBD_PORT=$PORT SYSROOT=
-"$LD" --library-path "$L:$L/android" "$ADBD" > "$R/adbd.log" 2>&1 &
+"$C" "$N" "/adbd/$LD" --library-path "/adbd/$L:/adbd/$L/android" "/adbd/$P" > "$R/adbd.log" 2>&1 &
 exec "$PY" "$RELAY" unix "$R/socket" "$PORT"
 """
+_NEEDED = ("unshare", "mount", "chroot", "ip")
 
 
 class NoSandbox(Exception):
@@ -41,65 +54,120 @@ class NoSandbox(Exception):
 
 
 def fetch_adbd(folder: Path) -> Path:
-    """The program with its libraries, once for this user.
+    """The program with its libraries, once for this user: the folder is there with all of it, or not at all.
 
     Raises:
         NoSandbox: it cannot be had here.
     """
-    if not (folder / "complete").exists():
-        if not shutil.which("apt-get") or not shutil.which("dpkg"):
-            raise NoSandbox("apt-get and dpkg are needed to fetch Debian's adbd")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        done = subprocess.run(["bash", "-c", _FETCH, "fetch", str(folder)], capture_output=True, text=True, timeout=300)
+    if folder.exists():
+        return folder
+    if not shutil.which("apt-get") or not shutil.which("dpkg"):
+        raise NoSandbox("apt-get and dpkg are needed to fetch Debian's adbd")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as work:
+        try:
+            done = subprocess.run(["bash", "-c", _FETCH, "fetch", f"{work}/new"], capture_output=True, text=True, timeout=300)
+        except subprocess.TimeoutExpired:
+            raise NoSandbox("Debian's adbd cannot be fetched within five minutes") from None
         if done.returncode:
             raise NoSandbox(f"Debian's adbd cannot be fetched: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-        (folder / "complete").touch()
+        try:
+            os.rename(f"{work}/new", folder)
+        except OSError:
+            if not folder.exists():  # else another run of the tests was faster
+                raise
     return folder
 
 
 class RealPhone(SimulatedPhone):
-    """A real adbd over a phone's file tree.
+    """A real adbd over a phone's file tree; a context manager.
 
     Args:
         root: the phone's folder.
         adbd: from :func:`fetch_adbd`.
 
     Raises:
-        NoSandbox: namespaces are not allowed here.
+        NoSandbox: namespaces are not allowed here, or a program for them is missing.
     """
 
     def __init__(self, root: Path, adbd: Path):
         self.root = root
+        self._outside: subprocess.Popen[str] | None = None
+        missing = [name for name in _NEEDED if not shutil.which(name, path=_PATH)]
+        if missing:
+            raise NoSandbox(f"{', '.join(missing)}: not installed (Debian: util-linux, iproute2)")
         write_tree(root)
-        libraries = adbd / "usr/lib/x86_64-linux-gnu"
+        (root / "sdcard").mkdir(exist_ok=True)
+        loader = next(iter(adbd.glob("usr/lib/*-linux-gnu*/ld-linux*")), None)
+        if loader is None:
+            raise NoSandbox(f"{adbd}: holds no adbd for this machine; remove the folder, and it is fetched again")
         relay = Path(__file__).with_name("relay.py")
-        variables = {"R": str(root), "PORT": str(PORT), "L": str(libraries), "LD": str(libraries / "ld-linux-x86-64.so.2"),
-                     "ADBD": str(adbd / "usr/lib/android-sdk/platform-tools/adbd"), "PY": sys.executable, "RELAY": str(relay),
-                     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-        # Mount points must exist outside of the namespace too; those that are made for it are removed at the end.
-        self._made = [Path(name) for name in ("/data", "/system") if not Path(name).exists()]
-        words = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", _START]
-        self._process = subprocess.Popen(words, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        variables = {"R": str(root), "PORT": str(PORT), "LD": str(loader.relative_to(adbd)), "ADBD": str(adbd), "PATH": _PATH,
+                     "L": str(loader.parent.relative_to(adbd)), "PY": sys.executable, "RELAY": str(relay),
+                     "P": "usr/lib/android-sdk/platform-tools/adbd"}
+        user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+        self._process = subprocess.Popen(["unshare", *user, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+                                          "bash", "-c", _START], env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                         text=True)
         until = time.monotonic() + 10
         while not (root / "socket").exists():
             if self._process.poll() is not None or time.monotonic() > until:
-                reason = self._process.communicate()[1] if self._process.poll() is not None else "it does not start"
+                ended = self._process.poll() is not None
                 self._process.kill()
-                raise NoSandbox(f"no namespaces for a real adbd: {reason.strip().splitlines()[-1:]}")
+                said = self._process.communicate()[1].strip().splitlines() if ended else []
+                raise NoSandbox(f"no namespaces for a real adbd: {said[-1] if said else 'it does not start'}")
             time.sleep(0.05)
-        self._outside = subprocess.Popen([sys.executable, str(relay), "tcp", str(root / "socket")], stdout=subprocess.PIPE,
-                                         text=True)
+        words = [sys.executable, str(relay), "tcp", str(root / "socket")]
+        self._outside = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         assert self._outside.stdout is not None
         self.serial = f"127.0.0.1:{self._outside.stdout.readline().split()[1]}"
 
+    def __enter__(self) -> "RealPhone":
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
+
+    def files(self) -> list[str]:
+        """Everything below /data/local/tmp."""
+        base = self.root / "data/local/tmp"
+        return sorted(str(path.relative_to(base)) for path in base.rglob("*"))
+
+    def processes(self) -> list[int]:
+        """What runs in the sandbox beside adbd and the relay."""
+        inside: dict[int, int] = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError, ValueError):
+                    words = (entry / "stat").read_text().rpartition(")")[2].split()
+                    if words[0] != "Z":
+                        inside[int(entry.name)] = int(words[1])
+        relay = next((pid for pid, parent in inside.items() if parent == self._process.pid), None)
+        space = _space(relay) if relay else ""
+        adbd = {pid for pid, parent in inside.items() if parent == relay and b"/adbd/" in _command(pid)}
+        return sorted(pid for pid in inside if space and pid != relay and pid not in adbd and _space(pid) == space)
+
     def close(self) -> None:
+        """Switches it off, with everything in it."""
         for process in (self._outside, self._process):
-            process.kill()
-            process.wait()
-        for pipe in (self._outside.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
-        for folder in self._made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+            if process is not None:
+                process.kill()
+                process.wait()
+                for pipe in (process.stdout, process.stderr):
+                    if pipe is not None:
+                        pipe.close()
+
+
+_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def _space(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    return ""
+
+
+def _command(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""

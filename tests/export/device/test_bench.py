@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -138,12 +139,12 @@ def test_runs_that_are_none(text: str, code: int, words: str, phone: Phone, file
     assert text.strip()[:20] in result.logs[0]
 
 
-def tool(sim: SimulatedPhone, folder: Path, log: str, files: dict[str, Path], delegate: str = "xnnpack") -> dict[str, object]:
+def tool(sim: SimulatedPhone, folder: Path, log: str, files: dict[str, Path], **changes: Any) -> dict[str, Any]:
     """The row of a benchmark_model that prints a log."""
     (folder / "bm").write_bytes(b"\x7fELF" + bytes(14) + (62).to_bytes(2, "little"))
     device = open_target(f"adb:{sim.serial}")
     answer(sim, folder, log, 0)
-    settings = replace(QUICK, runner="benchmark_model", binary=folder / "bm", delegate=delegate, runs=20)
+    settings = replace(QUICK, runner="benchmark_model", binary=folder / "bm", runs=20, **changes)
     row, = benchmark_device(device, [files["plain_int8"]], settings, Silent()).rows
     return dict(row)
 
@@ -158,6 +159,13 @@ def test_the_tools_summary_becomes_a_row(phone: Phone, files: dict[str, Path], t
     found = [row[key] for key in ("median_ms", "mean_ms", "max_ms", "p95_ms", "init_ms")]
     assert found == pytest.approx([4.1, 4.2, 10.1013, 4.5, 0.928])
     assert row["runs"] == 200 and row["samples_ms"] is None and row["p90_ms"] is None and row["delegate"] == "xnnpack"
+
+
+def test_the_tools_profile_becomes_operators(phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
+    log = (Path(__file__).parent / "logs" / "37_local_op_profiling.txt").read_text()
+    row = tool(phone(), tmp_path, log, files, profile=True, use_cache=True)
+    assert row["failure"] is None and len(row["ops"]) == 115 and row["ops"][0]["kind"] == "QUANTIZE"  # type: ignore[arg-type,index]
+    assert any("profiled" in flag for flag in row["flags"])  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("line", [

@@ -44,6 +44,15 @@ def test_the_page_is_offline_whole_and_the_same_again(tmp_path: Path) -> None:
     assert "| bad.tflite | Phone <1> | 1 | all | failed |" in markdown and "- b & c.tflite on Phone <1>: throttling" in markdown
 
 
+def test_operators_are_drawn_by_block(tmp_path: Path) -> None:
+    ops = [{"name": "model/block_04_expand/Conv2D", "kind": "CONV_2D", "mean_ms": 0.5, "share": 0.5, "calls": 1},
+           {"name": "model/stem_conv/add;x", "kind": "CONV_2D", "mean_ms": 0.3, "share": 0.3, "calls": 1},
+           {"name": "something", "kind": "MUL", "mean_ms": 0.2, "share": 0.2, "calls": 1}]
+    text = write_results_report([record(ops=ops), record(file="b.tflite")], tmp_path, "T").read_text()
+    assert "Time by block" in text and all(f">{block}</text>" in text for block in ("block_04", "stem", "other"))
+    assert "Time by block" not in write_results_report([record()], tmp_path / "none", "T").read_text()
+
+
 def test_without_accuracy_it_is_said(tmp_path: Path) -> None:
     assert "No row has an accuracy" in write_results_report([record()], tmp_path, "T").read_text()
     assert accuracy_by_file(["x/a.tflite=0.5"]) == {"a.tflite": 0.5}

@@ -1,0 +1,68 @@
+"""Boards over ssh: a client program that runs commands on this machine stands for the network."""
+
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnv3_tf.errors import InputError, NoDeviceError
+from mnv3_tf.export.device.bench import DeviceSettings, benchmark_device, open_target
+from mnv3_tf.export.device.remote import DeviceLost
+from mnv3_tf.export.device.ssh import SshDevice
+from mnv3_tf.progress import Silent
+
+
+@pytest.fixture
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An `ssh` that drops its options and the host, and runs the rest here."""
+    program = tmp_path / "bin" / "ssh"
+    program.parent.mkdir()
+    says(program, 'while [ "$1" = -o ]; do shift 2; done; shift; exec sh -c "$*"')
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    return program
+
+
+def says(program: Path, script: str) -> None:
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+
+
+def test_a_board_is_measured_and_left_clean(client: Path, files: dict[str, Path]) -> None:
+    pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip install ziglang")
+    settings = DeviceSettings(runs=10, min_seconds=0.2, rounds=4, warmup=1, cool_down=0)
+    before = set(Path("/tmp").glob("mnv3-*"))
+    row, = benchmark_device(open_target("ssh:me@board"), [files["plain_int8"]], settings, Silent()).rows
+    assert row["failure"] is None and row["runs"] >= 40 and row["target"].startswith("ssh:") and row["delegate"] == "xnnpack"
+    assert "me@board" not in row["target"] and row["build_fingerprint"] is None and row["architecture"] == "x86_64"
+    assert set(Path("/tmp").glob("mnv3-*")) == before
+
+
+def test_bytes_pass_both_ways(client: Path, tmp_path: Path) -> None:
+    board = SshDevice("board")
+    (tmp_path / "a b'c").write_bytes(np.arange(256, dtype=np.uint8).tobytes() * 50)
+    board.push(tmp_path / "a b'c", str(tmp_path / "there $x"), executable=True)
+    assert (tmp_path / "there $x").stat().st_mode & 0o100
+    board.pull(str(tmp_path / "there $x"), tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "a b'c").read_bytes()
+    assert board.shell("exit_is() { return 7; }; exit_is").code == 7
+
+
+@pytest.mark.parametrize(("text", "error", "words"), [
+    ("me@board: Permission denied (publickey).", NoDeviceError, "ssh-copy-id"),
+    ("Host key verification failed.", NoDeviceError, "must work without a question"),
+    ("ssh: Could not resolve hostname board: Name or service not known", DeviceLost, "Could not resolve"),
+    ("ssh: connect to host board port 22: Connection refused", DeviceLost, "Connection refused")])
+def test_the_clients_errors(text: str, error: type[Exception], words: str, client: Path) -> None:
+    says(client, f"echo '{text}' >&2; exit 255")
+    with pytest.raises(error, match=words):
+        SshDevice("board").shell("true")
+
+
+def test_hosts_that_are_none(client: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for host in ("-oProxyCommand=x", "a b", "a;b"):
+        with pytest.raises(InputError, match="is no host"):
+            SshDevice(host)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NoDeviceError, match="ssh was not found"):
+        SshDevice("board")
