@@ -116,6 +116,7 @@ def benchmark(files: tuple[str, ...], targets: tuple[str, ...], threads: tuple[i
         from mnv3_tf.export.device.compare import comparisons
 
         base = result[0].to_dict(against=against) if result else {"rows": [], "comparisons": [], "samples_ms": []}
+        base["rows"] += [record for record in records if record["target"] != "host"]
         print_json({**base, "records": records, "device_comparisons": comparisons(records, against or files[0]),
                     "problems": problems})
     elif result:
