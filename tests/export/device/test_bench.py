@@ -213,8 +213,8 @@ def test_two_phones_and_the_host_at_once(phone: Phone, files: dict[str, Path], t
               "--runs", "10", "--rounds", "4", "--json", "--out", str(tmp_path / "res"), "--gate", "median_ms < 1000 @ adb"])
     text = capsys.readouterr()
     facts = json.loads(text.out)
-    assert len(facts["rows"]) == 6 and all({"file", "target", "threads", "median_ms", "p90_ms", "p99_ms", "partitions"} <= set(row)
-                                           for row in facts["rows"])
+    keys = {"file", "target", "threads", "median_ms", "p90_ms", "p99_ms", "partitions"}
+    assert len(facts["rows"]) == 6 and all(keys <= set(row) for row in facts["rows"])
     assert len(facts["records"]) == 6 and len({record["target"] for record in facts["records"]}) == 3
     # The phone that cannot be used is named, and the others are measured all the same.
     assert int(stopped.value.code or 0) == 1 and f"{shy.serial}: has not allowed this computer" in text.err
