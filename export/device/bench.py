@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from mnv3_tf.errors import InputError, KitError
+from mnv3_tf.errors import InputError
 from mnv3_tf.export.benchmark import drift_of
 from mnv3_tf.export.benchmark_statistics import percentile
 from mnv3_tf.export.device.adb import Adb, AdbDevice
@@ -236,13 +236,3 @@ def _most(summaries: Sequence[dict[str, Any]], key: str) -> float | None:
 def _state_point(seconds: float, state: DeviceState) -> dict[str, Any]:
     return {"seconds": round(seconds, 1), "cpu_temperature_c": state.cpu_temperature_c, "skin_c": state.skin_c,
             "battery_c": state.battery_c, "thermal_status": state.thermal_status}
-
-
-def check_usable(device: RemoteDevice) -> None:
-    """Asks a device for a sign of life.
-
-    Raises:
-        KitError: it gives none.
-    """
-    if device.check("echo ready").strip() != "ready":
-        raise KitError(f"{device.name}: does not answer as a shell should. Restart it.")

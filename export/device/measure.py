@@ -13,7 +13,6 @@ from typing import Any, Protocol
 from mnv3_tf.errors import KitError
 from mnv3_tf.export.benchmark import rotated
 from mnv3_tf.export.device.logs import OpTime
-from mnv3_tf.export.device.remote import DeviceLost
 from mnv3_tf.export.device.state import DeviceState
 from mnv3_tf.progress import Progress
 
@@ -160,8 +159,6 @@ def measure(jobs: Sequence[Job], runner: Runner, *, runs: int, seconds: float, w
                     continue
                 try:
                     found = runner.slice(result.job, -(-runs // rounds), seconds / rounds, warmup)
-                except DeviceLost:
-                    raise
                 except SliceFailed as error:
                     result.failure = str(error)
                     result.logs.append(error.log)
