@@ -24,6 +24,7 @@ class ModelConfig:
     name: Literal["large", "small", "large_minimalistic", "small_minimalistic"] = "small"
     block_table: str | None = None
     alpha: float = 1.0
+    dialect: Literal["keras", "torchvision", "timm", "timm_tf", "paddle"] = "keras"
     dropout: float = 0.2
     inplanes: int | None = None
     class_squeeze: int | None = None

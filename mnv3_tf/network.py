@@ -4,7 +4,7 @@ Layer names follow the place in the network: ``stem_conv``, ``block_07_depthwise
 print them as ``block_07/depthwise`` (:func:`display_name`), since Keras 3 allows no slash in a layer's name.
 
 Source: Howard et al., "Searching for MobileNetV3" (2019); with the same arguments, parameters, shapes and outputs are those
-of keras.applications.
+of keras.applications; other published implementations are dialects of the same builder (:mod:`mnv3_tf.spec`).
 """
 
 import dataclasses
@@ -17,7 +17,17 @@ import keras
 from keras import layers
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.spec import NetworkSpec, ScaledBlock, find_spec, head_widths, make_divisible, scale_blocks
+from mnv3_tf.spec import (
+    Dialect,
+    NetworkSpec,
+    ScaledBlock,
+    find_spec,
+    head_widths,
+    in_dialect,
+    make_divisible,
+    scale_blocks,
+    stem_width,
+)
 from mnv3_tf.yaml_text import nearest
 
 SMALLEST_SIDE = 32
@@ -38,6 +48,7 @@ def MobileNetV3(
     inplanes: int | None = None,
     class_squeeze: int | None = None,
     class_expand: int | None = None,
+    dialect: str | None = None,
     outputs: str | Sequence[str] | None = None,
     name: str | None = None,
 ) -> keras.Model:
@@ -53,11 +64,13 @@ def MobileNetV3(
         pooling: without the top: None (feature map), "avg" or "max" (a vector per picture).
         dropout: share dropped before the classifier, in [0, 1).
         classifier_activation: None for logits (what training, quantization and conversion expect) or, say, "softmax".
-        include_preprocessing: the input is RGB pixels 0..255 and a Rescaling layer maps them to [-1, 1]; without, the input
-            is expected in [-1, 1].
+        include_preprocessing: the input is RGB pixels 0..255 and a Rescaling layer maps them to what the dialect's stem
+            expects ([-1, 1] for keras); without, the input is expected like that.
         batchnorm_momentum: of the running statistics. keras.applications has 0.999, which needs thousands of steps.
         inplanes, class_squeeze, class_expand: channels of the stem, of the convolution before pooling (scaled by alpha) and
             of the one after it; None keeps the table's.
+        dialect: whose details (padding, rounding, normalization, head, ...) the network has: keras, torchvision, timm,
+            timm_tf or paddle; None: the table's own, or keras.
         outputs: instead of the classifier's output, a dict of named feature maps: "pyramid" for the last map of every
             stride, or stage names (``stride_8``), layer names or patterns (``block_0*_add``).
         name: of the Keras model.
@@ -69,6 +82,7 @@ def MobileNetV3(
         InputError: an argument is out of range; the message says what is allowed.
     """
     spec = find_spec(spec) if isinstance(spec, str) else spec
+    spec = in_dialect(spec, dialect) if dialect is not None else spec
     changes: dict[str, Any] = {"inplanes": inplanes, "class_squeeze": class_squeeze, "class_expand": class_expand}
     spec = dataclasses.replace(spec, **{key: value for key, value in changes.items() if value is not None})
     _check(spec, input_shape, alpha, classes, pooling, dropout)
@@ -76,8 +90,8 @@ def MobileNetV3(
 
     image = x = layers.Input(tuple(input_shape), name="image")
     if include_preprocessing:
-        x = layers.Rescaling(1 / 127.5, offset=-1.0, name="rescale")(x)
-    x = builder.conv(x, spec.inplanes, "stem_conv", kernel=3, stride=2, activation=spec.activation)
+        x = _rescaling(spec.dialect)(x)
+    x = builder.conv(x, stem_width(spec, alpha), "stem_conv", kernel=3, stride=2, activation=spec.activation)
     stages: dict[str, Any] = {}
     stride = 2
     for block in scale_blocks(spec, alpha):
@@ -91,7 +105,8 @@ def MobileNetV3(
 
     if include_top:
         x = layers.GlobalAveragePooling2D(keepdims=True, name="head_pool")(x)
-        x = builder.conv(x, after_pooling, "head_expand", activation=spec.activation, batchnorm=False)
+        x = builder.conv(x, after_pooling, "head_expand", activation=spec.activation, batchnorm=False,
+                         bias=spec.dialect.head_bias)
         if dropout > 0:
             x = layers.Dropout(dropout, name="head_dropout")(x)
         x = layers.Conv2D(classes, 1, padding="same", name="classifier")(x)
@@ -128,12 +143,27 @@ def block_of(layer_name: str) -> str:
     return display_name(layer_name).partition("/")[0]
 
 
+def _rescaling(dialect: Dialect) -> keras.Layer:
+    """Pixels 0..255 to what the stem expects; plain numbers where all channels have the same."""
+    scale, offset = dialect.rescaling()
+    if dialect.mean == dialect.std == (0.5, 0.5, 0.5):
+        return layers.Rescaling(1 / 127.5, offset=-1.0, name="rescale")
+    return layers.Rescaling(list(scale), offset=list(offset), name="rescale")
+
+
 class _Builder:
     """Adds named layers to a functional graph."""
 
     def __init__(self, spec: NetworkSpec, batchnorm_momentum: float):
         self._epsilon = spec.dialect.batchnorm_epsilon
+        self._symmetric = spec.dialect.symmetric_padding
         self._momentum = batchnorm_momentum
+
+    def _pad(self, x: Any, name: str, kernel: int, stride: int) -> tuple[Any, str]:
+        """The input of a convolution, and its `padding`; with stride 1, TensorFlow's SAME is symmetric anyway."""
+        if stride == 1 or not self._symmetric:
+            return x, "same"
+        return layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x), "valid"
 
     def _normalize(self, x: Any, name: str) -> Any:
         return layers.BatchNormalization(epsilon=self._epsilon, momentum=self._momentum, name=f"{name}_bn")(x)
@@ -146,9 +176,10 @@ class _Builder:
         return layers.Activation(activation, name=f"{name}_{activation}")(x)
 
     def conv(self, x: Any, filters: int, name: str, *, kernel: int = 1, stride: int = 1, activation: str | None = None,
-             batchnorm: bool = True) -> Any:
-        """Convolution, BatchNorm (or a bias) and activation."""
-        x = layers.Conv2D(filters, kernel, strides=stride, padding="same", use_bias=not batchnorm,
+             batchnorm: bool = True, bias: bool = True) -> Any:
+        """Convolution, BatchNorm (or, unless `bias` is false, a bias) and activation."""
+        x, padding = self._pad(x, name, kernel, stride)
+        x = layers.Conv2D(filters, kernel, strides=stride, padding=padding, use_bias=bias and not batchnorm,
                           kernel_initializer="he_normal", name=name)(x)
         x = self._normalize(x, name) if batchnorm else x
         return self._activate(x, activation, name)
@@ -156,7 +187,8 @@ class _Builder:
     def depthwise(self, x: Any, block: ScaledBlock) -> Any:
         """Depthwise convolution, BatchNorm and activation."""
         name = f"{block.name}_depthwise"
-        x = layers.DepthwiseConv2D(block.kernel, strides=block.stride, padding="same", use_bias=False,
+        x, padding = self._pad(x, name, block.kernel, block.stride)
+        x = layers.DepthwiseConv2D(block.kernel, strides=block.stride, padding=padding, use_bias=False,
                                    depthwise_initializer="he_normal", name=name)(x)
         return self._activate(self._normalize(x, name), block.activation, name)
 

@@ -5,6 +5,7 @@ rounding are those of TF-slim and keras.applications.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,20 +43,66 @@ class Dialect:
     """What the published MobileNetV3 implementations disagree about.
 
     Attributes:
-        name: what reports print.
-        expansion_from_input: expansion channels follow the block's scaled input (keras.applications) instead of scaling the
-            table's figure (the others); the two differ only away from alpha 1.
-        head_follows_alpha: the convolution after pooling grows with alpha above 1.
+        name: what the configuration and reports call it.
+        mean, std: of the input's three channels, as shares of 255: the stem sees ``(pixel / 255 - mean) / std``.
+        symmetric_padding: strided convolutions are padded by (kernel - 1) / 2 on every side; else as TensorFlow's SAME.
+        expansion_from_input: expansion channels follow the block's scaled input (keras.applications, TF-slim) instead of
+            scaling the table's figure; the two differ only away from alpha 1.
+        first_block_expands: a first block whose expansion is its input's width still has an expanding convolution.
+        squeeze_divisible: squeeze channels are rounded to a multiple of 8; else a plain quarter.
+        stem_scaled_from: the least alpha at which the stem's channels are scaled; infinite for never.
+        head_squeeze_from_table: channels before pooling are six times the table's last output, scaled; else six times the
+            scaled last output.
+        head_scaling: when the channels after pooling are scaled: "above 1" (by alpha above 1), "always" or "never".
+        class_expand: channels after pooling at alpha 1, where they are the same for all tables; None: the table's own.
+        head_bias: whether the convolution after pooling has a bias.
         batchnorm_epsilon: added to the variance.
+        hard_sigmoid_slope: of the source's gate, clip(slope * x + 0.5, 0, 1). Here the gate always has a slope of 1/6;
+            imported weights of the convolution before it are multiplied by ``6 * slope``, which is the same function.
+        dropout_scales_inference: the source multiplies by (1 - dropout) when it predicts; imported weights of the classifier
+            are multiplied by it, which is the same function.
     """
 
     name: str
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    symmetric_padding: bool = False
     expansion_from_input: bool = True
-    head_follows_alpha: bool = True
+    first_block_expands: bool = False
+    squeeze_divisible: bool = True
+    stem_scaled_from: float = math.inf
+    head_squeeze_from_table: bool = False
+    head_scaling: Literal["above 1", "always", "never"] = "above 1"
+    class_expand: int | None = None
+    head_bias: bool = True
     batchnorm_epsilon: float = 1e-3
+    hard_sigmoid_slope: float = 1 / 6
+    dropout_scales_inference: bool = False
 
+    def rescaling(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """(scale, offset) by channel: the stem sees ``scale * pixel + offset``."""
+        return (tuple(1 / (255 * std) for std in self.std),
+                tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True)))
+
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 KERAS = Dialect("keras")
+DIALECTS: dict[str, Dialect] = {
+    dialect.name: dialect for dialect in (
+        KERAS,
+        Dialect("torchvision", _IMAGENET_MEAN, _IMAGENET_STD, symmetric_padding=True, expansion_from_input=False,
+                stem_scaled_from=0.0, head_scaling="always"),
+        Dialect("timm", _IMAGENET_MEAN, _IMAGENET_STD, symmetric_padding=True, stem_scaled_from=0.75,
+                head_squeeze_from_table=True, head_scaling="never", batchnorm_epsilon=1e-5),
+        Dialect("timm_tf", stem_scaled_from=0.75, head_squeeze_from_table=True, head_scaling="never"),
+        Dialect("paddle", _IMAGENET_MEAN, _IMAGENET_STD, symmetric_padding=True, expansion_from_input=False,
+                first_block_expands=True, squeeze_divisible=False, stem_scaled_from=0.0, head_squeeze_from_table=True,
+                head_scaling="never", class_expand=1280, head_bias=False, batchnorm_epsilon=1e-5, hard_sigmoid_slope=0.2,
+                dropout_scales_inference=True),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -66,8 +113,8 @@ class NetworkSpec:
         name: "large", "small", "large_minimalistic", "small_minimalistic" or the user's own.
         blocks: one row per block.
         activation: of the stem and the head.
-        inplanes: channels of the stem at alpha 1. keras.applications does not scale them, nor is it done here.
-        class_squeeze: channels of the convolution before pooling, at alpha 1; None: six times the last block's output.
+        inplanes: channels of the stem at alpha 1; the dialect says whether alpha scales them.
+        class_squeeze: channels of the convolution before pooling, at alpha 1; None: as the dialect has it.
         class_expand: channels of the convolution after pooling.
         dialect: see :class:`Dialect`.
     """
@@ -169,42 +216,68 @@ def scale_blocks(spec: NetworkSpec, alpha: float) -> tuple[ScaledBlock, ...]:
         One :class:`ScaledBlock` per row, named ``block_01``, ``block_02``, ...
     """
     scaled = []
-    table_input = channels = spec.inplanes
+    dialect = spec.dialect
+    table_input, channels = spec.inplanes, stem_width(spec, alpha)
     for number, block in enumerate(spec.blocks, start=1):
-        if spec.dialect.expansion_from_input:
+        if dialect.expansion_from_input:
             expansion = make_divisible(channels * (block.expansion / table_input))
         else:
             expansion = make_divisible(block.expansion * alpha)
-        has_expand = number > 1 or block.expansion != table_input
+        has_expand = number > 1 or dialect.first_block_expands or block.expansion != table_input
         if not has_expand:
             expansion = channels
         out = make_divisible(block.out * alpha)
         scaled.append(ScaledBlock(
             name=f"block_{number:02d}", input=channels, expansion=expansion, has_expand=has_expand,
-            squeeze=make_divisible(expansion * 0.25) if block.squeeze_excite else None,
-            out=out, kernel=block.kernel, activation=block.activation, stride=block.stride))
+            squeeze=_squeeze_width(dialect, expansion) if block.squeeze_excite else None, out=out,
+            kernel=block.kernel, activation=block.activation, stride=block.stride))
         table_input, channels = block.out, out
     return tuple(scaled)
 
 
+def stem_width(spec: NetworkSpec, alpha: float) -> int:
+    """Channels of the first convolution."""
+    return make_divisible(spec.inplanes * alpha) if alpha >= spec.dialect.stem_scaled_from else spec.inplanes
+
+
+def _squeeze_width(dialect: Dialect, expansion: int) -> int:
+    return make_divisible(expansion * 0.25) if dialect.squeeze_divisible else max(1, expansion // 4)
+
+
 def head_widths(spec: NetworkSpec, alpha: float) -> tuple[int, int]:
     """Channels of the convolutions before and after the global average pooling."""
-    last = make_divisible(spec.blocks[-1].out * alpha)
-    before = make_divisible(last * 6) if spec.class_squeeze is None else make_divisible(spec.class_squeeze * alpha)
-    grows = spec.dialect.head_follows_alpha and alpha > 1.0
+    dialect = spec.dialect
+    if spec.class_squeeze is not None or dialect.head_squeeze_from_table:
+        before = make_divisible((spec.class_squeeze or 6 * spec.blocks[-1].out) * alpha)
+    else:
+        before = make_divisible(make_divisible(spec.blocks[-1].out * alpha) * 6)
+    grows = dialect.head_scaling == "always" or (dialect.head_scaling == "above 1" and alpha > 1.0)
     return before, make_divisible(spec.class_expand * alpha) if grows else spec.class_expand
 
 
-def find_spec(name: str) -> NetworkSpec:
+def find_spec(name: str, dialect: str = "keras") -> NetworkSpec:
     """The built-in network of that name.
 
     Raises:
-        InputError: there is none; the message lists them.
+        InputError: there is no such network, or dialect; the message lists them.
     """
     if name not in SPECS:
         raise InputError(f"model.name: there is no network {name!r}{nearest(name, SPECS)}. Allowed: {', '.join(SPECS)}; "
                          "or give your own table with model.block_table.")
-    return SPECS[name]
+    return in_dialect(SPECS[name], dialect)
+
+
+def in_dialect(spec: NetworkSpec, dialect: str) -> NetworkSpec:
+    """The same table as another implementation builds it.
+
+    Raises:
+        InputError: there is no such dialect; the message lists them.
+    """
+    if dialect not in DIALECTS:
+        raise InputError(f"model.dialect: there is no dialect {dialect!r}{nearest(dialect, DIALECTS)}. "
+                         f"Allowed: {', '.join(DIALECTS)}.")
+    found = DIALECTS[dialect]
+    return dataclasses.replace(spec, dialect=found, class_expand=found.class_expand or spec.class_expand)
 
 
 def read_block_table(path: str | Path) -> NetworkSpec:

@@ -130,7 +130,7 @@ class _Training:
                 read_block_table(model.block_table) if model.block_table else model.name,
                 input_shape=(self.contract.height, self.contract.width, 3), alpha=model.alpha,
                 classes=len(self.dataset.class_names), dropout=model.dropout, inplanes=model.inplanes,
-                class_squeeze=model.class_squeeze, class_expand=model.class_expand,
+                class_squeeze=model.class_squeeze, class_expand=model.class_expand, dialect=model.dialect,
                 batchnorm_momentum=self.choices.batchnorm_momentum)
         finally:
             keras.config.set_dtype_policy(before)
