@@ -277,6 +277,8 @@ def in_dialect(spec: NetworkSpec, dialect: str) -> NetworkSpec:
         raise InputError(f"model.dialect: there is no dialect {dialect!r}{nearest(dialect, DIALECTS)}. "
                          f"Allowed: {', '.join(DIALECTS)}.")
     found = DIALECTS[dialect]
+    if found == spec.dialect:
+        return spec
     return dataclasses.replace(spec, dialect=found, class_expand=found.class_expand or spec.class_expand)
 
 

@@ -163,7 +163,7 @@ def test_head_widths_of_the_users_own() -> None:
     assert head_widths(spec, 1.0) == (200, 77)
     assert head_widths(spec, 0.5) == (104, 77)  # 100 to the nearest multiple of 8; after pooling nothing shrinks
     assert head_widths(spec, 2.0) == (400, 152)  # 154 to the nearest multiple of 8
-    fixed = dataclasses.replace(spec, dialect=Dialect("own", head_follows_alpha=False))
+    fixed = dataclasses.replace(spec, dialect=Dialect("x", head_scaling="never"))
     assert head_widths(fixed, 2.0) == (400, 77)
 
 
