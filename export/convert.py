@@ -12,7 +12,7 @@ import numpy as np
 
 from mnv3_tf.data import Preprocessing, write_labels
 from mnv3_tf.errors import GateError, InputError, KitError
-from mnv3_tf.export.runtime import LiteRTModel, captured_stderr
+from mnv3_tf.export.runtime import PIXEL_INPUT, LiteRTModel, captured_stderr
 from mnv3_tf.export.tflite_file import (
     TfliteFile,
     boundary_quantize_problems,
@@ -157,7 +157,8 @@ def convert_graph(graph: DeployGraph, ranges: Ranges | None, *, format: Format, 
     """The bytes of a `.tflite` file, batch 1; `ranges` belong to int8 alone."""
     import tensorflow as tf
 
-    zero, scale, offset = float(graph.zero_pixel), float(graph.scale), float(graph.offset)
+    zero, scale = float(graph.zero_pixel), float(graph.scale)
+    offset = graph.offset[0] if len(set(graph.offset)) == 1 else np.asarray(graph.offset, np.float32)
     if ranges is None:
         graph = leave_float(graph, ())
     model = Twin(lower(graph, lowering), ranges, batch=1, exact_input=ranges is None).model
@@ -167,7 +168,7 @@ def convert_graph(graph: DeployGraph, ranges: Ranges | None, *, format: Format, 
             return model(image * scale + offset, training=False)
         return model((image - zero) * scale if io == "float32" else image, training=False)
 
-    signature = tf.TensorSpec((1, graph.height, graph.width, 3), tf.float32, name="image")
+    signature = tf.TensorSpec((1, graph.height, graph.width, 3), tf.float32, name=PIXEL_INPUT)
     function = tf.function(forward).get_concrete_function(signature)
     # The converter saves what owns the variables; a bare module with them takes a fraction of the time of a Keras model.
     owner = tf.Module()

@@ -19,6 +19,10 @@ from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.export.tflite_file import check_tflite_bytes, read_tflite_bytes
 
 DELEGATES = ("xnnpack", "none")
+# What the kit's files call their input, or the layer that quantizes it (mnv3_tf.quantization.twin): in these, int8 is a pixel's
+# byte minus 128 and uint8 the byte, whatever the zero point.
+PIXEL_INPUT = "rgb_pixels"
+_PIXEL_NAMES = (PIXEL_INPUT, "quant_input_units")
 NO_DELEGATE = "none (CPU kernels)"
 _STDERR_LOCK = threading.Lock()
 
@@ -137,14 +141,16 @@ class LiteRTModel:
     def takes_pixels(self) -> bool:
         """Whether :meth:`predict` applies: the input's quantization is the kit's.
 
-        A float input always counts. A quantized one counts when a pixel's byte stands for the pixel itself (scale 1),
-        or for a value centred on 128, under the rule int8 = byte - 128.
+        A float input always counts. A quantized one counts when it has the name of the kit's, or when a pixel's byte stands
+        for the pixel itself (scale 1), or for a value centred on 128, under the rule int8 = byte - 128.
         """
         if self.input_dtype == "float32":
             return True
         scale, zero_point = self.input_quantization
         if self.input_dtype not in ("int8", "uint8"):
             return False
+        if any(name in self._inputs[0]["name"] for name in _PIXEL_NAMES):
+            return True
         byte_zero = zero_point + (128 if self.input_dtype == "int8" else 0)
         return byte_zero == 128 or (byte_zero == 0 and abs(scale - 1.0) < 1e-5)
 

@@ -19,7 +19,7 @@ from mnv3_tf.metrics import Scores
 from mnv3_tf.network import display_name
 from mnv3_tf.quantization.graph import DeployGraph
 from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph
-from mnv3_tf.quantization.twin import Ranges, Twin, input_units
+from mnv3_tf.quantization.twin import Ranges, Twin, input_units, shifted_bias
 
 # A channel is called lost where the file keeps less of its weights' direction or size than this.
 _LEAST_COSINE = 0.5
@@ -111,7 +111,7 @@ def _where_range_enters(layer: Layer, quantized: Ranges | None) -> str:
 
 
 def kernel_findings(placed: list[Placed], lowered: LoweredGraph, own: LoweredGraph | None, constants: Constants,
-                    shift: float) -> list[Finding]:
+                    shift: np.ndarray | None) -> list[Finding]:
     """Channels whose weights were lost, and kernels and biases of the file that are not those that it was made from.
 
     Args:
@@ -119,7 +119,7 @@ def kernel_findings(placed: list[Placed], lowered: LoweredGraph, own: LoweredGra
         lowered: the float model.
         own: what the file was made from, None where that is not known.
         constants: of the file.
-        shift: what the file's input lacks of the float model's, which its first bias makes up for.
+        shift: what the file's input lacks of the float model's, (3,), which its first bias makes up for; None for nothing.
     """
     found = []
     for item in placed:
@@ -161,11 +161,11 @@ def _lost(item: Placed, lost: list[tuple[int, float, float]], rung: str) -> Find
 
 
 def _conversion_differences(item: Placed, kernel: np.ndarray, bias: np.ndarray, scales: np.ndarray, own: LoweredGraph,
-                            shift: float) -> list[Finding]:
+                            shift: np.ndarray | None) -> list[Finding]:
     """Where a file's numbers are further from what it was made from than rounding explains."""
     expected, expected_bias = own.weights(item.op)
-    if item.op.inputs == (own.ops[0].name,):
-        expected_bias = expected_bias + np.float32(shift) * expected.sum(axis=(0, 1, 2))
+    if shift is not None and item.op.inputs == (own.ops[0].name,):
+        expected_bias = expected_bias + shifted_bias(expected, shift)
     found = []
     step = scales if len(scales) else np.full(1, max(float(np.abs(expected).max()) * 2e-3, 1e-12))
     axis = 2 if item.op.kind == "depthwise" else 3

@@ -142,7 +142,11 @@ def detect_lowering(file: TfliteFile) -> Lowering:
 
 def place(file: TfliteFile, lowered: LoweredGraph) -> list[Placed] | str:
     """Each operation of the network with the operator of the file that computes it, or why they do not correspond."""
-    operators = _computing(file)
+    computing = _computing(file)
+    operators = [operator for operator in computing if operator.name != "PAD"]
+    pads, padded = len(computing) - len(operators), sum(op.padding == "symmetric" for op in lowered.ops)
+    if pads != padded:
+        return f"the file pads {pads} times where the network does {padded} times"
     ops = [op for op in lowered.ops if op.kind != "input"]
     if len(operators) != len(ops):
         return f"the file has {len(operators)} operations where the network has {len(ops)}"

@@ -248,10 +248,8 @@ class _Verification:
         source = str(chain.float_run.model)
         graph = trace(model)
         deploy = Twin(lower(graph), exact_input=True)
-        scale, offset = np.float32(graph.scale), np.float32(graph.offset)
         forms = [Form(FLOAT, source, self._batched("Float Keras", lambda pixels: batch_logits(model, pixels))),
-                 Form(DEPLOY, source, self._batched("Deploy form", lambda pixels: np.asarray(
-                     deploy.model(pixels.astype(np.float32) * scale + offset, training=False))))]
+                 Form(DEPLOY, source, self._batched("Deploy form", deploy.logits))]
         if chain.graph is None or chain.quantized_run is None:
             forms.append(Form(FAKE_QUANTIZED, "", None, absent=chain.missing.get(FAKE_QUANTIZED, "there is no quantized run")))
             return graph, forms
@@ -329,7 +327,7 @@ class _Verification:
                 found += checks.range_findings(table, chain.ranges, limits)
                 found += checks.noise_findings(table, limits)
             found += checks.kernel_findings(placed, lowered, own, Constants(content, file),
-                                            input_shift(float_graph) if int8 else 0.0)
+                                            input_shift(float_graph) if int8 else None)
         return table, found
 
     def _calibration(self) -> dict[str, Any] | None:

@@ -34,7 +34,7 @@ class Op:
         kernel: conv (h, w, in, out) or depthwise (h, w, channels, 1), float32.
         bias: (out,) float32.
         stride: of a convolution, both ways.
-        padding: "same" or "valid".
+        padding: "same", "valid", or "symmetric": (kernel - 1) / 2 zeros on every side.
         activation: None or "relu", applied to a convolution's output.
     """
 
@@ -55,7 +55,8 @@ class DeployGraph:
     Attributes:
         ops: the operations.
         height, width: of the input in pixels.
-        scale, offset: the first convolution expects ``scale * pixel + offset``, with pixels 0..255.
+        scale, offset: the first convolution expects ``scale * pixel + offset``, with pixels 0..255; an offset for each channel.
+            Different scales of the channels are folded into its kernel.
         float_blocks: blocks that stay float where the rest is quantized, in the network's order (:func:`leave_float`).
     """
 
@@ -63,7 +64,7 @@ class DeployGraph:
     height: int
     width: int
     scale: float
-    offset: float
+    offset: tuple[float, float, float]
     float_blocks: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Op:
@@ -87,8 +88,16 @@ class DeployGraph:
 
     @property
     def zero_pixel(self) -> int:
-        """The pixel value that integer files represent by the zero that convolutions pad with."""
-        return 128
+        """The pixel value that integer files represent by the zero that convolutions pad with.
+
+        It is the whole number nearest to what the first convolution itself takes for zero, on average over the channels: 128
+        where pixels are mapped to [-1, 1], 114 for ImageNet's mean colour.
+        """
+        return int(np.clip(np.floor(np.mean([-offset / self.scale for offset in self.offset]) + 0.5), 0, 255))
+
+    def stem_input(self, pixels: np.ndarray) -> np.ndarray:
+        """What the first convolution sees of pixels (..., 3): float32, of the same shape."""
+        return np.asarray(pixels, np.float32) * np.float32(self.scale) + np.asarray(self.offset, np.float32)
 
 
 def leave_float(graph: DeployGraph, blocks: Iterable[str]) -> DeployGraph:
@@ -127,7 +136,9 @@ class _Tracer:
         self._model = model
         self._ops: dict[str, Op] = {}
         self._alias: dict[str, str] = {}
-        self._rescale: tuple[float, float] | None = None
+        self._rescale: tuple[float, tuple[float, float, float]] | None = None
+        self._channel_scales: np.ndarray | None = None
+        self._padded: dict[str, keras.Layer] = {}
         self._uses: dict[str, int] = {}
         for layer in model.layers:
             for parent in self._parents(layer):
@@ -161,7 +172,8 @@ class _Tracer:
         kinds: list[tuple[type, Any]] = [
             (keras.layers.InputLayer, self._input), (keras.layers.Rescaling, self._rescaling),
             (keras.layers.DepthwiseConv2D, self._depthwise), (keras.layers.Conv2D, self._conv),
-            (keras.layers.BatchNormalization, self._batchnorm), (keras.layers.ReLU, self._relu),
+            (keras.layers.ZeroPadding2D, self._pad), (keras.layers.BatchNormalization, self._batchnorm),
+            (keras.layers.ReLU, self._relu),
             (keras.layers.Activation, self._activation), (keras.layers.Dropout, self._identity),
             (keras.layers.GlobalAveragePooling2D, self._pool), (keras.layers.Multiply, self._merge),
             (keras.layers.Add, self._merge), (keras.layers.Flatten, self._flatten)]
@@ -182,10 +194,36 @@ class _Tracer:
         self._put(Op(layer.name, "input"))
 
     def _rescaling(self, layer: Any, inputs: list[str]) -> None:
-        if self._ops[inputs[0]].kind != "input" or np.ndim(layer.scale) or np.ndim(layer.offset):
-            raise self._refused(layer, "only one Rescaling with plain numbers, right after the input, can be folded")
-        self._rescale = float(layer.scale), float(layer.offset)
+        scales, offsets = (np.atleast_1d(np.asarray(value, np.float64)) for value in (layer.scale, layer.offset))
+        fits = all(value.shape in ((1,), (3,)) for value in (scales, offsets)) and (scales > 0).all()
+        if self._ops[inputs[0]].kind != "input" or self._rescale is not None or not fits:
+            raise self._refused(layer, "only one Rescaling, by a positive number or one for each channel, right after the "
+                                       "input, can be folded")
+        # One scale for all channels; how much more or less each has goes into the first kernel.
+        common = float(scales.mean())
+        low, middle, high = np.broadcast_to(common * offsets / scales, 3)
+        self._rescale = common, (float(low), float(middle), float(high))
+        if np.ptp(scales):
+            self._channel_scales = (scales / common).astype(np.float32)
         self._alias[layer.name] = inputs[0]
+
+    def _pad(self, layer: Any, inputs: list[str]) -> None:
+        """Leaves it to the convolution behind."""
+        self._padded[layer.name] = layer
+        self._alias[layer.name] = inputs[0]
+
+    def _padding(self, layer: Any) -> str:
+        """How a convolution is padded, with the padding layer before it, if any."""
+        before = self._padded.get(self._parents(layer)[0])
+        if before is None:
+            return str(layer.padding)
+        height, width = layer.kernel_size
+        expected = ((height // 2, height // 2), (width // 2, width // 2))
+        if layer.padding != "valid" or tuple(map(tuple, before.padding)) != expected or self._uses[before.name] != 1 \
+                or height % 2 == 0 or width % 2 == 0:
+            raise self._refused(before, "only (kernel - 1) / 2 zeros on every side, before a single convolution without padding "
+                                        "of its own, can be deployed")
+        return "symmetric"
 
     def _check_conv(self, layer: Any) -> None:
         if layer.strides[0] != layer.strides[1] or tuple(layer.dilation_rate) != (1, 1) or \
@@ -198,7 +236,9 @@ class _Tracer:
             raise self._refused(layer, "grouped convolutions have no integer form here")
         kernel = _float32(layer.kernel)
         bias = _float32(layer.bias) if layer.use_bias else np.zeros(kernel.shape[-1], np.float32)
-        self._put(Op(layer.name, "conv", tuple(inputs), kernel, bias, layer.strides[0], layer.padding))
+        if self._channel_scales is not None and self._ops[inputs[0]].kind == "input":
+            kernel = kernel * self._channel_scales[:, None]
+        self._put(Op(layer.name, "conv", tuple(inputs), kernel, bias, layer.strides[0], self._padding(layer)))
 
     def _depthwise(self, layer: Any, inputs: list[str]) -> None:
         self._check_conv(layer)
@@ -206,7 +246,9 @@ class _Tracer:
             raise self._refused(layer, "needs depth_multiplier 1")
         kernel = _float32(layer.kernel)
         bias = _float32(layer.bias) if layer.use_bias else np.zeros(kernel.shape[2], np.float32)
-        self._put(Op(layer.name, "depthwise", tuple(inputs), kernel, bias, layer.strides[0], layer.padding))
+        if self._ops[inputs[0]].kind == "input":
+            raise self._refused(layer, "the first convolution must not be a depthwise one")
+        self._put(Op(layer.name, "depthwise", tuple(inputs), kernel, bias, layer.strides[0], self._padding(layer)))
 
     def _fold_into(self, layer: keras.Layer, name: str, **changes: Any) -> None:
         """Changes a convolution that only this layer uses, and lets this layer's name stand for it."""
@@ -316,5 +358,7 @@ def load_graph(path: Path) -> tuple[DeployGraph, dict[str, tuple[float, float]]]
         raise InputError(f"{path}: has format {head.get('format')}, this version reads {_FORMAT}. Quantize the run again.")
     ops = tuple(Op(**{**row, "inputs": tuple(row["inputs"])}, kernel=arrays.get(f"{row['name']}/kernel"),
                    bias=arrays.get(f"{row['name']}/bias")) for row in head["ops"])
-    graph = DeployGraph(ops, head["height"], head["width"], head["scale"], head["offset"], tuple(head.get("float_blocks", ())))
+    first, second, third = np.broadcast_to(head["offset"], 3)  # one number in files of the first versions
+    graph = DeployGraph(ops, head["height"], head["width"], head["scale"], (float(first), float(second), float(third)),
+                        tuple(head.get("float_blocks", ())))
     return graph, {name: (low, high) for name, (low, high) in head["ranges"].items()}

@@ -22,7 +22,7 @@ from mnv3_tf.quantization.audit import audit, measure_content, refuse_nonsense
 from mnv3_tf.quantization.calibration import Calibration, calibrate
 from mnv3_tf.quantization.graph import DeployGraph, save_graph, trace
 from mnv3_tf.quantization.lowering import lower
-from mnv3_tf.quantization.twin import Twin, input_units
+from mnv3_tf.quantization.twin import Twin, input_shift, input_units
 from mnv3_tf.run_card import data_facts
 from mnv3_tf.training.batches import ContractPictures, TrainingBatches
 from mnv3_tf.training.checking import check_pictures
@@ -108,9 +108,7 @@ def check_deploy_form(model: keras.Model, graph: DeployGraph, pictures: Contract
     """
     expected = np.concatenate([batch_logits(model, pixels) for pixels in pictures])
     twin = Twin(lower(graph), exact_input=True)
-    scale, offset = np.float32(graph.scale), np.float32(graph.offset)
-    found = np.concatenate([np.asarray(twin.model(pixels.astype(np.float32) * scale + offset, training=False))
-                            for pixels in pictures])
+    found = np.concatenate([twin.logits(pixels) for pixels in pictures])
     difference = float(np.abs(found - expected).max() / max(float(np.ptp(expected)), 1e-12))
     if not difference < DEPLOY_TOLERANCE:
         raise GateError(f"The deploy form differs from the float model by {difference:.1e} of the logits' range; allowed is "
@@ -152,7 +150,8 @@ class _Quantization:
             samples, self.contract, len(self.class_names), batch_size=settings.batch_size,
             augmentation=self.config.augment, seed=settings.seed, cache_mb=self.config.data.cache_mb,
             workers=self.config.data.workers)
-        teacher = Twin(lower(self.graph))
+        # The float model itself, with its own padding; that of an integer file is not quite its zero (see `Twin`).
+        teacher = Twin(lower(self.graph), exact_input=True)
         total = settings.epochs * batches.steps_per_epoch
         step = _training_step(self.twin, teacher, self.config, total)
         teacher_validation = softmax(np.concatenate([teacher.logits(pixels) for pixels in self.validation]))
@@ -253,11 +252,12 @@ def _training_step(twin: Twin, teacher: Twin, config: Config, total: int) -> Cal
     relative = [tf.Variable(v / size) for v, size in zip(variables, sizes, strict=True)]
     optimizer.build(relative)
 
+    shift = tf.constant(input_shift(twin.lowered.deploy))
     sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in variables]
 
     @tf.function(reduce_retracing=True)
     def accumulate(inputs: Any, labels: Any, weight: Any) -> Any:
-        answers = tf.nn.softmax(teacher.model(inputs, training=False) / temperature)
+        answers = tf.nn.softmax(teacher.model(inputs + shift, training=False) / temperature)
         smooth = labels * (1 - smoothing) + smoothing / labels.shape[-1]
         with tf.GradientTape() as tape:
             logits = model(inputs, training=True)

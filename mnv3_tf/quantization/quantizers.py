@@ -126,6 +126,36 @@ class Negate(tf_keras.layers.Layer):
         return -inputs
 
 
+class _SymmetricPadding:
+    """What a convolution that is built without padding needs for (kernel - 1) / 2 zeros on every side of its input."""
+
+    kernel_size: tuple[int, int]
+
+    def _padded(self, inputs: Any) -> Any:
+        height, width = (side // 2 for side in self.kernel_size)
+        return tf.pad(inputs, [[0, 0], [height, height], [width, width], [0, 0]])
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        batch, *sides, channels = tf.TensorShape(input_shape).as_list()
+        grown = [None if side is None else side + 2 * (kernel // 2)
+                 for side, kernel in zip(sides, self.kernel_size, strict=True)]
+        return super().compute_output_shape((batch, *grown, channels))  # type: ignore[misc]
+
+
+class PaddedConv(_SymmetricPadding, tf_keras.layers.Conv2D):
+    """A convolution with symmetric padding."""
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        return super().convolution_op(self._padded(inputs), kernel)
+
+
+class PaddedDepthwise(_SymmetricPadding, tf_keras.layers.DepthwiseConv2D):
+    """A depthwise convolution with symmetric padding."""
+
+    def call(self, inputs: Any) -> Any:
+        return super().call(self._padded(inputs))
+
+
 class NativeHardSwish(tf_keras.layers.Layer):
     """x * relu6(x + 3) / 6 in the form that the converter makes one HARD_SWISH of."""
 
@@ -140,4 +170,4 @@ def relu6(inputs: Any) -> Any:
 
 
 CUSTOM_OBJECTS = {cls.__name__: cls for cls in (KernelQuantizer, RangeQuantizer, OpConfig, InputUnits, HardSwishGate,
-                                                Negate, NativeHardSwish)}
+                                                Negate, NativeHardSwish, PaddedConv, PaddedDepthwise)}

@@ -1,9 +1,10 @@
 """The tf_keras side: the lowered network as a float model, and its fake-quantized twin made by tfmot.
 
-The input of both is in units of ``(pixel - 128) * scale``, so that the zero that convolutions pad with stands for a pixel
-value of 128 and every pixel value is one step of the 8-bit input. What the first convolution expects instead,
-``scale * pixel + offset``, differs by a constant that goes into its bias; at the picture's border, where the padding is,
-half a grey level of it remains.
+The input of both is in units of ``(pixel - zero_pixel) * scale``, so that the zero that convolutions pad with stands for a
+pixel value and every pixel value is one step of the 8-bit input. What the first convolution expects instead,
+``scale * pixel + offset``, differs by a constant for each channel that goes into its bias; at the picture's border, where the
+padding is, something of it remains: half a grey level where pixels are mapped to [-1, 1], up to 11 where ImageNet's mean colour
+is taken off.
 """
 
 from collections.abc import Collection, Sequence
@@ -25,6 +26,8 @@ from mnv3_tf.quantization.quantizers import (
     NativeHardSwish,
     Negate,
     OpConfig,
+    PaddedConv,
+    PaddedDepthwise,
     relu6,
 )
 
@@ -32,13 +35,18 @@ Ranges = dict[str, tuple[float, float]]
 
 
 def input_units(graph: DeployGraph, pixels: np.ndarray) -> np.ndarray:
-    """Pixels 0..255 as the twin takes them: float32 ``(pixel - 128) * scale``."""
+    """Pixels 0..255 as the twin takes them: float32 ``(pixel - zero_pixel) * scale``."""
     return (np.asarray(pixels, np.float32) - np.float32(graph.zero_pixel)) * np.float32(graph.scale)
 
 
-def input_shift(graph: DeployGraph) -> float:
-    """What the first convolution expects beyond the twin's input units."""
-    return graph.zero_pixel * graph.scale + graph.offset
+def input_shift(graph: DeployGraph) -> np.ndarray:
+    """What the first convolution expects beyond the twin's input units: float32, for each of the 3 channels."""
+    return np.asarray([graph.zero_pixel * graph.scale + offset for offset in graph.offset], np.float32)
+
+
+def shifted_bias(kernel: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """What a convolution with kernel (h, w, in, out) makes of an input that is `shift`, (in,), everywhere."""
+    return shift @ kernel.sum(axis=(0, 1))
 
 
 def input_range(graph: DeployGraph) -> tuple[float, float]:
@@ -64,7 +72,8 @@ class Twin:
     def __init__(self, lowered: LoweredGraph, ranges: Ranges | None = None, *, batch: int | None = None,
                  exact_input: bool = False):
         self.lowered = lowered
-        self._shift = 0.0 if exact_input else input_shift(lowered.deploy)
+        self._exact_input = exact_input
+        self._shift = np.zeros(3, np.float32) if exact_input else input_shift(lowered.deploy)
         self._quantized = ranges is not None
         self._given: Ranges = ranges or {}
         self._layers: dict[str, str] = {}
@@ -104,11 +113,12 @@ class Twin:
         if op.kind in ("conv", "depthwise"):
             kernel = self.lowered.deploy[op.source or ""].kernel
             assert kernel is not None
-            common = {"strides": op.stride, "padding": op.padding, "name": name,
+            symmetric = op.padding == "symmetric"
+            common = {"strides": op.stride, "padding": "valid" if symmetric else op.padding, "name": name,
                       "activation": relu6 if op.activation == "relu6" else op.activation}
             if op.kind == "depthwise":
-                return layers.DepthwiseConv2D(kernel.shape[:2], **common)
-            return layers.Conv2D(kernel.shape[-1], kernel.shape[:2], **common)
+                return (PaddedDepthwise if symmetric else layers.DepthwiseConv2D)(kernel.shape[:2], **common)
+            return (PaddedConv if symmetric else layers.Conv2D)(kernel.shape[-1], kernel.shape[:2], **common)
         makers: dict[str, Any] = {
             "gate": HardSwishGate, "hard_swish": NativeHardSwish, "negate": Negate, "multiply": layers.Multiply,
             "add": layers.Add, "flatten": layers.Flatten,
@@ -173,21 +183,21 @@ class Twin:
         layer = self._convolution(op)
         return (layer.depthwise_kernel if op.kind == "depthwise" else layer.kernel), layer.bias
 
-    def _shift_of(self, op: LoweredOp) -> float:
-        """What a convolution's input lacks: the first one's is shifted, and perhaps negated."""
+    def _shift_of(self, op: LoweredOp) -> np.ndarray | None:
+        """What a convolution's input lacks, by channel: the first one's is shifted, and perhaps negated."""
         (name,), shift = op.inputs, self._shift
         source = next(o for o in self.lowered.ops if o.name == name)
         if source.kind == "negate":
             (name,), shift = source.inputs, -shift
-        return shift if name == self.lowered.ops[0].name else 0.0
+        return shift if name == self.lowered.ops[0].name else None
 
     def set_weights(self, weights: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
         """Sets kernels and biases of the named convolutions, as the lowered operations use them."""
         for op in self.lowered.ops:
             if op.name in weights:
                 kernel, bias = weights[op.name]
-                if shift := self._shift_of(op):
-                    bias = bias + np.float32(shift) * kernel.sum(axis=(0, 1, 2))
+                if (shift := self._shift_of(op)) is not None:
+                    bias = bias + shifted_bias(kernel, shift)
                 kernel_variable, bias_variable = self._kernel_bias(op)
                 kernel_variable.assign(kernel)
                 bias_variable.assign(bias)
@@ -198,8 +208,8 @@ class Twin:
         for op in self.lowered.ops:
             if op.kind in ("conv", "depthwise"):
                 kernel, bias = (v.numpy() for v in self._kernel_bias(op))
-                if shift := self._shift_of(op):
-                    bias = bias - np.float32(shift) * kernel.sum(axis=(0, 1, 2))
+                if (shift := self._shift_of(op)) is not None:
+                    bias = bias - shifted_bias(kernel, shift)
                 found[op.name] = (kernel, bias)
         return found
 
@@ -235,7 +245,9 @@ class Twin:
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits float32 (n, classes) of pixels (n, height, width, 3) in 0..255."""
-        return np.asarray(self.model(input_units(self.lowered.deploy, pixels), training=False), np.float32)
+        graph = self.lowered.deploy
+        inputs = graph.stem_input(pixels) if self._exact_input else input_units(graph, pixels)
+        return np.asarray(self.model(inputs, training=False), np.float32)
 
     def tensors(self, names: Sequence[str], inputs: np.ndarray) -> list[np.ndarray]:
         """The outputs of some operations, in the lowered network's units, for inputs in input units."""
