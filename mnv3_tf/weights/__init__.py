@@ -1,0 +1,1 @@
+"""Weights from elsewhere: files of other frameworks and published models."""
