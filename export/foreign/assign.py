@@ -25,6 +25,7 @@ class Assigned:
     Attributes:
         model: takes RGB pixels 0..255; gives logits, or without a head the last feature map.
         layers: names of the layers that took weights, in order.
+        new: names of layers with weights that the file does not have; their weights are random.
         notes: what a user should know, a sentence each.
         border_pixel: the pixel value that the zeros around the picture stand for, by channel: (in the file, in the model).
             Where they differ, so do the features at the border.
@@ -32,16 +33,20 @@ class Assigned:
 
     model: Any
     layers: tuple[str, ...]
+    new: tuple[str, ...]
     notes: tuple[str, ...]
     border_pixel: tuple[Channels, Channels]
 
 
 def to_keras(network: ForeignNetwork, candidate: Candidate, *, input_size: tuple[int, int] | None = None,
-             pixels: str | None = None, dropout: float = 0.2) -> Assigned:
+             pixels: str | None = None, dropout: float = 0.2, complete: bool = False) -> Assigned:
     """Builds the candidate and assigns the convolutions by order.
 
     Every BatchNorm becomes the addition of a bias, exactly: gamma is sqrt(1 + epsilon), the moving mean 0 and variance 1. The
     network without a head ends with its last block; with the convolution before pooling, there.
+
+    The model's Rescaling is the dialect's; where the file's stem sees pixels otherwise, its kernel and bias take on the
+    difference. That is exact but where a convolution pads the picture: see :attr:`Assigned.border_pixel`.
 
     Args:
         network: from :func:`mnv3_tf.export.foreign.read_convolutions`.
@@ -49,6 +54,8 @@ def to_keras(network: ForeignNetwork, candidate: Candidate, *, input_size: tuple
         input_size: (height, width) of the model; the file's own if None.
         pixels: what the file's input tensor holds, a key of :data:`PIXEL_RANGES`; needed where the file does not say.
         dropout: before the classifier, in training.
+        complete: a network without a head goes on to the convolution before pooling all the same, with random weights
+            (:attr:`Assigned.new` names it), as fine-tuning wants it.
 
     Raises:
         InputError: it is not known what the file's input holds or how large it is, or a bias has no place in the dialect.
@@ -65,7 +72,7 @@ def to_keras(network: ForeignNetwork, candidate: Candidate, *, input_size: tuple
                         include_top=candidate.head == "classifier", dropout=dropout)
     count = {"none": 0, "features": 1, "classifier": 3}[candidate.head]
     kept = [conv for conv in network.convolutions if conv not in network.head] + list(network.head[:count])
-    if candidate.head == "none":
+    if candidate.head == "none" and not complete:
         last = f"block_{network.block_count:02d}_"
         end = next(name for name in (f"{last}add", f"{last}project_bn") if name in {layer.name for layer in model.layers})
         model = keras.Model(model.input, model.get_layer(end).output, name=model.name)
@@ -78,7 +85,8 @@ def to_keras(network: ForeignNetwork, candidate: Candidate, *, input_size: tuple
             kernel = (kernel * gain[:, None]).astype(np.float32)
         _assign(model, network, conv, kernel, bias)
     borders = (_channels(-offset / scale), _channels(-model_offset / model_scale))
-    return Assigned(model, tuple(conv.layer for conv in kept), _notes(network, candidate, borders), borders)
+    new = ("head_conv",) if candidate.head == "none" and complete else ()
+    return Assigned(model, tuple(conv.layer for conv in kept), new, _notes(network, candidate, borders, new), borders)
 
 
 def _file_pixels(network: ForeignNetwork, pixels: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -115,13 +123,14 @@ def _assign(model: Any, network: ForeignNetwork, conv: ForeignConvolution, kerne
         raise InputError(f"{network.path}: {conv.place} has a bias, and {conv.layer} has none in this dialect.")
 
 
-def _notes(network: ForeignNetwork, candidate: Candidate, borders: tuple[Channels, Channels]) -> tuple[str, ...]:
-    notes = []
+def _notes(network: ForeignNetwork, candidate: Candidate, borders: tuple[Channels, Channels], new: tuple[str, ...]
+           ) -> tuple[str, ...]:
+    notes = [f"{', '.join(new)} is not in the file and has random weights."] if new else []
     if candidate.head != "classifier":
         notes.append("The file's network has no classifier" + (f": {network.stopped}." if network.stopped else "."))
     if network.ignored:
-        notes.append(f"{len(network.ignored)} operators of the file are no part of it and were left out, the first being "
-                     f"{network.ignored[0]}.")
+        notes.append(f"Left out as no part of the network: {network.ignored[0]}"
+                     + (f" and {len(network.ignored) - 1} more operators." if len(network.ignored) > 1 else "."))
     if not np.allclose(*borders, atol=0.75):
         notes.append("The zeros that convolutions pad the picture with stand for pixel "
                      f"{borders[0][0]:.4g} in the file and {borders[1][0]:.4g} here (red), so features at the border differ.")
@@ -129,5 +138,5 @@ def _notes(network: ForeignNetwork, candidate: Candidate, borders: tuple[Channel
 
 
 def _channels(values: np.ndarray) -> Channels:
-    red, green, blue = (float(value) for value in values)
+    red, green, blue = (float(value) + 0.0 for value in values)
     return red, green, blue

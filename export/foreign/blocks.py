@@ -56,7 +56,8 @@ def find_network(walked: Walked) -> ForeignNetwork:
         path=graph.path, format=graph.format, convolutions=tuple(map(_foreign, chain.convolutions)), height=graph.height,
         width=graph.width, residual_adds=tuple(chain.adds), input_scale=scale, input_offset=offset, pixel_scale=pixel_scale,
         pixel_offset=pixel_offset, pooled=chain.pooled,
-        ignored=tuple(operator.place for operator in graph.operators if operator not in used), stopped=stopped)
+        ignored=tuple(operator.place for operator in graph.operators if operator not in used and not (
+            operator.kind in ("reshape", "identity") and finder.is_end(operator, end))), stopped=stopped)
 
 
 class _Finder:
@@ -72,6 +73,11 @@ class _Finder:
         conv = getattr(base, "conv", None)
         return base == end or (isinstance(end, Out) and end.function == "linear" and conv is end.conv and
                                not isinstance(base, Out))
+
+    def is_end(self, operator: Operator, end: Base) -> bool:
+        """Whether an operator makes a constant, or only hands on `end`."""
+        value = self._walked.values.get(operator.outputs[0])
+        return value is None or self.same(value.base, end)
 
     def find(self) -> tuple[_Chain, Base, str | None]:
         """The chain, what its last operator makes, and why it ends there if that is no classifier."""
@@ -124,9 +130,8 @@ class _Finder:
         for operator in walked.graph.operators:
             takes_end = any(tensor in walked.values and self.same(walked.values[tensor].base, end)
                             for tensor in operator.inputs)
-            result = walked.values[operator.outputs[0]].base
-            if takes_end and isinstance(result, Unknown):
-                return f" ({result.reason})"
+            if takes_end and isinstance(walked.values[operator.outputs[0]].base, Unknown):
+                return f" ({walked.values[operator.outputs[0]].base.reason})"
         return ""
 
     def _activation(self, conv: Convolution) -> str | None:

@@ -5,12 +5,12 @@ Kinds of operators, with their attributes:
 - ``conv``, ``depthwise``, ``fully_connected``: inputs are the picture, the kernel and, where there is one, the bias. Kernels are
   constants (height, width, in, out) or (height, width, channels, multiplier); `stride` (vertical, horizontal), `dilation`
   likewise, `padding` "same", "valid" or (top, bottom, left, right).
-- ``add``, ``sub``, ``mul``, ``div``: two inputs. ``neg``.
+- ``add``, ``sub``, ``mul``, ``div``: two inputs. ``neg``. ``rsqrt`` (of constants only).
 - ``relu``, ``hard_swish``, ``clip`` (`low`, `high`).
 - ``batchnorm``: picture, gamma, beta, mean, variance; `epsilon`.
 - ``mean``: `axes`, `keepdims`. ``average_pool``: `window` and `stride` (vertical, horizontal), `padding`.
 - ``pad``: `pads` (top, bottom, left, right).
-- ``reshape``: also squeezes and flattenings; the order of the values stays.
+- ``reshape``: also squeezes and flattenings; the order of the values stays. `shape` where it is known and matters.
 - ``identity``: also conversions between types.
 - ``other``: nothing of this; `reason` says why where the kind alone does not.
 

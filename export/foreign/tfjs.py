@@ -19,11 +19,12 @@ from mnv3_tf.files import read_bytes, read_json
 
 _DTYPES = {"float32": "<f4", "float16": "<f2", "int32": "<i4", "bool": "u1", "uint8": "u1", "uint16": "<u2"}
 _ARITHMETIC = {"Add": "add", "AddV2": "add", "BiasAdd": "add", "Sub": "sub", "Mul": "mul", "RealDiv": "div", "Div": "div",
-               "Neg": "neg", "Relu": "relu"}
+               "Neg": "neg", "Rsqrt": "rsqrt", "Relu": "relu"}
 _SAME_VALUES = {"Identity": "identity", "StopGradient": "identity", "Cast": "identity", "Snapshot": "identity",
                 "Reshape": "reshape", "Squeeze": "reshape", "ExpandDims": "reshape"}
 _CONVOLUTIONS = {"Conv2D": "conv", "_FusedConv2D": "conv", "DepthwiseConv2dNative": "depthwise",
-                 "FusedDepthwiseConv2dNative": "depthwise", "MatMul": "fully_connected", "_FusedMatMul": "fully_connected"}
+                 "FusedDepthwiseConv2dNative": "depthwise", "_FusedDepthwiseConv2dNative": "depthwise",
+                 "MatMul": "fully_connected", "_FusedMatMul": "fully_connected"}
 _BATCHNORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 
 
@@ -150,12 +151,17 @@ def _operator(path: Path, number: int, node: Mapping[str, Any], constants: Mappi
         constant = constants.get(inputs[index]) if len(inputs) > index else None
         return None if constant is None else constant.value
 
+    def whole(index: int) -> list[int]:
+        constant = value(index)
+        return [] if constant is None else [int(number) for number in np.ravel(constant)]
+
     if _text(attributes, "data_format", "NHWC") != "NHWC":
         return made("other", reason="its data format is NCHW; only NHWC is read")
-    if op in _ARITHMETIC:
-        return made(_ARITHMETIC[op])
+    if op in _ARITHMETIC or (op == "AddN" and len(inputs) == 2):
+        return made(_ARITHMETIC.get(op, "add"))
     if op in _SAME_VALUES:
-        return made(_SAME_VALUES[op], take=1)
+        shape: dict[str, Any] = {"shape": tuple(whole(1))} if op == "Reshape" and whole(1) else {}
+        return made(_SAME_VALUES[op], take=1, **shape)
     if op in _CONVOLUTIONS:
         return _convolution(place, name, op, inputs, attributes)
     if op == "Relu6":
@@ -167,13 +173,13 @@ def _operator(path: Path, number: int, node: Mapping[str, Any], constants: Mappi
     if op in _BATCHNORMS:
         return made("batchnorm", epsilon=float(attributes.get("epsilon", {}).get("f", 1e-4)))
     if op == "Mean" and value(1) is not None:
-        return made("mean", take=1, axes=tuple(np.ravel(value(1)).tolist()),
+        return made("mean", take=1, axes=tuple(whole(1)),
                     keepdims=bool(attributes.get("keep_dims", {}).get("b", False)))
     if op == "AvgPool":
         return made("average_pool", window=_pair(attributes, "ksize"), stride=_pair(attributes, "strides"),
                     padding=_text(attributes, "padding", "VALID").lower())
-    if op in ("Pad", "PadV2") and value(1) is not None and np.shape(value(1)) == (4, 2):
-        amounts = np.asarray(value(1)).tolist()
+    if op in ("Pad", "PadV2") and len(whole(1)) == 8:
+        amounts = np.reshape(whole(1), (4, 2)).tolist()
         filled = value(2) if op == "PadV2" else np.zeros(())
         if amounts[0] == amounts[3] == [0, 0] and filled is not None and not np.any(filled):
             return made("pad", take=1, pads=(*amounts[1], *amounts[2]))

@@ -9,7 +9,7 @@ convolution. What is fixed is ``u = unit * z + shift``, with z the output as the
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -141,7 +141,7 @@ class NotUnderstood(Exception):
     """An operator does what no MobileNetV3 does; the text says what."""
 
 
-def close(first: np.ndarray, second: np.ndarray) -> bool:
+def close(first: Any, second: Any) -> bool:
     """Whether two factors are the same but for rounding."""
     size = max(float(np.max(np.abs(first))), float(np.max(np.abs(second))), 1e-12)
     return bool(np.all(np.abs(np.asarray(first) - second) <= TOLERANCE * size))
@@ -166,6 +166,7 @@ def settle(value: Value) -> Value:
     linear = Out(conv, "linear")
     if conv.unit is None:
         conv.fix(value.scale, value.offset)
+    assert conv.unit is not None
     if np.array_equal(value.scale, conv.unit) and np.array_equal(value.offset, conv.shift):
         return replace(value, base=linear, scale=np.asarray(_ONE), offset=np.asarray(_ZERO))
     scale = value.scale / conv.unit

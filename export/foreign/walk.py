@@ -33,7 +33,7 @@ class Walked:
         values: by tensor, what it is.
         makers: by tensor, the operator that makes it.
         convolutions: in order of execution.
-        first_input: what the convolutions see that take the picture: scale and offset on the input's real numbers.
+        first_inputs: what the convolutions see that take the picture: scale and offset on the input's real numbers.
     """
 
     graph: Graph
@@ -48,12 +48,16 @@ def walk(graph: Graph) -> Walked:
     walker = _Walker(graph)
     for operator in graph.operators:
         walker.step(operator)
+    for value in reversed(walker.values.values()):
+        # What no operator takes any more, such as logits: a bias may have been added after the convolution.
+        if isinstance(value.base, Raw) and value.base.conv.unit is None:
+            settle(value)
     return Walked(graph, walker.values, walker.makers, tuple(walker.convolutions), walker.first_inputs)
 
 
 class _Walker:
     def __init__(self, graph: Graph):
-        self._constants = graph.constants
+        self._constants = dict(graph.constants)
         size = (graph.height, graph.width) if graph.height and graph.width else None
         self.values: dict[Tensor, Value] = {graph.input: Value(Pixels(), size=size)}  # type: ignore[arg-type]
         self.makers: dict[Tensor, Operator] = {}
@@ -71,6 +75,11 @@ class _Walker:
 
     def step(self, operator: Operator) -> None:
         """Explains the operator's results."""
+        if operator.inputs and all(tensor in self._constants for tensor in operator.inputs):
+            constant = _computed(operator, [self._constants[tensor] for tensor in operator.inputs])
+            if constant is not None:
+                self._constants.update(dict.fromkeys(operator.outputs, constant))
+                return
         unknown = next((value.base for tensor in operator.inputs
                         if (value := self.values.get(tensor)) and isinstance(value.base, Unknown)), None)
         try:
@@ -270,6 +279,22 @@ def channels(constant: Constant) -> np.ndarray:
     return value.reshape(-1)
 
 
+def _computed(operator: Operator, inputs: list[Constant]) -> Constant | None:
+    """What an operator makes of constants; None where it is none of those that converters leave on constants."""
+    if operator.kind == "identity":
+        return inputs[0]
+    if operator.kind == "reshape" and "shape" in operator.attributes and inputs[0].step is None:
+        return Constant(inputs[0].value.reshape(operator.attributes["shape"]))
+    if operator.kind == "reshape" and inputs[0].value.size == max(inputs[0].value.shape, default=1):
+        return Constant(inputs[0].value.reshape(-1))  # one for each channel, in whatever shape
+    if operator.kind == "rsqrt":
+        return Constant(1 / np.sqrt(inputs[0].value))
+    arithmetic = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
+    if operator.kind in arithmetic and len(inputs) == 2 and operator.activation is None:
+        return Constant(np.asarray(arithmetic[operator.kind](inputs[0].value, inputs[1].value)))
+    return None
+
+
 def _shifted(value: Value, amount: np.ndarray) -> Value:
     if value.pads and np.any(amount):
         raise NotUnderstood("it adds a constant to a padded map")
@@ -284,7 +309,7 @@ def _inner(operator: Operator) -> tuple[int, ...]:
 def _named_padding(pads: Pads | None, same: bool, kernel: int, size: tuple[int, int] | None, stride: int,
                    attributes: dict[str, Any]) -> str | Pads:
     """See :attr:`ForeignConvolution.padding`."""
-    if same or kernel == 1 and not any(pads or ()):
+    if same or (kernel == 1 and not any(pads or ())):
         return "same"
     assert pads is not None
     if size is not None and pads == same_pads(size, (kernel, kernel), stride):
