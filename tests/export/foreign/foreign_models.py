@@ -111,6 +111,7 @@ def fused(graph: Any) -> Any:
             continue
         bias = last.input[1]
         if len(uses[last.name]) == 1 and uses[last.name][0].op in ("Relu", "Relu6"):
+            graph.node.remove(last)
             last = uses[last.name][0]
             ops.append(last.op.encode())
         last.op = "_FusedConv2D" if conv.op == "Conv2D" else "FusedDepthwiseConv2dNative"
