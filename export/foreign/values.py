@@ -181,6 +181,8 @@ def settle(value: Value) -> Value:
     assert conv.unit is not None
     if np.array_equal(value.scale, conv.unit) and np.array_equal(value.offset, conv.shift):
         return replace(value, base=linear, scale=np.asarray(_ONE), offset=np.asarray(_ZERO))
+    if np.any(conv.unit == 0):
+        raise NotUnderstood("its input is a convolution whose BatchNorm multiplies by 0, used in two units")
     scale = value.scale / conv.unit
     return replace(value, base=linear, scale=scale, offset=value.offset - scale * conv.shift)
 
@@ -234,15 +236,13 @@ def product(first: Value, second: Value) -> Value:
 def _swish(value: Value, gate: Value, clip: Clip) -> Value:
     """x * relu6(x + 3), with any factors: high * k * hard_swish(u) where the gate is clip(u / 6 + 0.5, 0, 1)."""
     unit, shift = 6 * clip.scale / clip.high, 6 * clip.offset / clip.high - 3
-    if np.any(unit == 0):
-        raise NotUnderstood("its gate does not depend on its input")
-    factor = value.scale / unit
-    number = float(np.median(factor))
-    # x and the gate's input must be the same u: equal steps in every channel, and the gate's middle where x is 0.
-    if not close(factor, np.asarray(number)) or np.any(np.abs(value.offset / number - shift) > 3 * TOLERANCE):
+    scales, units, offsets, shifts = np.broadcast_arrays(value.scale, unit, value.offset, shift)
+    moves = units != 0  # a BatchNorm may have switched channels off
+    number = float(np.median(scales[moves] / units[moves])) if moves.any() else 0.0
+    # x and the gate's input must be the same u: equal factors in every channel, and the gate's middle where x is 0.
+    if number == 0 or not close(scales, number * units) or np.any(np.abs(offsets / number - shifts) > 3 * TOLERANCE):
         raise NotUnderstood("it multiplies x with a gate whose middle or slope is not that of hard-swish, x * relu6(x + 3) / 6")
-    if np.max(np.abs(shift - value.offset / number)) <= 3 * TOLERANCE:
-        shift = value.offset / number
+    shift = value.offset / number  # exactly; the gate's middle, 3, may have been rounded
     if not clip.conv.fix(unit, shift):
         raise NotUnderstood("its input is used in other units elsewhere")
     return replace(value, base=Out(clip.conv, "hard_swish"), scale=np.asarray(number * clip.high) * gate.scale,

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from foreign_models import SIDE, SPEC, build, folded, frozen, noise, relative, write_tfjs
+from foreign_models import SIDE, SPEC, answers, build, folded, frozen, noise, relative, write_tfjs
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.foreign import read_convolutions
@@ -53,13 +53,29 @@ SWISHES = {
 }
 
 
-@pytest.mark.parametrize("form", SWISHES)
-def test_forms_of_hard_swish(network: keras.Model, tmp_path: Path, form: str) -> None:
-    found = read_convolutions(graph_file(rewritten(network, {"_hard_swish": SWISHES[form]}), tmp_path))
+@pytest.mark.parametrize("first", [0, 4])
+def test_forms_of_hard_swish(network: keras.Model, tmp_path: Path, first: int) -> None:
+    """Each activation of the network is written in another form."""
+    names = [layer.name for layer in network.layers if layer.name.endswith("_hard_swish")]
+    forms = dict(zip(names, [*SWISHES][first:], strict=False))
+    assert len(forms) >= 5 and {*SWISHES} == {*[*SWISHES][:len(names)], *[*SWISHES][4:]}
+    model = rewritten(network, {name: SWISHES[form] for name, form in forms.items()})
+    found = read_convolutions(graph_file(model, tmp_path))
     assert found.stopped is None
     for conv, (kernel, bias) in zip(found.convolutions, folded(network), strict=True):
-        np.testing.assert_allclose(conv.kernel, kernel, atol=2e-6, rtol=1e-5)
-        np.testing.assert_allclose(conv.bias, bias, atol=2e-6, rtol=1e-5)
+        np.testing.assert_allclose(conv.kernel, kernel, atol=2e-6, rtol=1e-5, err_msg=f"{conv.layer} {forms}")
+        np.testing.assert_allclose(conv.bias, bias, atol=2e-6, rtol=1e-5, err_msg=f"{conv.layer} {forms}")
+
+
+def test_channels_that_a_batchnorm_switches_off(tmp_path: Path) -> None:
+    model = build()
+    for name in ("block_03_expand_bn", "block_03_project_bn", "block_02_expand_bn"):
+        gamma, *rest = model.get_layer(name).get_weights()
+        gamma[::3] = 0
+        model.get_layer(name).set_weights([gamma, *rest])
+    found = read_convolutions(graph_file(model, tmp_path))
+    assigned = to_keras(found, require_match(found, specs=[SPEC]))
+    assert relative(answers(assigned.model), answers(model)) < 1e-5
 
 
 GATES = {"sixth": lambda x: relu6(x + 3) * (1 / 6), "slope": lambda x: ops.clip(x * (1 / 6) + 0.5, 0, 1),
@@ -67,17 +83,18 @@ GATES = {"sixth": lambda x: relu6(x + 3) * (1 / 6), "slope": lambda x: ops.clip(
          "off centre": lambda x: ops.clip(0.25 * x + 0.1, 0, 1)}
 
 
-@pytest.mark.parametrize("form", GATES)
-def test_forms_of_the_gate(network: keras.Model, tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize(("first", "second"), [("sixth", "of 0.2"), ("slope", "off centre"), ("left out", "of 0.2")])
+def test_forms_of_the_gate(network: keras.Model, tmp_path: Path, first: str, second: str) -> None:
     """Whatever slope, middle and factor: the gate's and the next convolution take them, and the logits stay."""
-    model = rewritten(network, {"_hard_sigmoid": GATES[form]})
+    model = rewritten(network, {"block_02_se_expand_hard_sigmoid": GATES[first],
+                                "block_03_se_expand_hard_sigmoid": GATES[second]})
     found = read_convolutions(graph_file(model, tmp_path))
     assigned = to_keras(found, require_match(found, specs=[SPEC]))
-    assert relative(assigned.model.predict(noise(), verbose=0), model.predict(noise(), verbose=0)) < 1e-5
-    gate = next(conv for conv in found.convolutions if conv.role == "se_expand")
-    factor = {"of 0.2": 1.2, "off centre": 1.5}.get(form, 1.0)
-    wanted = np.asarray(network.get_layer(gate.layer).kernel) * factor
-    np.testing.assert_allclose(gate.kernel, wanted, rtol=1e-5)
+    assert relative(answers(assigned.model), answers(model)) < 1e-5
+    gates = [conv for conv in found.convolutions if conv.role == "se_expand"]
+    for gate, form in zip(gates, (first, second), strict=True):
+        factor = {"of 0.2": 1.2, "off centre": 1.5}.get(form, 1.0)
+        np.testing.assert_allclose(gate.kernel, np.asarray(network.get_layer(gate.layer).kernel) * factor, rtol=1e-5)
 
 
 def test_a_swish_with_another_middle_is_none(network: keras.Model, tmp_path: Path) -> None:
@@ -118,7 +135,7 @@ def test_the_backbone_of_a_detector(network: keras.Model, tmp_path: Path) -> Non
     assert (best.head, best.classes, best.has_head) == ("none", None, False)
     backbone = to_keras(found, best)
     wanted = keras.Model(network.input, network.get_layer("block_04_project_bn").output)
-    assert relative(backbone.model.predict(noise(), verbose=0), wanted.predict(noise(), verbose=0)) < 1e-5
+    assert relative(answers(backbone.model), answers(wanted)) < 1e-5
     whole = to_keras(found, best, complete=True)
     assert whole.new == ("head_conv",) and whole.model.layers[-1].name == "head_conv_hard_swish"
     assert any("random weights" in note for note in whole.notes)
@@ -129,7 +146,7 @@ def test_features_without_the_top(tmp_path: Path) -> None:
     found = read_convolutions(graph_file(model, tmp_path))
     best = match_spec(found, [SPEC])[0]
     assert best.head == "features" and found.stopped is not None and "before the pooling" in found.stopped
-    assert relative(to_keras(found, best).model.predict(noise(), verbose=0), model.predict(noise(), verbose=0)) < 1e-5
+    assert relative(answers(to_keras(found, best).model), answers(model)) < 1e-5
 
 
 def test_pixels_of_a_float_input_are_not_guessed(network: keras.Model, tmp_path: Path) -> None:
@@ -141,8 +158,8 @@ def test_pixels_of_a_float_input_are_not_guessed(network: keras.Model, tmp_path:
     with pytest.raises(InputError, match=r"does not say what its float input holds.*0\.\.255, 0\.\.1, -1\.\.1, imagenet"):
         to_keras(found, best)
     assigned = to_keras(found, best, pixels="-1..1")
-    wanted = model.predict(noise() / 127.5 - 1, verbose=0)
-    assert relative(assigned.model.predict(noise(), verbose=0), wanted) < 1e-5
+    wanted = answers(model, noise() / 127.5 - 1)
+    assert relative(answers(assigned.model), wanted) < 1e-5
     # Raw pixels: the same weights see 127.5 times more; only the border knows a difference, and a note says so.
     raw = to_keras(found, best, pixels="0..255")
     kernel = np.asarray(raw.model.get_layer("stem_conv").kernel)
