@@ -1,0 +1,1 @@
+"""Published weights: read from other packages' files, and put into the network of this kit."""
