@@ -1,1 +1,1 @@
-"""Published weights: read from other packages' files, and put into the network of this kit."""
+"""Weights from elsewhere: files of other frameworks and published models."""
