@@ -207,7 +207,7 @@ def _candidates(shapes: Mapping[str, Shape], dialects: Sequence[str]) -> Iterato
     for name, dialect, alpha in variants:
         config = ModelConfig(name=name, dialect=dialect, alpha=alpha)
         own = expected_shapes(_spec_of(config), alpha, 1)
-        changes: dict[str, int] = {}
+        changes: dict[str, Any] = {}
         if stem is not None and stem != own["stem_conv/kernel"]:
             changes["inplanes"] = round(stem[3] / alpha) if alpha >= DIALECTS[dialect].stem_scaled_from else stem[3]
         if before is not None and before[3] != own["head_conv/kernel"][3]:

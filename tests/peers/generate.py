@@ -12,6 +12,9 @@ import numpy as np
 # Ends of the names of the bias before a gate, in each package.
 _GATE_BIASES = (".fc2.bias", ".conv_expand.bias", ".mid_se.conv2.bias", "squeeze_excite/Conv_1/bias")
 
+# The kernel after the average pooling, which leaves little to see: larger, so that hard-swish bends there too.
+_AFTER_POOLING = ("classifier.0.weight", "conv_head.weight", "last_conv.weight", "Conv_2/kernel")
+
 
 def tensor(name: str, shape: Sequence[int]) -> np.ndarray:
     """The float32 values of a tensor.
@@ -25,13 +28,19 @@ def tensor(name: str, shape: Sequence[int]) -> np.ndarray:
     if last in ("running_var", "_variance", "moving_variance"):
         values = rng.uniform(0.3, 2.0, shape)
     elif last in ("running_mean", "_mean", "moving_mean"):
-        values = rng.normal(0.0, 0.3, shape)
+        values = rng.normal(0.0, 0.1, shape)
     elif len(shape) == 1 and last in ("weight", "gamma"):
         values = rng.uniform(0.5, 1.5, shape)
     elif len(shape) == 1:
-        values = rng.normal(0.0, 2.5 if name.endswith(_GATE_BIASES) else 0.7, shape)
+        values = rng.normal(0.0, 2.5 if name.endswith(_GATE_BIASES) else 0.2, shape)
     else:
-        values = rng.normal(0.0, 1.0, shape) * np.sqrt(2.0 / _fan_in(name, shape))
+        inputs = _input_axis(name, shape)
+        values = rng.normal(0.0, 4.0 if name in _AFTER_POOLING else 1.3, shape)
+        values /= np.sqrt(values.size / shape[_output_axis(name, shape)])
+        if shape[inputs] > 3:
+            # Kernels that add up to nothing take away what all pictures have in common after a ReLU; else every layer would make
+            # the answers to two pictures more alike, until a mistake at the input could not be seen any more.
+            values -= values.mean(axis=inputs, keepdims=True)
     return values.astype(np.float32)
 
 
@@ -43,10 +52,15 @@ def pictures(count: int, height: int, width: int) -> np.ndarray:
     return np.clip(coarse + rng.integers(-40, 60, (count, height, width, 3)), 0, 255).astype(np.uint8)
 
 
-def _fan_in(name: str, shape: Sequence[int]) -> float:
-    """Values that one output adds up."""
-    if "/" in name:  # Keras: (h, w, in, out), depthwise (h, w, channels, 1)
-        return float(np.prod(shape[:2]) if "depthwise" in name else np.prod(shape[:3]))
-    if name == "fc.weight":  # PaddlePaddle's Linear is (in, out)
-        return float(shape[0])
-    return float(np.prod(shape[1:]))
+def _input_axis(name: str, shape: Sequence[int]) -> int:
+    """Where a kernel's input channels are: Keras's (h, w, in, out), PaddlePaddle's Linear (in, out), else PyTorch's (out, in, ...);
+    1 wide, or 3 for the last axis of a depthwise kernel of Keras, where a kernel does not add channels up."""
+    if "/" in name:
+        return 3 if name.endswith("depthwise_kernel") else 2
+    return 0 if name == "fc.weight" else 1
+
+
+def _output_axis(name: str, shape: Sequence[int]) -> int:
+    if "/" in name:
+        return 2 if name.endswith("depthwise_kernel") else 3
+    return 1 if name == "fc.weight" else 0

@@ -30,8 +30,8 @@ def _without_running_init(*packages: str) -> None:
 
 _without_running_init("paddleclas", "paddleclas.ppcls", "paddleclas.ppcls.arch", "paddleclas.ppcls.arch.backbone",
                       "paddleclas.ppcls.arch.backbone.legendary_models", "paddleclas.ppcls.utils")
-from paddleclas.ppcls.arch.backbone.legendary_models import mobilenet_v3  # noqa: E402
-from paddleclas.ppcls.utils import logger  # noqa: E402
+from paddleclas.ppcls.arch.backbone.legendary_models import mobilenet_v3
+from paddleclas.ppcls.utils import logger
 
 logger.init_logger()  # its networks log, and expect that somebody has done this
 
