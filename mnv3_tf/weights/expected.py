@@ -1,7 +1,7 @@
 """The network's convolutions and variables as pure data, before (and without) any Keras layer.
 
-:mod:`mnv3_tf.network` builds the layers; this says which variables they will have, so that weights can be checked, and the variant
-that fits them looked for, without building a network for each.
+:mod:`mnv3_tf.network` builds the layers; this says which variables they will have, so that weights can be checked, and the
+variant that fits them looked for, without building a network for each.
 """
 
 from dataclasses import dataclass

@@ -8,11 +8,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnv3_tf.data import Preprocessing
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_json
+
+if TYPE_CHECKING:
+    from mnv3_tf.weights.registry import PublishedWeights
 
 _HEADER_LIMIT = 100_000_000
 
@@ -29,6 +32,7 @@ class Hints:
         interpolation: "bilinear" or "bicubic".
         labels: class names.
         licence: of the weights.
+        top1: published accuracy on ImageNet's validation pictures, in percent.
     """
 
     found_in: str = ""
@@ -39,6 +43,7 @@ class Hints:
     interpolation: str | None = None
     labels: tuple[str, ...] | None = None
     licence: str | None = None
+    top1: float | None = None
 
     def preprocessing(self, height: int, width: int) -> Preprocessing | None:
         """How evaluation prepared pictures, for an input of that size; None where crop or interpolation is not known."""
@@ -65,6 +70,12 @@ def read_hints(path: Path) -> Hints:
             if isinstance(metadata.get(key), str):
                 return Hints(found_in=f"the metadata of {path}", model_name=metadata[key])
     return Hints()
+
+
+def published_hints(entry: "PublishedWeights") -> Hints:
+    """What the table of published weights says."""
+    return Hints(found_in="registry.json", mean=entry.mean, std=entry.std, crop=entry.input_size / entry.resize,
+                 interpolation=entry.interpolation, licence=entry.licence, top1=entry.top1)
 
 
 def _timm_config(path: Path, values: Mapping[str, Any]) -> Hints:

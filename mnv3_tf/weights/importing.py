@@ -13,8 +13,9 @@ from mnv3_tf.config import ModelConfig
 from mnv3_tf.data import Preprocessing, write_labels
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import sha256, write_json
+from mnv3_tf.progress import Progress
 from mnv3_tf.spec import DIALECTS, SPECS, NetworkSpec, find_spec, in_dialect, read_block_table
-from mnv3_tf.weights.hints import Hints, read_hints
+from mnv3_tf.weights.hints import Hints, published_hints, read_hints
 from mnv3_tf.weights.matching import ALPHAS, Variant, advice, check_fit, class_count, left_out_names, nearest_variants
 from mnv3_tf.weights.names import ORIGINS, Entry, source_entries
 from mnv3_tf.weights.published_names import Published, find_published_name
@@ -22,6 +23,9 @@ from mnv3_tf.yaml_text import nearest
 
 if TYPE_CHECKING:
     import keras
+
+# What ends like this is a file, and never the name of published weights.
+SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".pdparams", ".h5", ".hdf5", ".keras", ".tflite", ".json", ".pkl", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -81,39 +85,58 @@ class Imported:
                 "left_out": list(self.left_out)}
 
 
-def import_weights(source: str | Path, origin: str, *, name: str | None = None, alpha: float | None = None,
-                   dialect: str | None = None, model_name: str | None = None, input_size: int | Sequence[int] = 224,
+def import_weights(source: str | Path, origin: str | None = None, *, name: str | None = None, alpha: float | None = None,
+                   dialect: str | None = None, model_name: str | None = None, input_size: int | Sequence[int] | None = None,
                    classes: int | None = None, labels: Sequence[str] | None = None, mean: Sequence[float] | None = None,
-                   std: Sequence[float] | None = None, table: str | Path | None = None, dropout: float = 0.2) -> Imported:
+                   std: Sequence[float] | None = None, table: str | Path | None = None, dropout: float = 0.2,
+                   progress: Progress | None = None) -> Imported:
     """Builds the network that a file's tensors are of, and puts them in.
 
     Args:
-        source: a file of weights (`.pth`, `.pt`, `.bin`, `.safetensors`, `.pdparams`, `.h5`, `.weights.h5`, `.keras`).
+        source: a file of weights (`.pth`, `.pt`, `.bin`, `.safetensors`, `.pdparams`, `.h5`, `.weights.h5`, `.keras`); or the
+            name of published weights, such as ``timm/mobilenetv3_small_100.lamb_in1k``, which are then downloaded, and of which
+            all that follows is known.
         origin: the package that saved it: keras, torchvision, timm or paddle.
         name: of the network: large, small, large_minimalistic or small_minimalistic; None: as the shapes say.
         alpha: width multiplier; None: as the shapes say.
         dialect: for timm, "timm" or, for its tf_* networks, "timm_tf".
         model_name: what the package calls it, such as ``tf_mobilenetv3_large_100``, in place of the three above.
-        input_size: one side in pixels, or (height, width); each at least 32.
+        input_size: one side in pixels, or (height, width); each at least 32. None: that of published weights, or 224.
         classes: the width that the classifier must have; None: whatever it has.
         labels: class names in the order of its outputs.
         mean, std: of the input's three channels as shares of 255, where they are not the dialect's.
         table: YAML of a network of your own (:func:`mnv3_tf.read_block_table`) that was trained in the other package.
         dropout: share dropped before the classifier. PaddleClas multiplies by the rest when it predicts.
+        progress: told of a download.
 
     Raises:
         InputError: the file cannot be read, or is not of that network: every tensor that does not fit is named, and the variant
             that does.
     """
-    from mnv3_tf.weights.readers import read_tensors
+    from mnv3_tf.weights.readers import read_source
 
-    path = Path(source)
-    if origin not in ORIGINS:
-        raise InputError(f"origin is {origin!r}{nearest(origin, ORIGINS)}; allowed: {', '.join(ORIGINS)}.")
-    tensors = read_tensors(path)
-    return import_tensors(tensors, path, origin, name=name, alpha=alpha, dialect=dialect, model_name=model_name,
-                          input_size=input_size, classes=classes, labels=labels, mean=mean, std=std, table=table,
-                          dropout=dropout, hints=read_hints(path) if origin == "timm" else None)
+    if origin is not None and origin not in ORIGINS:
+        raise InputError(f"--from {origin}: there is no such origin{nearest(origin, ORIGINS)}. Allowed: {', '.join(ORIGINS)}.")
+    path, hints = Path(source), None
+    if not path.exists() and "/" in str(source) and path.suffix.lower() not in SUFFIXES:
+        from mnv3_tf.weights.registry import fetch, find_published
+
+        entry = find_published(str(source))
+        own = entry.dialect.removesuffix("_tf")
+        if origin not in (None, own):
+            raise InputError(f"--from {origin}: {entry.name} was published by {own}. Leave --from away.")
+        path, hints, origin = fetch(entry, progress), published_hints(entry), own
+        name, alpha, dialect = name or entry.network, alpha if alpha is not None else entry.alpha, dialect or entry.dialect
+        input_size = entry.input_size if input_size is None else input_size
+    if origin is None:
+        raise InputError(f"{source}: say which package saved it, with --from {', '.join(ORIGINS)}.")
+    if hints is None and origin == "timm":
+        hints = read_hints(path)
+    read = read_source(path)
+    imported = import_tensors(read.tensors, path, origin, name=name, alpha=alpha, dialect=dialect, model_name=model_name,
+                              input_size=224 if input_size is None else input_size, classes=classes, labels=labels, mean=mean,
+                              std=std, table=table, dropout=dropout, hints=hints)
+    return dataclasses.replace(imported, notes=(*read.notes, *imported.notes))
 
 
 def import_tensors(tensors: Mapping[str, np.ndarray], path: Path, origin: str, *, name: str | None = None,
@@ -143,7 +166,7 @@ def import_tensors(tensors: Mapping[str, np.ndarray], path: Path, origin: str, *
         model=model, source=path, origin=origin, settings=dataclasses.replace(settings, dropout=dropout),
         include_top=found is not None, classes=found, labels=labels, mean=spec.dialect.mean, std=spec.dialect.std,
         preprocessing=preprocessing, tensors=tuple(_row(entry) for entry in entries), left_out=left_out, notes=tuple(notes),
-        facts={"model_name": model_name or hints.model_name, "licence": hints.licence})
+        facts={"model_name": model_name or hints.model_name, "licence": hints.licence, "top1": hints.top1})
 
 
 def build(spec: NetworkSpec, alpha: float, classes: int | None, input_size: int | Sequence[int],
@@ -177,6 +200,14 @@ def assign(model: "keras.Model", values: Mapping[str, np.ndarray]) -> None:
         variable.assign(values[target])
 
 
+def check_out(out: str | Path) -> Path:
+    """The file to write, or InputError where its name is no `.keras` file's."""
+    out = Path(out)
+    if out.suffix != ".keras":
+        raise InputError(f"--out {out}: the model is written as a .keras file. Give a name such as {out.stem or 'model'}.keras.")
+    return out
+
+
 def save_imported(imported: Imported, out: str | Path) -> Path:
     """Writes ``X.keras``, and beside it ``X.card.json``, and ``X.labels.txt`` and ``X.preprocessing.json`` where those are known.
 
@@ -189,9 +220,7 @@ def save_imported(imported: Imported, out: str | Path) -> Path:
     from mnv3_tf.keras_model import save_keras
     from mnv3_tf.run_card import make_card
 
-    out = Path(out)
-    if out.suffix != ".keras":
-        raise InputError(f"--out {out}: the model is written as a .keras file. Give a name such as {out.stem or 'model'}.keras.")
+    out = check_out(out)
     card, labels, contract = (out.with_name(f"{out.stem}.{kind}") for kind in ("card.json", "labels.txt", "preprocessing.json"))
     for file in (card, labels, contract):
         file.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Which tensor of another package's file is which variable of the network.
 
-Every origin has a function that says, for each convolution of the network in order, what the package calls it; nothing is found by
-a part of a name. Shapes follow from :mod:`mnv3_tf.weights.expected`, so a wrong variant is noticed before anything is built.
+Every origin has a function that says, for each convolution of the network in order, what the package calls it; nothing is found
+by a part of a name. Shapes follow from :mod:`mnv3_tf.weights.expected`, so a wrong variant is noticed before anything is built.
 
 Sources: the modules of torchvision (``models/mobilenetv3.py``), timm (``models/mobilenetv3.py``, ``_efficientnet_blocks.py``),
 PaddleClas (``legendary_models/mobilenet_v3.py``) and keras.applications (``mobilenet_v3.py`` of Keras 2 and 3).

@@ -1,7 +1,7 @@
 """Weights and pictures from a seed, the same in every package's environment: a tensor follows from its name and shape.
 
-Needs NumPy only. The values make every part of the network matter: variances of 0.3 to 2, scales of 0.5 to 1.5, activations on all
-sides of the knees of hard-swish and hard-sigmoid.
+Needs NumPy only. The values make every part of the network matter: variances of 0.3 to 2, scales of 0.5 to 1.5, activations on
+all sides of the knees of hard-swish and hard-sigmoid.
 """
 
 import zlib
@@ -53,8 +53,8 @@ def pictures(count: int, height: int, width: int) -> np.ndarray:
 
 
 def _input_axis(name: str, shape: Sequence[int]) -> int:
-    """Where a kernel's input channels are: Keras's (h, w, in, out), PaddlePaddle's Linear (in, out), else PyTorch's (out, in, ...);
-    1 wide, or 3 for the last axis of a depthwise kernel of Keras, where a kernel does not add channels up."""
+    """Where a kernel's input channels are: Keras's (h, w, in, out), PaddlePaddle's Linear (in, out), else PyTorch's
+    (out, in, ...). A depthwise kernel has an axis of length 1 there."""
     if "/" in name:
         return 3 if name.endswith("depthwise_kernel") else 2
     return 0 if name == "fc.weight" else 1

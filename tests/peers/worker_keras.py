@@ -24,16 +24,18 @@ CLASSES = 12
 VARIABLES = {"BatchNormalization": ("gamma", "beta", "moving_mean", "moving_variance"), "Conv2D": ("kernel", "bias"),
              "DepthwiseConv2D": ("depthwise_kernel",)}
 
+MEMBERS = (("_squeeze_excite_conv_1", "/squeeze_excite/Conv_1"), ("_squeeze_excite_conv", "/squeeze_excite/Conv"),
+           ("_expand", "/expand"), ("_depthwise", "/depthwise"), ("_project", "/project"))
+
 
 def keras2_name(layer: str) -> str:
-    """What Keras 2 calls a layer of Keras 3, by the same rule for every layer: the seeds follow from the older names."""
+    """What Keras 2 calls a layer of Keras 3; the seeds follow from the older names."""
     name = layer.removesuffix("_bn")
     words = {"conv": "Conv", "conv_1": "Conv_1", "conv_2": "Conv_2", "logits": "Logits"}
     if name in words:
         found = words[name]
     else:
-        for member, older in (("_squeeze_excite_conv_1", "/squeeze_excite/Conv_1"), ("_squeeze_excite_conv", "/squeeze_excite/Conv"),
-                              ("_expand", "/expand"), ("_depthwise", "/depthwise"), ("_project", "/project")):
+        for member, older in MEMBERS:
             if name.endswith(member):
                 found = name.removesuffix(member) + older
                 break
@@ -77,7 +79,8 @@ def main(folder: Path) -> None:
             library.backend.clear_session()
             arguments = {"classifier_activation": None, "classes": CLASSES} if top else {}
             model = getattr(library.applications, f"MobileNetV3{size}")(
-                input_shape=(height, width, 3), alpha=alpha, minimalistic=minimalistic, include_top=top, weights=None, **arguments)
+                input_shape=(height, width, 3), alpha=alpha, minimalistic=minimalistic, include_top=top, weights=None,
+                **arguments)
             fill(model, rename=package == "keras")
             answers[f"{height}x{width}"] = np.asarray(model(pictures(2, height, width).astype(np.float32), training=False))
         stem = f"{package}-{model.name}-{'minimalistic-' if minimalistic else ''}{alpha:g}{'' if top else '-no-top'}"
@@ -89,7 +92,8 @@ def main(folder: Path) -> None:
                    for layer in model.layers if layer.weights
                    for name, weight in zip(VARIABLES[type(layer).__name__], layer.weights, strict=False)]
         manifest["variants"].append({
-            "package": package, "model_name": f"MobileNetV3{size}", "name": size.lower() + ("_minimalistic" if minimalistic else ""),
+            "package": package, "model_name": f"MobileNetV3{size}",
+            "name": size.lower() + ("_minimalistic" if minimalistic else ""),
             "alpha": alpha, "dialect": "keras", "file": file, "logits": f"{stem}.npz", "classes": CLASSES if top else None,
             "tensors": tensors})
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -5,6 +5,7 @@
 The folder gets, for every variant, a file of weights and `X.npz` with the logits of each size of picture, and `manifest.json`.
 """
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -17,10 +18,8 @@ from generate import pictures, tensor
 
 # torchvision's detection operators want the CUDA build of the same torch; no classifier needs them, only their names.
 for _operator in ("nms", "qnms"):
-    try:
+    with contextlib.suppress(RuntimeError):  # this torchvision has its own
         torch.library.define(f"torchvision::{_operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    except RuntimeError:
-        pass  # this torchvision has its own
 
 import timm
 import torchvision
