@@ -18,6 +18,8 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
+from mnv3_tf.cli.options import quiet_libraries
+from mnv3_tf.errors import KitError
 from mnv3_tf.files import atomic_path, cache_folder, write_text
 from mnv3_tf.weights.importing import import_weights
 from peers.environments import PEERS, run_worker
@@ -48,10 +50,12 @@ class Row:
 
 
 def main() -> int:
+    """Runs the comparison; 0, or 3 where a network's answers differ."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=("keras", *PEERS), action="append", help="these packages' environments alone")
     parser.add_argument("--goldens", action="store_true", help="write what the quick tests compare with")
     arguments = parser.parse_args()
+    quiet_libraries()
     rows, versions = [], {}
     for name in arguments.only or ("keras", *PEERS):
         folder = cache_folder() / "peers" / "out" / name
@@ -70,7 +74,9 @@ def main() -> int:
 
 def _run_keras(folder: Path) -> dict[str, Any]:
     """keras.applications needs no other environment than this one; a process of its own, for the two Keras do not mix."""
-    subprocess.run([sys.executable, HERE / "worker_keras.py", folder], check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, HERE / "worker_keras.py", folder], capture_output=True, text=True)
+    if done.returncode:
+        raise KitError(f"keras: worker_keras.py failed.\n{done.stderr[-3000:]}")
     return json.loads((folder / "manifest.json").read_text())
 
 
@@ -139,4 +145,7 @@ def _write_goldens(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KitError as error:
+        sys.exit(f"Error: {error}")
