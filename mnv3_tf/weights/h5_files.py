@@ -174,9 +174,12 @@ class _Reader:
 
         folder = group
         for part in name.split("/"):
-            if not isinstance(folder.get(part, getlink=True), h5py.HardLink):
-                raise InputError(f"{self.path}: {folder.name}/{part} is a link to elsewhere, as Keras never writes. Save the "
-                                 "weights again.")
+            where = f"{self.path}: {folder.name.rstrip('/')}/{part}"
+            link = folder.get(part, getlink=True) if hasattr(folder, "keys") else None
+            if link is None:
+                raise InputError(f"{where} is missing: damaged. Download or save it again.")
+            if not isinstance(link, h5py.HardLink):
+                raise InputError(f"{where} is a link to elsewhere, as Keras never writes. Save the weights again.")
             folder = folder[part]
         return folder
 

@@ -240,6 +240,8 @@ class Machine:
                 if opcode.name == "STOP":
                     return self.stack.pop()
                 step = _STEPS.get(opcode.name)
+                if opcode.name == "INST":
+                    self.find(*argument.split(" ", 1))
                 if step is None:
                     raise Refused(f"the opcode {opcode.name}, which tensors do not need")
                 step(self, argument)

@@ -179,9 +179,9 @@ class _Notes:
     counters: list[str] = field(default_factory=list)
 
     def all(self) -> tuple[str, ...]:
-        converted = [f"{count} tensors are converted from {dtype} to float32" for dtype, count in self.converted.items()]
+        converted = [f"tensors converted from {dtype} to float32: {count}" for dtype, count in self.converted.items()]
         if self.counters:
-            converted.append(f"{len(self.counters)} counters are left out, such as {self.counters[0]}")
+            converted.append(f"counters left out: {len(self.counters)}, such as {self.counters[0]}")
         return tuple(self.sentences + converted)
 
 
@@ -191,7 +191,7 @@ def _from_object(path: Path, kind: str, value: Any, part: str | None) -> Source:
     chosen = _choose(path, value, part, notes)
     others = [str(key) for key, item in chosen.items() if not _is_tensor(item)]
     if others:
-        notes.sentences.append(f"{len(others)} entries are no tensors and left out, such as {others[0][:80]}")
+        notes.sentences.append(f"entries left out that are no tensors: {len(others)}, such as {others[0][:80]}")
     named = {str(key): item for key, item in chosen.items() if _is_tensor(item)}
     for prefix in _PREFIXES:
         names = [name for name in named if not _COUNTERS.search(name) or name.startswith(prefix)]
