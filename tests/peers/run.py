@@ -95,7 +95,10 @@ def _compare(folder: Path, variant: dict[str, Any]) -> Row:
             extent = float(wanted.max() - wanted.min())
             worst = max(worst, float(np.abs(given - wanted).max()) / extent)
             spread = min(spread, float(np.abs(wanted[0] - wanted[1]).mean()) / extent)
-    return Row(variant["package"], variant["model_name"], variant["alpha"], variant["file"], worst, spread)
+    network = variant["model_name"]
+    if variant["name"].endswith("_minimalistic") and origin == "keras":
+        network += ", minimalistic"
+    return Row(variant["package"], network, variant["alpha"], variant["file"], worst, spread)
 
 
 def _print(rows: list[Row]) -> None:
