@@ -118,10 +118,13 @@ def import_weights(source: str | Path, origin: str | None = None, *, name: str |
     if origin is not None and origin not in ORIGINS:
         raise InputError(f"--from {origin}: there is no such origin{nearest(origin, ORIGINS)}. Allowed: {', '.join(ORIGINS)}.")
     path, hints = Path(source), None
-    if not path.exists() and "/" in str(source) and path.suffix.lower() not in SUFFIXES:
+    if not path.exists() and path.suffix.lower() not in SUFFIXES:
         from mnv3_tf.weights.registry import fetch, find_published
 
-        entry = find_published(str(source))
+        try:
+            entry = find_published(str(source))
+        except InputError as error:
+            raise InputError(f"{error} There is no file of that name either.") from None
         own = entry.dialect.removesuffix("_tf")
         if origin not in (None, own):
             raise InputError(f"--from {origin}: {entry.name} was published by {own}. Leave --from away.")

@@ -55,6 +55,11 @@ def test_a_folder_of_the_hub(timm_folder: Path, tmp_path: Path) -> None:
     import keras
 
     assert keras.models.load_model(out).output_shape == (None, 12)
+    from mnv3_tf.export.classifier import open_classifier
+
+    classifier = open_classifier(out)
+    assert classifier.contract == contract and classifier.labels[3] == "kind 3"
+    assert classifier.logits(np.zeros((1, 64, 96, 3), np.uint8)).shape == (1, 12)
 
 
 def test_json_and_the_given_name(timm_folder: Path, tmp_path: Path) -> None:
@@ -82,7 +87,7 @@ def test_errors_are_of_the_user_and_leave_nothing(timm_folder: Path, tmp_path: P
             ((file, "--from", "timm", "--size", "big", "--out", out), ("--size big: one side in pixels",)),
             ((file, "--from", "timm", "--out", tmp_path / "m.h5"), ("the model is written as a .keras file",)),
             ((tmp_path / "none.pth", "--from", "torchvision", "--out", out), ("none.pth: cannot be read",)),
-            (("torchvision/mobilenet_v3_smal", "--out", out), ("no published weights of that name", "mobilenet_v3_small")),
+            (("torchvision/mobilenet_v3_smal", "--out", out), ("no published weights of that name", "mobilenet_v3_small", "There is no file of that name either")),
             ((file, "--from", "timm", "--labels", tmp_path / "none.txt", "--out", out), ("none.txt: cannot be read",))):
         code, _, error = run("import-weights", *arguments)
         assert code == 2, error

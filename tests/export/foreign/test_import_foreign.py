@@ -58,6 +58,23 @@ def test_a_float_file(network: keras.Model, float_file: Path, table: Path, tmp_p
     assert len(rows) == 2 * len([layer for layer in imported.model.layers if hasattr(layer, "kernel")])
 
 
+def test_the_command(float_file: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from mnv3_tf.cli.main import main
+
+    out = tmp_path / "m.keras"
+    for arguments, code, part in (
+            (("--table", table), 0, f"Imported: {out} (the network of {table} at alpha 1, dialect keras, 5 classes, input 32x32, "),
+            (("--model", "large"), 2, "are no network that the kit builds with name large"),
+            (("--table", table, "--model-name", "x"), 2, "those of a tflite file are found by their order")):
+        with pytest.raises(SystemExit) as stopped:
+            main(["import-weights", str(float_file), "--from", "tflite", "--out", str(out), *map(str, arguments)])
+        printed = capsys.readouterr()
+        assert (stopped.value.code or 0) == code and part in printed.out + printed.err
+    out.unlink()
+    assert "against the file itself (float32, 4 random pictures, logits)" in json.dumps(
+        json.loads(out.with_name("m.card.json").read_text())["notes"])
+
+
 @pytest.mark.slow
 def test_a_softmax_and_another_size(network: keras.Model, table: Path, tmp_path: Path) -> None:
     softmax = keras.Model(network.input, keras.layers.Softmax()(network.output))
