@@ -39,8 +39,8 @@ def open_classifier(path: str | Path, *, threads: int = 1) -> Classifier:
     """Opens a run folder (float or quantized), a `.keras` or a `.tflite` file.
 
     Args:
-        path: the model. A `.keras` file needs preprocessing.json and labels.txt in its folder; an imported one (with a card of its
-            own, ``m.card.json``) and a `.tflite` file need their own (``m.preprocessing.json``, ``m.labels.txt``) beside them, as
+        path: the model. A `.keras` file needs preprocessing.json and labels.txt in its folder; an imported one (with a card of
+            its own, ``m.card.json``) and a `.tflite` file need their own (``m.preprocessing.json``, ``m.labels.txt``) beside them, as
             `mnv3 import-weights` and `mnv3 convert` write them.
         threads: of the TFLite runtime.
 

@@ -87,7 +87,8 @@ def test_errors_are_of_the_user_and_leave_nothing(timm_folder: Path, tmp_path: P
             ((file, "--from", "timm", "--size", "big", "--out", out), ("--size big: one side in pixels",)),
             ((file, "--from", "timm", "--out", tmp_path / "m.h5"), ("the model is written as a .keras file",)),
             ((tmp_path / "none.pth", "--from", "torchvision", "--out", out), ("none.pth: cannot be read",)),
-            (("torchvision/mobilenet_v3_smal", "--out", out), ("no published weights of that name", "mobilenet_v3_small", "There is no file of that name either")),
+            (("torchvision/mobilenet_v3_smal", "--out", out),
+             ("no published weights of that name", "mobilenet_v3_small", "There is no file of that name either")),
             ((file, "--from", "timm", "--labels", tmp_path / "none.txt", "--out", out), ("none.txt: cannot be read",))):
         code, _, error = run("import-weights", *arguments)
         assert code == 2, error

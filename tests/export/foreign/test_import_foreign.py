@@ -63,7 +63,8 @@ def test_the_command(float_file: Path, table: Path, tmp_path: Path, capsys: pyte
 
     out = tmp_path / "m.keras"
     for arguments, code, part in (
-            (("--table", table), 0, f"Imported: {out} (the network of {table} at alpha 1, dialect keras, 5 classes, input 32x32, "),
+            (("--table", table), 0,
+             f"Imported: {out} (the network of {table} at alpha 1, dialect keras, 5 classes, input 32x32, "),
             (("--model", "large"), 2, "are no network that the kit builds with name large"),
             (("--table", table, "--model-name", "x"), 2, "those of a tflite file are found by their order")):
         with pytest.raises(SystemExit) as stopped:
@@ -138,8 +139,9 @@ def test_pixels_that_the_file_does_not_tell(float_file: Path, table: Path, tmp_p
 def test_a_graph_model(tfjs: Path, network: keras.Model, table: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is a tfjs file\. Give --from tfjs"):
         import_foreign(tfjs, "tflite", table=table)
-    imported = import_foreign(tfjs, "tfjs", table=table)
+    imported = import_foreign(tfjs.parent, "tfjs", table=table)
     assert relative(imported.model.predict(noise(), verbose=0), network.predict(noise(), verbose=0)) < 1e-5
     assert imported.facts["comparison"] is None and any("were not compared" in note for note in imported.notes)
     assert imported.model.input_shape == (None, SIDE, SIDE, 3)
     save_imported(imported, tmp_path / "m.keras")
+    assert json.loads((tmp_path / "m.card.json").read_text())["source"]["file"] == "model.json"
