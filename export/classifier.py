@@ -40,8 +40,8 @@ def open_classifier(path: str | Path, *, threads: int = 1) -> Classifier:
 
     Args:
         path: the model. A `.keras` file needs preprocessing.json and labels.txt in its folder; an imported one (with a card of
-            its own, ``m.card.json``) and a `.tflite` file need their own (``m.preprocessing.json``, ``m.labels.txt``) beside them, as
-            `mnv3 import-weights` and `mnv3 convert` write them.
+            its own, ``m.card.json``) and a `.tflite` file need theirs (``m.preprocessing.json``, ``m.labels.txt``) beside them,
+            as `mnv3 import-weights` and `mnv3 convert` write them.
         threads: of the TFLite runtime.
 
     Raises:
