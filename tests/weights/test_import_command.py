@@ -109,9 +109,11 @@ def test_published_weights_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     path.write_bytes(pickle.dumps(tensors_of(golden("paddle", "MobileNetV3_small_x0_35", 0.35)), protocol=2))
     out = tmp_path / "m.keras"
-    code, text, error = run("import-weights", entry.name, "--out", out, "--json")
+    code, text, error = run("import-weights", entry.name, "--out", out, "--json", "--dropout", 0.5)
     assert code == 0, error
     report = json.loads(text)
+    kernel = next(row for row in report["tensors"] if row["target"] == "classifier/kernel")
+    assert "times 0.5 (dropout of 0.5" in kernel["transform"] and report["model"]["dropout"] == 0.5
     assert report["model"]["name"] == "small" and report["model"]["alpha"] == 0.35 and report["input"] == [224, 224, 3]
     assert report["preprocessing"]["crop_fraction"] == 0.875 and report["licence"] == entry.licence
     assert np.allclose(report["mean"], [0.485, 0.456, 0.406])
