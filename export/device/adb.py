@@ -165,6 +165,7 @@ class AdbDevice(RemoteDevice):
         serial: the device's.
     """
 
+    kind = "adb"
     base = "/data/local/tmp"
 
     def __init__(self, adb: Adb, serial: str):
@@ -215,6 +216,7 @@ class AdbDevice(RemoteDevice):
 
 _LOST = ("couldn't read from device", "protocol fault", "connection reset", "error: closed", "failed to read", "broken pipe",
          "device disconnected", "eof")
+
 
 def connect(adb: Adb, address: str) -> DeviceEntry:
     """`adb connect`, believed only when the device says that it is there.

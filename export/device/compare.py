@@ -9,6 +9,9 @@ from mnv3_tf.export.benchmark_statistics import ratio_with_interval
 from mnv3_tf.export.benchmark_table import ms, short_names
 from mnv3_tf.export.results.store import Record, latency
 
+# Blocks that a line names.
+_BLOCKS_SAID = 6
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -98,10 +101,27 @@ def device_lines(result: "DeviceResult") -> list[str]:
              f"({first['runner_version']}), {measured.rounds} interleaved rounds, {measured.seconds:.0f} s of which "
              f"{measured.overhead:.0%} were not measuring{_waited(measured.waited)}.",
              f"Before: {measured.states[0].state.sentence()}. After: {measured.states[-1].state.sentence()}."]
+    lines += profile_lines(rows)
     lines.append("A program started from a shell is not an app: an app may be scheduled otherwise, above all on a GPU.")
     for row in rows:
         label = f"{Path(row['file']).name}, threads {row['threads']}"
         lines += [f"Warning: {label}: {text}." for text in (*row["flags"], *row["warnings"])]
+    return lines
+
+
+def profile_lines(rows: Sequence[Record]) -> list[str]:
+    """A line for each row whose operators were timed: its slowest blocks, and what all of them add up to."""
+    from mnv3_tf.export.device.operators import time_by_block
+
+    lines = []
+    for row in rows:
+        profile = row.get("profile")
+        if not profile or profile["problem"] or not profile["sum_ms"]:
+            continue
+        slowest = sorted(time_by_block(row["ops"]).items(), key=lambda item: -item[1])[:_BLOCKS_SAID]
+        said = ", ".join(f"{block} {time / profile['sum_ms']:.0%}" for block, time in slowest)
+        lines.append(f"{Path(row['file']).name}, threads {row['threads']}: {said}. The operators add up to "
+                     f"{ms(profile['sum_ms'])} ms, {profile['of_median']:.0%} of the median.")
     return lines
 
 

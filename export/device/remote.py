@@ -42,10 +42,12 @@ class RemoteDevice(ABC):
     """A machine to run commands on.
 
     Attributes:
+        kind: "adb" for an Android device, "ssh" for a board, "host" for this machine.
         name: what messages call it.
         base: a folder there that may be written to.
     """
 
+    kind = ""
     base = "/tmp"
 
     def __init__(self, name: str):

@@ -23,6 +23,8 @@ class SshDevice(RemoteDevice):
         InputError: the host is none.
     """
 
+    kind = "ssh"
+
     def __init__(self, host: str):
         if not re.fullmatch(r"[\w.@:%\[\]-]+", host) or host.startswith("-"):
             raise InputError(f"{host!r}: is no host. Give HOST or USER@HOST, as for ssh.")

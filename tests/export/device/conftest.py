@@ -6,9 +6,13 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from device_lab.phone import SimulatedPhone
+
+if TYPE_CHECKING:
+    from device_lab.adbd import RealPhone
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +60,7 @@ def phone(adb: str, tmp_path: Path) -> Iterator[Callable[..., SimulatedPhone]]:
 
 
 @pytest.fixture(scope="session")
-def real_phone(adb: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatedPhone]:
+def real_phone_switched_on(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[RealPhone]":
     """A phone with a real adbd."""
     from device_lab.adbd import NoSandbox, RealPhone, fetch_adbd
 
@@ -66,7 +70,13 @@ def real_phone(adb: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         made = RealPhone(tmp_path_factory.mktemp("real"), fetch_adbd(cache_folder() / "test-files" / "adbd"))
     except (NoSandbox, OSError) as reason:
         pytest.skip(f"no real adbd here, so only the simulated phone is tested: {reason}")
-    subprocess.run([adb, "connect", made.serial], capture_output=True, timeout=30)
     yield made
-    subprocess.run([adb, "disconnect", made.serial], capture_output=True, timeout=30)
     made.close()
+
+
+@pytest.fixture
+def real_phone(adb: str, real_phone_switched_on: "RealPhone") -> "Iterator[RealPhone]":
+    """The same, connected for one test: others expect no phone but their own."""
+    subprocess.run([adb, "connect", real_phone_switched_on.serial], capture_output=True, timeout=30)
+    yield real_phone_switched_on
+    subprocess.run([adb, "disconnect", real_phone_switched_on.serial], capture_output=True, timeout=30)

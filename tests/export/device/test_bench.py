@@ -116,10 +116,13 @@ def test_phones_that_cannot_be_used(faults: dict[str, object], words: str, phone
     assert "\n" not in str(caught.value)
 
 
-def answer(sim: SimulatedPhone, folder: Path, text: str, code: int) -> None:
-    """From now on the phone prints a text instead of running the tool."""
-    (folder / "log.txt").write_text(text)
-    sim.set_faults(answers=[["--threads|--graph=", str(folder / "log.txt"), code]])
+def answer(sim: SimulatedPhone, folder: Path, text: str, code: int, **others: str) -> None:
+    """From now on the phone prints a text instead of running the tool, and others where its flags hold these words."""
+    patterns = [*others.items(), ("threads", text)]
+    for number, (_, log) in enumerate(patterns):
+        (folder / f"log{number}.txt").write_text(log)
+    sim.set_faults(answers=[[rf"--\S*{words}", str(folder / f"log{number}.txt"), code]
+                            for number, (words, _) in enumerate(patterns)])
 
 
 @pytest.mark.parametrize(("text", "code", "words"), [
@@ -139,14 +142,15 @@ def test_runs_that_are_none(text: str, code: int, words: str, phone: Phone, file
     assert text.strip()[:20] in result.logs[0]
 
 
-def tool(sim: SimulatedPhone, folder: Path, log: str, files: dict[str, Path], **changes: Any) -> dict[str, Any]:
-    """The row of a benchmark_model that prints a log."""
+def tool(sim: SimulatedPhone, folder: Path, log: str, files: dict[str, Path], others: dict[str, str] | None = None,
+         **changes: Any) -> tuple[dict[str, Any], str]:
+    """The row of a benchmark_model that prints a log, or others where its flags hold these words; and the raw log."""
     (folder / "bm").write_bytes(b"\x7fELF" + bytes(14) + (62).to_bytes(2, "little"))
     device = open_target(f"adb:{sim.serial}")
-    answer(sim, folder, log, 0)
+    answer(sim, folder, log, 0, **(others or {}))
     settings = replace(QUICK, runner="benchmark_model", binary=folder / "bm", runs=20, **changes)
-    row, = benchmark_device(device, [files["plain_int8"]], settings, Silent()).rows
-    return dict(row)
+    result = benchmark_device(device, [files["plain_int8"]], settings, Silent())
+    return dict(result.rows[0]), result.logs[0]
 
 
 RESULT = ("INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\nINFO: count=5 first=9 curr=9 min=9 max=9 avg=9 std=0\n"
@@ -155,24 +159,59 @@ RESULT = ("INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\nINFO: count=
 
 
 def test_the_tools_summary_becomes_a_row(phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
-    row = tool(phone(), tmp_path, RESULT, files)
+    row, _ = tool(phone(), tmp_path, RESULT, files)
     found = [row[key] for key in ("median_ms", "mean_ms", "max_ms", "p95_ms", "init_ms")]
     assert found == pytest.approx([4.1, 4.2, 10.1013, 4.5, 0.928])
     assert row["runs"] == 200 and row["samples_ms"] is None and row["p90_ms"] is None and row["delegate"] == "xnnpack"
 
 
+def table(*kernels: str, inside: bool = True) -> str:
+    """What the tool prints of operators: a partition, and what is in it."""
+    heading = "\t[node type]\t[first]\t[avg ms]\t[%]\t[cdf%]\t[mem KB]\t[times called]\t[Name]\n"
+    rows = "".join(f"\tDelegate/{name}\t1.0\t2.0\t10%\t10%\t0.0\t1\tDelegate/{name}:{n}\n" for n, name in enumerate(kernels))
+    return ("Operator-wise Profiling Info for Regular Benchmark Runs:\n============== Run Order ==============\n" + heading +
+            "\tTfLiteXNNPackDelegate\t1.0\t9.0\t100%\t100%\t0.0\t1\t[Identity]:8\n" +
+            (f"Delegate internal: \n============== Run Order ==============\n{heading}{rows}" if inside else ""))
+
+
+PLAIN = ("Invalid Unary Op", "Convolution (NHWC, QC8) IGEMM", "Convolution (NHWC, QC8) DWConv", *2 * ("Fully Connected (NC) GEMM",
+         "Mean (ND) Reduce"))
+
+
+def test_the_tools_memory_and_operators_come_from_starts_of_their_own(phone: Phone, files: dict[str, Path],
+                                                                      tmp_path: Path) -> None:
+    """The timed starts have neither flag, and the numbers of the others' runs are not used."""
+    slower = RESULT.replace("4100", "9900").replace("4200", "9900")
+    others = {"report_peak_memory": slower + "INFO: Overall peak memory footprint (MB) via periodic monitoring: 12.5\n",
+              "op_profiling": slower + table(*PLAIN[:4], PLAIN[4], PLAIN[3], "Static Reshape (NC)")}
+    row, log = tool(phone(), tmp_path, RESULT, files, others, profile=True, use_cache=True)
+    assert row["failure"] is None and row["median_ms"] == pytest.approx(4.1) and row["peak_memory_mb"] == 12.5
+    assert row["measured_apart"] == ["peak_memory_mb", "ops"] and row["profile"]["problem"] is None
+    assert [op["name"] for op in row["ops"]][:2] == ["rescaling_1", "stem/1"] and len(row["ops"]) == 7
+    heads = [line for line in log.splitlines() if line.startswith("#=== ")]
+    assert heads == [*(f"#=== round {n}: timed" for n in range(1, 5)), "#=== memory, not timed", "#=== operators, not timed"]
+
+
+@pytest.mark.parametrize(("profile", "problem"), [
+    (table(*PLAIN), "does not fit the file"), (table(inside=False), "not of what is in them"),
+    ("", "printed no table of operators")])
+def test_a_profile_of_the_tool_without_layers_is_said(profile: str, problem: str, phone: Phone, files: dict[str, Path],
+                                                      tmp_path: Path) -> None:
+    row, _ = tool(phone(), tmp_path, RESULT, files, {"op_profiling": RESULT + profile}, profile=True)
+    assert row["failure"] is None and problem in " ".join([*row["flags"], *row["warnings"]])
+
+
 def test_the_tools_profile_becomes_operators(phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
     log = (Path(__file__).parent / "logs" / "37_local_op_profiling.txt").read_text()
-    row = tool(phone(), tmp_path, log, files, profile=True, use_cache=True)
-    assert row["failure"] is None and len(row["ops"]) == 115 and row["ops"][0]["kind"] == "QUANTIZE"  # type: ignore[arg-type,index]
-    assert any("profiled" in flag for flag in row["flags"])  # type: ignore[attr-defined]
+    row, _ = tool(phone(), tmp_path, RESULT, files, {"op_profiling": log}, profile=True)
+    assert row["failure"] is None and len(row["ops"]) == 115 and row["ops"][0]["kind"] == "QUANTIZE"
 
 
 @pytest.mark.parametrize("line", [
     "WARN: Unconsumed cmdline flags: --use_gpu=true\n", "",
     "WARN: Though GPU delegate is explicitly applied, the model graph will not be executed by the delegate.\n"])
 def test_a_delegate_that_was_not_applied_is_cpu_fallback(line: str, phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
-    row = tool(phone(), tmp_path, line + RESULT, files, delegate="gpu")
+    row, _ = tool(phone(), tmp_path, line + RESULT, files, delegate="gpu")
     assert "CPU fallback" in str(row["failure"]) and row["median_ms"] is None and row["delegate"] is None
 
 
