@@ -13,6 +13,7 @@ from device_lab.phone import SimulatedPhone
 
 if TYPE_CHECKING:
     from device_lab.adbd import RealPhone
+    from device_lab.sshd import Board
 
 
 @pytest.fixture(scope="session")
@@ -62,14 +63,13 @@ def phone(adb: str, tmp_path: Path) -> Iterator[Callable[..., SimulatedPhone]]:
 @pytest.fixture(scope="session")
 def real_phone_switched_on(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[RealPhone]":
     """A phone with a real adbd."""
-    from device_lab.adbd import NoSandbox, RealPhone, fetch_adbd
-
-    from mnv3_tf.files import cache_folder
+    from device_lab.adbd import RealPhone
+    from device_lab.downloads import NotHere
 
     try:
-        made = RealPhone(tmp_path_factory.mktemp("real"), fetch_adbd(cache_folder() / "test-files" / "adbd"))
-    except (NoSandbox, OSError) as reason:
-        pytest.skip(f"no real adbd here, so only the simulated phone is tested: {reason}")
+        made = RealPhone(tmp_path_factory.mktemp("real"))
+    except (NotHere, OSError) as reason:
+        pytest.skip(f"NOT TESTED, no real adbd here, so only the simulated phone is tested: {reason}")
     yield made
     made.close()
 
@@ -80,3 +80,24 @@ def real_phone(adb: str, real_phone_switched_on: "RealPhone") -> "Iterator[RealP
     subprocess.run([adb, "connect", real_phone_switched_on.serial], capture_output=True, timeout=30)
     yield real_phone_switched_on
     subprocess.run([adb, "disconnect", real_phone_switched_on.serial], capture_output=True, timeout=30)
+
+
+@pytest.fixture(scope="session")
+def board_switched_on(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Board]":
+    """This machine behind a real sshd."""
+    from device_lab.downloads import NotHere
+    from device_lab.sshd import Board
+
+    try:
+        made = Board(tmp_path_factory.mktemp("board"))
+    except (NotHere, OSError) as reason:
+        pytest.skip(f"NOT TESTED, no real sshd here, so ssh is only tried with a stand-in for its client: {reason}")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def board(board_switched_on: "Board", monkeypatch: pytest.MonkeyPatch) -> "Board":
+    """The same, with the `ssh` that knows it first in PATH."""
+    monkeypatch.setenv("PATH", f"{board_switched_on.bin}:{os.environ['PATH']}")
+    return board_switched_on
