@@ -69,8 +69,9 @@ class Board:
             "PidFile none\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
             "PermitRootLogin prohibit-password\n")
         (root / "ssh_config").write_text(
-            f"Host {self.host} {self.shared}\n  HostName 127.0.0.1\n  Port {port}\n  User {getpass.getuser()}\n  IdentityFile {root}/user_key\n"
-            f"  IdentitiesOnly yes\n  UserKnownHostsFile {root}/known_hosts\n  StrictHostKeyChecking yes\n"
+            f"Host {self.host} {self.shared}\n  HostName 127.0.0.1\n  Port {port}\n  User {getpass.getuser()}\n"
+            f"  IdentityFile {root}/user_key\n  IdentitiesOnly yes\n  StrictHostKeyChecking yes\n"
+            f"  UserKnownHostsFile {root}/known_hosts\n"
             f"Host {self.shared}\n  ControlMaster auto\n  ControlPath {self._sockets.name}/%C\n  ControlPersist 60\n")
         (root / "known_hosts").write_text(f"[127.0.0.1]:{port} {(root / 'host_key.pub').read_text()}")
         self.bin = root / "bin"
@@ -85,8 +86,9 @@ class Board:
             words.append("-r")  # it would start itself anew for each connection, without its libraries
         if os.geteuid() == 0:
             if not shutil.which("unshare"):
-                raise NotHere("unshare is not installed (Debian: util-linux), and sshd as root would need this machine's own state")
-            words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", _SEPARATED, "sh", *words]
+                raise NotHere("unshare is not installed (Debian: util-linux), and sshd as root would need this machine's state")
+            words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", _SEPARATED, "sh",
+                     *words]
         with open(self.root / "log", "wb") as log:
             return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                     env={"PATH": _PATH, "W": str(self.root)})
