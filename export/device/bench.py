@@ -14,13 +14,14 @@ from mnv3_tf.export.device.adb import Adb, AdbDevice
 from mnv3_tf.export.device.binaries import System, benchmark_binary
 from mnv3_tf.export.device.cores import CORES_SCRIPT, CoreLayout, parse_cores
 from mnv3_tf.export.device.identity import DeviceIdentity, identify
-from mnv3_tf.export.device.measure import Job, JobResult, Measurement, measure
+from mnv3_tf.export.device.load import load_flags, other_load
+from mnv3_tf.export.device.measure import Job, JobResult, Measurement, StateAt, measure
 from mnv3_tf.export.device.remote import RemoteDevice
 from mnv3_tf.export.device.runner_build import build_runner
 from mnv3_tf.export.device.runners import KitRunner, ToolRunner
 from mnv3_tf.export.device.session import DeviceSession, opened
 from mnv3_tf.export.device.ssh import SshDevice
-from mnv3_tf.export.device.state import STATE_SCRIPT, DeviceState, parse_state, throttle_flags
+from mnv3_tf.export.device.state import STATE_SCRIPT, parse_state, throttle_flags
 from mnv3_tf.export.results.store import SCHEMA, latency
 from mnv3_tf.export.runtime import LiteRTModel
 from mnv3_tf.export.tflite_file import read_tflite
@@ -169,12 +170,13 @@ def _row(result: JobResult, measured: Measurement, facts: Any, device: RemoteDev
         "runner": runner.name, "runner_version": runner.version, "runner_sha256": runner.sha256, "threads": result.job.threads,
         "cores": result.job.cores, "delegate_asked": settings.delegate, "settings": settings.to_dict(),
         "state_before": before.to_dict(), "state_after": after.to_dict(),
-        "states": [_state_point(item.seconds, item.state) for item in measured.states], "failure": result.failure or None}
+        "states": _state_points(measured.states), "failure": result.failure or None}
     if result.failure or not result.slices:
         return {**row, **dict.fromkeys(_MEASURED), "runs": 0, "rounds": 0, "flags": [], "warnings": []}
     first = result.slices[0]
     numbers = _numbers(result)
-    flags = list(throttle_flags(before, after, numbers["drift"]))
+    flags = [*throttle_flags(before, after, numbers["drift"]),
+             *load_flags(other_load(before.processes, after.processes), result.job.threads)]
     if numbers["spread"] is not None and numbers["spread"] > SPREAD_LIMIT:
         flags.append(f"unsteady: (p90 - p10) / median is {numbers['spread']:.2f}")
     profile = result.apart.profile
@@ -217,6 +219,13 @@ def _most(summaries: Sequence[dict[str, Any]], key: str) -> float | None:
     return max((float(s[key]) for s in summaries if key in s), default=None)
 
 
-def _state_point(seconds: float, state: DeviceState) -> dict[str, Any]:
-    return {"seconds": round(seconds, 1), "cpu_temperature_c": state.cpu_temperature_c, "skin_c": state.skin_c,
-            "battery_c": state.battery_c, "thermal_status": state.thermal_status}
+def _state_points(states: Sequence[StateAt]) -> list[dict[str, Any]]:
+    """The device over time; `other_load` is what other processes used since the point before."""
+    points = []
+    for number, item in enumerate(states):
+        load = other_load(states[number - 1].state.processes, item.state.processes) if number else None
+        points.append({"seconds": round(item.seconds, 1), "cpu_temperature_c": item.state.cpu_temperature_c,
+                       "skin_c": item.state.skin_c, "battery_c": item.state.battery_c,
+                       "thermal_status": item.state.thermal_status, "load_average": item.state.load_average,
+                       "other_load": load.to_dict() if load else None})
+    return points

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mnv3_tf.export.benchmark import verdict
 from mnv3_tf.export.benchmark_statistics import ratio_with_interval
 from mnv3_tf.export.benchmark_table import ms, short_names
+from mnv3_tf.export.device.load import other_load
 from mnv3_tf.export.results.store import Record, latency
 
 # Blocks that a line names.
@@ -101,6 +102,8 @@ def device_lines(result: "DeviceResult") -> list[str]:
              f"({first['runner_version']}), {measured.rounds} interleaved rounds, {measured.seconds:.0f} s of which "
              f"{measured.overhead:.0%} were not measuring{_waited(measured.waited)}.",
              f"Before: {measured.states[0].state.sentence()}. After: {measured.states[-1].state.sentence()}."]
+    load = other_load(measured.states[0].state.processes, measured.states[-1].state.processes)
+    lines += [f"Other processes took {load.sentence()} meanwhile."] if load else []
     lines += profile_lines(rows)
     lines.append("A program started from a shell is not an app: an app may be scheduled otherwise, above all on a GPU.")
     for row in rows:

@@ -145,11 +145,12 @@ def _runtime(architecture: str, loader: str, folder: Path, progress: Progress) -
         own = _own_libraries(loader)
         if own is not None:
             return own
-    kept = folder / "libraries"
+    table = _table()
+    packages = "".join(package["sha256"] for package in table[architecture]["packages"])
+    kept = folder / f"libraries-{hashlib.sha256(packages.encode()).hexdigest()[:16]}"
     names = [loader, *_LIBRARIES]
     if not all((kept / name).is_file() for name in names):
         progress.say(f"Downloading the C and C++ libraries for {architecture}")
-        table = _table()
         bases = [os.environ["MNV3_DEBIAN"]] if os.environ.get("MNV3_DEBIAN") else table["bases"]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as store:

@@ -345,7 +345,7 @@ def test_libraries_come_from_the_mirror_that_is_named(fault: str | None, mirror:
     if fault:
         with pytest.raises(KitError, match=r"SHA-256|lack ld\.so"):
             runner_build._runtime("aarch64", "ld.so", tmp_path / "cache", Silent())
-        assert not (tmp_path / "cache" / "libraries").exists()
+        assert not list((tmp_path / "cache").glob("libraries*"))
         return
     found = runner_build._runtime("aarch64", "ld.so", tmp_path / "cache", Silent())
     assert {name: path.read_bytes() for name, path in found.items()} == {name: name.encode() for name in names}
