@@ -1,13 +1,13 @@
 """A device's rows beside each other: the table, and which file is faster."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnv3_tf.export.benchmark import verdict
-from mnv3_tf.export.benchmark_statistics import ratio_with_interval
 from mnv3_tf.export.benchmark_table import ms, short_names
 from mnv3_tf.export.device.load import other_load
+from mnv3_tf.export.results.ratio import latency_ratio
 from mnv3_tf.export.results.store import Record, latency
 
 # Blocks that a line names.
@@ -46,16 +46,10 @@ def _compare(record: Record, base: Record | None) -> dict[str, Any]:
     nothing: dict[str, Any] = {"ratio": None, "low": None, "high": None}
     if record["failure"]:
         return {**nothing, "verdict": "failed"}
-    own, other = latency(record), latency(base) if base is not None else None
-    if base is None or base["failure"] or own is None or not other:
+    found = latency_ratio(record, base) if base is not None else None
+    if found is None:
         return {**nothing, "verdict": "no baseline"}
-    if base is record:
-        return {"ratio": 1.0, "low": 1.0, "high": 1.0, "verdict": "baseline"}
-    ours, theirs = record["samples_ms"], base["samples_ms"]
-    if not ours or not theirs or len(ours) != len(theirs):
-        return {"ratio": own / other, "low": None, "high": None, "verdict": "no interval: the runner gives no single runs"}
-    ratio, low, high = ratio_with_interval(ours, theirs)
-    return {"ratio": ratio, "low": low, "high": high, "verdict": verdict(low, high, len(ours))}
+    return {"ratio": 1.0, "low": 1.0, "high": 1.0, "verdict": "baseline"} if base is record else asdict(found)
 
 
 def device_table(rows: Sequence[Record], compared: Sequence[dict[str, Any]]) -> "Table":

@@ -267,6 +267,30 @@ def test_two_phones_and_the_host_at_once(phone: Phone, files: dict[str, Path], t
     assert all((tmp_path / "res" / record["raw_log"]).exists() for record in facts["records"] if record["target"] != "host")
 
 
+def test_a_delegate_that_only_phones_have(phone: Phone, files: dict[str, Path], tmp_path: Path,
+                                          capsys: pytest.CaptureFixture[str]) -> None:
+    """`--target all`: the host's row says why it has no numbers, and the phone is measured all the same."""
+    sim = phone()
+    (tmp_path / "bm").write_bytes(b"\x7fELF" + bytes(14) + (62).to_bytes(2, "little"))
+    answer(sim, tmp_path, "INFO: Created TensorFlow Lite delegate for GPU.\nExplicitly applied GPU delegate, and the model graph "
+           "will be completely executed by the delegate.\n" + RESULT.partition("\n")[2], 0)
+    words = ["benchmark", str(files["plain_int8"]), "--delegate", "gpu", "--runner", "benchmark_model", "--benchmark-binary",
+             str(tmp_path / "bm"), "--rounds", "2", "--min-seconds", "0.1", "--runs", "5", "--out", str(tmp_path / "res")]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--target", "all", "--json"])
+    facts = json.loads(capsys.readouterr().out)
+    assert not ended.value.code and facts["problems"] == []
+    host, other = facts["records"]
+    assert (host["target"], host["median_ms"]) == ("host", None) and "--delegate gpu is for devices" in host["failure"]
+    assert other["delegate"] == "gpu" and other["failure"] is None and other["median_ms"] == pytest.approx(4.1)
+    schema = json.loads(resources.files("mnv3_tf.export.results").joinpath("schema.json").read_text())
+    for row in facts["records"]:
+        jsonschema.validate(row, schema)
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--target", "host"])
+    assert ended.value.code == 2 and "--delegate gpu is for devices" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_stopped_at_random_moments_nothing_is_left(phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
     """Ctrl-C, SIGTERM and SIGHUP at 20 moments: nothing on the phone, nothing half-written here."""

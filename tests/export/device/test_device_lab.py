@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 from device_lab.adb_client import AdbClient, find_clients, private_server
-from device_lab.faulty import FaultyPhone
 from device_lab.phone import SimulatedPhone
 from device_lab.shell import can_remount
 
 TMP = "/data/local/tmp"
 ODD = "a b'\"$x.bin"
-Make = Callable[..., FaultyPhone]
+Make = Callable[..., SimulatedPhone]
 remounts = pytest.mark.skipif(not can_remount(), reason="mount namespaces are not allowed here: no read-only and no-exec phones")
 
 
@@ -36,11 +35,11 @@ def make(client: AdbClient, tmp_path: Path) -> Iterator[Make]:
     with ExitStack() as stack:
         made = 0
 
-        def one(**options: object) -> FaultyPhone:
+        def one(**options: object) -> SimulatedPhone:
             nonlocal made
             made += 1
             (tmp_path / f"phone{made}").mkdir()
-            phone = stack.enter_context(FaultyPhone(tmp_path / f"phone{made}", **options))  # type: ignore[arg-type]
+            phone = stack.enter_context(SimulatedPhone(tmp_path / f"phone{made}", **options))  # type: ignore[arg-type]
             stack.callback(client.run, "disconnect", phone.serial)
             if not options.get("mute"):
                 client.run("connect", phone.serial)
