@@ -112,14 +112,6 @@ class RemoteDevice(ABC):
                            f"{last_line(answer.errors) or last_line(answer.output)}")
         return answer.output
 
-    def compare(self, local: Path, remote: str) -> None:
-        """Compares a file there with one here, by content.
-
-        Raises:
-            KitError: they differ.
-        """
-        self.compare_digest(local, remote, self.shell(digest_script(remote)).output)
-
     def compare_digest(self, local: Path, remote: str, printed: str) -> None:
         """Compares what :func:`digest_script` printed with a file here.
 

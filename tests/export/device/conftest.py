@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,16 +46,27 @@ def adb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def phone(adb: str, tmp_path: Path) -> Iterator[Callable[..., SimulatedPhone]]:
     """Makes phones, connected."""
     made: list[SimulatedPhone] = []
+    waiting: list[subprocess.Popen[bytes]] = []
 
     def make(**options: object) -> SimulatedPhone:
         root = tmp_path / f"phone{len(made)}"
         root.mkdir()
         new = SimulatedPhone(root, **options)  # type: ignore[arg-type]
         made.append(new)
-        subprocess.run([adb, "connect", new.serial], capture_output=True, timeout=30)
+        if options.get("mute"):  # the client waits ten seconds for a phone that says nothing; the list has it at once
+            waiting.append(subprocess.Popen([adb, "connect", new.serial], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            until = time.monotonic() + 10
+            while new.serial not in subprocess.run([adb, "devices"], capture_output=True, text=True).stdout:
+                assert time.monotonic() < until
+                time.sleep(0.05)
+        else:
+            subprocess.run([adb, "connect", new.serial], capture_output=True, timeout=30)
         return new
 
     yield make
+    for child in waiting:
+        child.kill()
+        child.wait()
     for each in made:
         subprocess.run([adb, "disconnect", each.serial], capture_output=True, timeout=30)
         each.close()

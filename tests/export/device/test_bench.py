@@ -21,10 +21,11 @@ from mnv3_tf.cli.main import main
 from mnv3_tf.errors import InputError, KitError, NoDeviceError
 from mnv3_tf.export.device.bench import DeviceSettings, benchmark_device, open_target
 from mnv3_tf.export.device.compare import comparisons
+from mnv3_tf.export.device.measure import Job, SliceFailed
 from mnv3_tf.export.device.remote import DeviceLost
 from mnv3_tf.export.device.runner_build import build_runner
 from mnv3_tf.export.device.runners import KitRunner
-from mnv3_tf.export.device.session import DeviceSession
+from mnv3_tf.export.device.session import opened
 from mnv3_tf.export.results.store import REQUIRED
 from mnv3_tf.export.runtime import LiteRTModel
 from mnv3_tf.progress import Silent
@@ -68,13 +69,10 @@ def test_outputs_are_the_hosts_to_the_byte(phone: Phone, files: dict[str, Path],
     model = LiteRTModel(files["plain_int8"])
     tensors = np.random.default_rng(0).integers(-128, 128, (5, *model.input_shape[1:]), dtype=np.int8)
     (tmp_path / "in.bin").write_bytes(tensors.tobytes())
-    session = DeviceSession(open_target(f"adb:{sim.serial}")).open()
-    try:
+    with opened(open_target(f"adb:{sim.serial}")) as session:
         runner = KitRunner(session, build_runner("x86_64", Silent()))
         runner.install()
         runner.outputs(files["plain_int8"], tmp_path / "in.bin", tmp_path / "out.bin")
-    finally:
-        session.close()
     expected = b"".join(model.run_raw(tensor[None]).tobytes() for tensor in tensors)
     assert (tmp_path / "out.bin").read_bytes() == expected and sim.settled()
 
@@ -99,12 +97,13 @@ def test_pushes_that_fail(faults: dict[str, object], words: str, phone: Phone, f
         assert sim.settled()
 
 
-def test_a_cable_that_is_pulled_in_the_middle(phone: Phone, files: dict[str, Path]) -> None:
-    sim = phone(drop_after_opens=18)
-    said = Silent()
-    with pytest.raises((DeviceLost, NoDeviceError)):
-        benchmark_device(open_target(f"adb:{sim.serial}"), [files["plain_int8"]], QUICK, said)
-    assert not sim.running()
+@pytest.mark.parametrize("opens", [8, 18, 28])
+def test_a_cable_that_is_pulled_in_the_middle(opens: int, phone: Phone, files: dict[str, Path]) -> None:
+    """While files are copied, and while they run."""
+    sim = phone(drop_after_opens=opens)
+    with pytest.raises((DeviceLost, NoDeviceError)) as caught:
+        benchmark_device(open_target(f"adb:{sim.serial}"), [files["plain_int8"]], QUICK, Silent())
+    assert sim.serial in str(caught.value) and not sim.running()
 
 
 @pytest.mark.parametrize(("faults", "words"), [
@@ -125,21 +124,36 @@ def answer(sim: SimulatedPhone, folder: Path, text: str, code: int, **others: st
                             for number, (words, _) in enumerate(patterns)])
 
 
-@pytest.mark.parametrize(("text", "code", "words"), [
+NO_RESULTS = (
     ("/system/bin/sh: ./ld-linux: can't execute: Permission denied\n", 126, "does not let the runner be executed"),
     ("sh: ./ld-linux: not executable: 64-bit ELF file\n", 126, "the device is a 32-bit one"),
     ("error: the model cannot be loaded: status 500\n", 1, "the model cannot be loaded"),
     ("kit_runner 1\ninit_us 10\n", 137, "killed by the device"), ("kit_runner 1\ninit_us 10\nus 1 2\n", 0, "without a result"),
-    ("", 139, "ended by signal 11")])
-def test_runs_that_are_none(text: str, code: int, words: str, phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
-    """Exit code 0 without a result is a failure too, and the raw log is kept."""
+    ("", 139, "ended by signal 11"))
+
+
+def test_runs_that_are_none(phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
+    """Exit code 0 without a result is a failure too, and what was printed is kept."""
+    sim = phone()
+    job = Job(files["plain_int8"], 1, None, "all")
+    with opened(open_target(f"adb:{sim.serial}")) as session:
+        runner = KitRunner(session, build_runner("x86_64", Silent()))
+        runner.install()
+        for text, code, words in NO_RESULTS:
+            answer(sim, tmp_path, text, code)
+            with pytest.raises(SliceFailed, match=words) as caught:
+                runner.slice(job, 5, 0.1, 1)
+            assert text.strip() in caught.value.log and f"# exit code {code}" in caught.value.log
+
+
+def test_a_run_that_is_none_is_a_row_that_says_why(phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
     sim = phone()
     device = open_target(f"adb:{sim.serial}")
-    answer(sim, tmp_path, text, code)
+    answer(sim, tmp_path, *NO_RESULTS[2][:2])
     result = benchmark_device(device, [files["plain_int8"]], QUICK, Silent())
     row, = result.rows
-    assert words in row["failure"] and row["median_ms"] is None and row["runs"] == 0
-    assert text.strip()[:20] in result.logs[0]
+    assert "the model cannot be loaded" in row["failure"] and row["median_ms"] is None and row["runs"] == 0
+    assert "error: the model cannot be loaded: status 500" in result.logs[0] and "round 1: timed" in result.logs[0]
 
 
 def tool(sim: SimulatedPhone, folder: Path, log: str, files: dict[str, Path], others: dict[str, str] | None = None,
@@ -296,7 +310,7 @@ def test_stopped_at_random_moments_nothing_is_left(phone: Phone, files: dict[str
     """Ctrl-C, SIGTERM and SIGHUP at 20 moments: nothing on the phone, nothing half-written here."""
     sim = phone()
     rng = random.Random(0)
-    words = command("benchmark", files["plain_int8"], "--target", f"adb:{sim.serial}", "--min-seconds", "1", "--out",
+    words = command("benchmark", files["plain_int8"], "--target", f"adb:{sim.serial}", "--min-seconds", "0.4", "--out",
                     tmp_path / "res")
     began = time.monotonic()
     assert subprocess.run(words, capture_output=True, timeout=120).returncode == 0
