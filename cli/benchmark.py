@@ -141,7 +141,7 @@ def _on_host(files: tuple[str, ...], threads: tuple[int, ...], runs: int, min_se
 
     from mnv3_tf.errors import InputError
     from mnv3_tf.export.benchmark import benchmark_files
-    from mnv3_tf.export.device.local import add_profiles
+    from mnv3_tf.export.device.local import add_profiles, runner_here
     from mnv3_tf.export.results.store import failed_host_records, host_records
 
     written = datetime.now(UTC).isoformat(timespec="seconds")
@@ -150,11 +150,12 @@ def _on_host(files: tuple[str, ...], threads: tuple[int, ...], runs: int, min_se
         if alone:
             raise InputError(f"{reason}.")
         return None, failed_host_records(files, threads, delegate, reason, written)
+    bundle = runner_here(Terminal()) if profile else None
     result = benchmark_files(files, threads=threads, runs=runs, warmup=warmup, rounds=rounds, seed=seed, delegate=delegate,
                              min_seconds=1.0 if min_seconds is None else min_seconds, progress=Terminal())
     records = host_records(result, written)
-    if profile:
-        add_profiles(records, delegate=delegate, runs=runs, seed=seed, progress=Terminal())
+    if bundle:
+        add_profiles(records, bundle, delegate=delegate, runs=runs, seed=seed)
     return result, records
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.export.device.measure import Job, SliceFailed
 from mnv3_tf.export.device.remote import RemoteDevice, run_client
-from mnv3_tf.export.device.runner_build import build_runner
+from mnv3_tf.export.device.runner_build import RunnerBundle, build_runner
 from mnv3_tf.export.device.runners import KitRunner
 from mnv3_tf.export.device.session import opened
 from mnv3_tf.export.results.store import Record, latency
@@ -53,30 +53,39 @@ class LocalDevice(RemoteDevice):
                            "another folder with TMPDIR.") from error
 
 
-def add_profiles(records: Sequence[Record], *, delegate: str, runs: int, seed: int, progress: Progress) -> None:
-    """Times the operators of rows that this machine measured, with the kit's own runner, and adds them to the rows.
+def runner_here(progress: Progress) -> RunnerBundle:
+    """The kit's runner for this machine.
 
     Args:
-        records: of this machine; rows that failed are left as they are.
-        delegate: "xnnpack" or "none".
-        runs: for each at least.
-        seed: of the random input.
         progress: told of what is compiled.
 
     Raises:
-        InputError: this machine is none that the runner is for.
+        InputError: this machine is none that the runner is for; the message names the alternative.
         KitError: the runner cannot be built.
     """
     if sys.platform != "linux":
         raise InputError(f"--profile on this machine needs Linux, and this is {sys.platform}. Profile on a device: --target adb "
                          "or --target ssh:HOST.")
-    bundle = build_runner(platform.machine(), progress)
-    with tempfile.TemporaryDirectory(prefix="mnv3-") as base, opened(LocalDevice(base), progress.say) as session:
+    return build_runner(platform.machine(), progress)
+
+
+def add_profiles(records: Sequence[Record], bundle: RunnerBundle, *, delegate: str, runs: int, seed: int) -> None:
+    """Times the operators of rows that this machine measured, and adds them to the rows.
+
+    Args:
+        records: of this machine.
+        bundle: from :func:`runner_here`.
+        delegate: "xnnpack" or "none".
+        runs: for each at least.
+        seed: of the random input.
+
+    Raises:
+        KitError: the temporary folder cannot be written to.
+    """
+    with tempfile.TemporaryDirectory(prefix="mnv3-") as base, opened(LocalDevice(base)) as session:
         runner = KitRunner(session, bundle, delegate=delegate, seed=seed)
         runner.install()
         for record in records:
-            if record["failure"]:
-                continue
             try:
                 profile, _ = runner.profile(Job(Path(record["file"]), record["threads"], None, "all"), runs)
             except SliceFailed as error:

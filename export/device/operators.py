@@ -29,6 +29,7 @@ _LONGEST_CHAIN = 4
 _FOR_THE_NEXT = re.compile(r"Convert .*Q[DP]8")
 # A sum of times that is so much above the median of the timed runs is no description of them.
 MOST_OF_MEDIAN = 1.25
+# The layers' names as mnv3_tf.network gives and prints them; that module would load Keras.
 _ALONE = "classifier|logits|predictions|rescale|input_units"
 _LAYER = re.compile(rf"(?:quant_)?((stem|head|block_\d+|expanded_conv(?:_\d+)?)_(\w+)|{_ALONE})$")
 _BLOCK = re.compile(rf"(stem|head|block_\d+|expanded_conv(_\d+)?)/|({_ALONE})$")
