@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -305,25 +306,37 @@ def test_a_delegate_that_only_phones_have(phone: Phone, files: dict[str, Path], 
     assert ended.value.code == 2 and "--delegate gpu is for devices" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_stopped_at_random_moments_nothing_is_left(phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
-    """Ctrl-C, SIGTERM and SIGHUP at 20 moments: nothing on the phone, nothing half-written here."""
-    sim = phone()
-    rng = random.Random(0)
-    words = command("benchmark", files["plain_int8"], "--target", f"adb:{sim.serial}", "--min-seconds", "0.4", "--out",
-                    tmp_path / "res")
-    began = time.monotonic()
-    assert subprocess.run(words, capture_output=True, timeout=120).returncode == 0
-    whole = time.monotonic() - began
-    lines = (tmp_path / "res" / "results.jsonl").read_text().count("\n")
-    for number in range(20):
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def stopped_at_random_moments(sim: SimulatedPhone, words: list[str], results: Path, whole: float, seed: int) -> None:
+    """Nothing is left on the phone, and nothing is half-written here."""
+    rng = random.Random(seed)
+    lines = results.read_text().count("\n")
+    for number in range(5):
         child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
         time.sleep(rng.uniform(0.3, whole))
-        child.send_signal((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[number % 3])
+        child.send_signal(SIGNALS[(seed + number) % 3])
         child.communicate(timeout=60)
-        assert sim.settled(), (number, sim.left(), sim.running())
-        text = (tmp_path / "res" / "results.jsonl").read_text()
+        assert sim.settled(), (seed, number, sim.left(), sim.running())
+        text = results.read_text()
         assert text.endswith("\n") and all(json.loads(line) for line in text.splitlines())
         # A signal may also come when all is written and the program is about to end.
         assert text.count("\n") - lines in (0, 1)
         lines = text.count("\n")
+
+
+@pytest.mark.slow
+def test_stopped_at_random_moments_nothing_is_left(phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
+    """Ctrl-C, SIGTERM and SIGHUP at 20 moments, on four phones side by side, since most of it is waiting."""
+    phones = [phone() for _ in range(4)]
+    folders = [tmp_path / f"res{number}" for number in range(4)]
+    words = [command("benchmark", files["plain_int8"], "--target", f"adb:{sim.serial}", "--min-seconds", "0.4", "--out", folder)
+             for sim, folder in zip(phones, folders, strict=True)]
+    with ThreadPoolExecutor(4) as pool:
+        began = time.monotonic()
+        done = list(pool.map(lambda line: subprocess.run(line, capture_output=True, timeout=120).returncode, words))
+        whole = time.monotonic() - began
+        assert done == [0] * 4
+        list(pool.map(stopped_at_random_moments, phones, words, [folder / "results.jsonl" for folder in folders], [whole] * 4,
+                      range(4)))

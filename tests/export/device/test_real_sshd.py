@@ -8,7 +8,9 @@ from device_lab.sshd import Board
 
 from mnv3_tf.errors import KitError, NoDeviceError
 from mnv3_tf.export.device.bench import DeviceSettings, benchmark_device, open_target
-from mnv3_tf.export.device.parity import run_on_device
+from mnv3_tf.export.device.runner_build import build_runner
+from mnv3_tf.export.device.runners import KitRunner
+from mnv3_tf.export.device.session import opened
 from mnv3_tf.export.device.ssh import SshDevice
 from mnv3_tf.export.runtime import LiteRTModel
 from mnv3_tf.progress import Silent
@@ -31,9 +33,14 @@ def test_two_models_and_equal_bytes(board: Board, files: dict[str, Path], tmp_pa
     for name in ("plain_int8", "swish_int8"):
         model = LiteRTModel(files[name])
         tensors = np.random.default_rng(0).integers(-128, 128, (3, *model.input_shape[1:]), dtype=np.int8)
-        (tmp_path / "in.bin").write_bytes(tensors.tobytes())
-        run_on_device(f"ssh:{board.shared}", files[name], tmp_path / "in.bin", tmp_path / "out.bin", Silent())
-        assert (tmp_path / "out.bin").read_bytes() == b"".join(model.run_raw(tensor[None]).tobytes() for tensor in tensors)
+        (tmp_path / f"{name}.bin").write_bytes(tensors.tobytes())
+        (tmp_path / f"{name}.wanted").write_bytes(b"".join(model.run_raw(tensor[None]).tobytes() for tensor in tensors))
+    with opened(open_target(f"ssh:{board.shared}")) as session:
+        runner = KitRunner(session, build_runner("x86_64", Silent()))
+        runner.install()
+        for name in ("plain_int8", "swish_int8"):
+            runner.outputs(files[name], tmp_path / f"{name}.bin", tmp_path / f"{name}.out")
+            assert (tmp_path / f"{name}.out").read_bytes() == (tmp_path / f"{name}.wanted").read_bytes()
     assert left() == before and "Accepted publickey" in board.log()
 
 
