@@ -9,6 +9,7 @@ from mnv3_tf.cli.options import Terminal, json_option, print_json
 from mnv3_tf.errors import GateError, KitError, NoDeviceError
 
 if TYPE_CHECKING:
+    from mnv3_tf.export.benchmark import BenchmarkResult
     from mnv3_tf.export.device.bench import DeviceSettings
     from mnv3_tf.export.results.store import Record
 
@@ -71,7 +72,7 @@ class Targets(click.ParamType):
 @click.option("--cool-down", type=click.FloatRange(min=0, max=3600), default=60.0, show_default=True,
               help="Seconds to wait at most, in all, for a device that got warmer than at the start.")
 @click.option("--fixed-performance", is_flag=True, help="Android's mode of steady clocks meanwhile; reset in any case.")
-@click.option("--profile", is_flag=True, help="benchmark_model times every operator too; its latency is not to be compared then.")
+@click.option("--profile", is_flag=True, help="Time every operator and layer too, in runs of their own.")
 @click.option("--use-cache", is_flag=True, help="benchmark_model keeps XNNPACK's packed weights in a file.")
 @click.option("--against", type=click.Path(), metavar="FILE",
               help="Baseline of the ratios; measured too if it is not among the files.  [default: the first file]")
@@ -97,11 +98,12 @@ def benchmark(files: tuple[str, ...], targets: tuple[str, ...], threads: tuple[i
     files, against = _with_baseline(files, against)
     records: list[Record] = []
     logs: list[str] = []
-    result = None
+    result: BenchmarkResult | None = None
     if "host" in targets or "all" in targets:
-        result = _on_host(files, threads, runs, min_seconds, warmup, rounds, seed, delegate)
-        records += result[1]
-        logs += [""] * len(result[1])
+        result, host = _on_host(files, threads, runs, min_seconds, warmup, rounds, seed, delegate, profile,
+                                alone=targets == ("host",))
+        records += host
+        logs += [""] * len(host)
     settings = DeviceSettings(
         threads, tuple(choice.strip() for choice in cores.split(";")), runs, 10.0 if min_seconds is None else min_seconds, warmup,
         rounds, seed, delegate, runner, Path(benchmark_binary) if benchmark_binary else None,  # type: ignore[arg-type]
@@ -115,12 +117,14 @@ def benchmark(files: tuple[str, ...], targets: tuple[str, ...], threads: tuple[i
     if as_json:
         from mnv3_tf.export.device.compare import comparisons
 
-        base = result[0].to_dict(against=against) if result else {"rows": [], "comparisons": [], "samples_ms": []}
+        base = result.to_dict(against=against) if result else {"rows": [], "comparisons": [], "samples_ms": []}
         base["rows"] += [record for record in records if record["target"] != "host"]
         print_json({**base, "records": records, "device_comparisons": comparisons(records, against or files[0]),
                     "problems": problems})
     elif result:
-        _print_text(result[0], against)
+        _print_text(result, records, against)
+    elif records and records[0]["target"] == "host":
+        click.echo(f"This machine was not measured: {records[0]['failure']}.")
     for problem in problems:
         click.echo(f"Error: {problem}", err=True)
     failures = [line for limit in limits for line in check_gate(limit, records)]
@@ -131,18 +135,28 @@ def benchmark(files: tuple[str, ...], targets: tuple[str, ...], threads: tuple[i
 
 
 def _on_host(files: tuple[str, ...], threads: tuple[int, ...], runs: int, min_seconds: float | None, warmup: int, rounds: int,
-             seed: int, delegate: str) -> tuple[Any, "list[Record]"]:
+             seed: int, delegate: str, profile: bool, *, alone: bool) -> "tuple[BenchmarkResult | None, list[Record]]":
+    """The result, and its rows; no result, and rows that say why, where only devices have the delegate."""
     from datetime import UTC, datetime
 
     from mnv3_tf.errors import InputError
     from mnv3_tf.export.benchmark import benchmark_files
-    from mnv3_tf.export.results.store import host_records
+    from mnv3_tf.export.device.local import add_profiles, runner_here
+    from mnv3_tf.export.results.store import failed_host_records, host_records
 
+    written = datetime.now(UTC).isoformat(timespec="seconds")
     if delegate not in ("xnnpack", "none"):
-        raise InputError(f"--delegate {delegate} is for devices; this machine has xnnpack and none.")
+        reason = f"--delegate {delegate} is for devices; this machine has xnnpack and none"
+        if alone:
+            raise InputError(f"{reason}.")
+        return None, failed_host_records(files, threads, delegate, reason, written)
+    bundle = runner_here(Terminal()) if profile else None
     result = benchmark_files(files, threads=threads, runs=runs, warmup=warmup, rounds=rounds, seed=seed, delegate=delegate,
                              min_seconds=1.0 if min_seconds is None else min_seconds, progress=Terminal())
-    return result, host_records(result, datetime.now(UTC).isoformat(timespec="seconds"))
+    records = host_records(result, written)
+    if bundle:
+        add_profiles(records, bundle, delegate=delegate, runs=runs, seed=seed)
+    return result, records
 
 
 def _on_devices(targets: list[str], files: list[Path], settings: "DeviceSettings", records: "list[Record]", logs: list[str],
@@ -219,17 +233,19 @@ def _with_baseline(files: tuple[str, ...], against: str | None) -> tuple[tuple[s
     return (against, *files), against
 
 
-def _print_text(result: Any, against: str | None) -> None:
+def _print_text(result: "BenchmarkResult", records: "list[Record]", against: str | None) -> None:
     from rich.console import Console
 
     from mnv3_tf.export.benchmark import compare_rows
     from mnv3_tf.export.benchmark_table import benchmark_table, machine_lines, warning_lines
+    from mnv3_tf.export.device.compare import profile_lines
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=140)
     console.print(benchmark_table(result.rows, compare_rows(result, against=against)))
-    for line in machine_lines(result):
+    host = [record for record in records if record["target"] == "host"]
+    for line in [*machine_lines(result), *profile_lines(host)]:
         console.print(line, markup=False, soft_wrap=not console.is_terminal)
     for line in warning_lines(result):
         console.print(f"Warning: {line}", markup=False, style="yellow", soft_wrap=not console.is_terminal)

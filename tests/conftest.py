@@ -1,5 +1,6 @@
 """What many tests share: a small picture data set, and runs made from it once per session."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -48,8 +49,16 @@ def _same_numbers_every_time() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The scan's cache of these tests is not the user's."""
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    """The scan's cache of these tests is not the user's. The runner for devices is kept between sessions: each of its parts has
+    a name that says its content, and is put there whole."""
+    from device_lab.downloads import folder_for
+
+    cache, kept = tmp_path_factory.mktemp("cache"), folder_for("runner")
+    with contextlib.suppress(OSError):  # without a folder to keep it in, it is made anew
+        kept.mkdir(parents=True, exist_ok=True)
+        (cache / "mnv3-tf").mkdir()
+        (cache / "mnv3-tf" / "runner").symlink_to(kept)
+    os.environ["XDG_CACHE_HOME"] = str(cache)
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,14 @@ with blanks.
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from mnv3_tf.errors import InputError, KitError, NoDeviceError
-from mnv3_tf.export.device.remote import DeviceLost, RemoteDevice, last_line, run_client
+from mnv3_tf.export.device.remote import DeviceLost, RemoteDevice, digest_script, last_line, run_client
 
 _SECONDS = 30.0
 _INSTALL = ("Install it (Debian and Ubuntu: apt install adb; elsewhere: the Android SDK platform tools), or give its path in the "
@@ -165,6 +166,7 @@ class AdbDevice(RemoteDevice):
         serial: the device's.
     """
 
+    kind = "adb"
     base = "/data/local/tmp"
 
     def __init__(self, adb: Adb, serial: str):
@@ -190,9 +192,9 @@ class AdbDevice(RemoteDevice):
         text = done.stdout + done.stderr
         if done.returncode or re.search(r"\b(failed|error):|: error:", text):
             raise self.push_error(local, remote, text)
-        self.compare(local, remote)
-        if executable:  # adb keeps the host's bits, which a file from a wheel need not have
-            self.check(["chmod", "755", remote])
+        # adb keeps the host's bits, which a file from a wheel need not have.
+        mode = f"chmod 755 {shlex.quote(remote)} && " if executable else ""
+        self.compare_digest(local, remote, self.check(f"{mode}{{ {digest_script(remote)}; }}"))
 
     def pull(self, remote: str, local: Path, *, seconds: float = 300.0) -> None:
         done = self.adb.run("-s", self.serial, "pull", remote, str(local), seconds=seconds)
@@ -214,7 +216,8 @@ class AdbDevice(RemoteDevice):
 
 
 _LOST = ("couldn't read from device", "protocol fault", "connection reset", "error: closed", "failed to read", "broken pipe",
-         "device disconnected", "eof")
+         "device disconnected", "connect failed", "eof")
+
 
 def connect(adb: Adb, address: str) -> DeviceEntry:
     """`adb connect`, believed only when the device says that it is there.

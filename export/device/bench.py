@@ -1,7 +1,6 @@
 """`mnv3 benchmark --target adb`: everything from finding the device to rows of results."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,24 +9,25 @@ from typing import Any, Literal
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.benchmark import drift_of
 from mnv3_tf.export.benchmark_statistics import percentile
+from mnv3_tf.export.benchmark_table import SPREAD_LIMIT
 from mnv3_tf.export.device.adb import Adb, AdbDevice
-from mnv3_tf.export.device.binaries import benchmark_binary
+from mnv3_tf.export.device.binaries import System, benchmark_binary
 from mnv3_tf.export.device.cores import CORES_SCRIPT, CoreLayout, parse_cores
-from mnv3_tf.export.device.identity import DeviceIdentity, android_identity, board_identity
-from mnv3_tf.export.device.measure import Job, JobResult, Measurement, measure
+from mnv3_tf.export.device.identity import DeviceIdentity, identify
+from mnv3_tf.export.device.load import load_flags, other_load
+from mnv3_tf.export.device.measure import Job, JobResult, Measurement, StateAt, measure
 from mnv3_tf.export.device.remote import RemoteDevice
 from mnv3_tf.export.device.runner_build import build_runner
 from mnv3_tf.export.device.runners import KitRunner, ToolRunner
-from mnv3_tf.export.device.session import DeviceSession, interrupts
+from mnv3_tf.export.device.session import DeviceSession, opened
 from mnv3_tf.export.device.ssh import SshDevice
-from mnv3_tf.export.device.state import STATE_SCRIPT, DeviceState, parse_state, throttle_flags
-from mnv3_tf.export.results.store import SCHEMA
+from mnv3_tf.export.device.state import STATE_SCRIPT, parse_state, throttle_flags
+from mnv3_tf.export.results.store import SCHEMA, latency
 from mnv3_tf.export.runtime import LiteRTModel
 from mnv3_tf.export.tflite_file import read_tflite
 from mnv3_tf.progress import Progress
 
 RunnerName = Literal["kit", "benchmark_model"]
-_SPREAD_LIMIT = 0.25
 _MEASURED = ("median_ms", "mean_ms", "p90_ms", "p95_ms", "p99_ms", "min_ms", "max_ms", "spread", "drift", "init_ms", "first_ms",
              "peak_memory_mb", "partitions", "samples_ms", "delegate")
 
@@ -48,7 +48,7 @@ class DeviceSettings:
         binary: the user's own benchmark_model.
         cool_down: seconds to wait at most for a device that is warmer than at the start.
         fixed_performance: Android's mode of steady clocks meanwhile; always reset.
-        profile: benchmark_model also times every operator; slower, so its rows' latency is not to be compared.
+        profile: every operator is timed too, in runs of their own.
         use_cache: benchmark_model keeps XNNPACK's packed weights in a file.
     """
 
@@ -101,30 +101,21 @@ def benchmark_device(device: RemoteDevice, files: Sequence[Path], settings: Devi
         KitError: the device cannot be used, or went away.
     """
     facts = {file: read_tflite(file) for file in files}
-    android = isinstance(device, AdbDevice)
-    identity = android_identity(device) if android else board_identity(device)
-    layout = parse_cores(device.check(CORES_SCRIPT))
-    jobs = _jobs(files, settings, layout)
-    with interrupts(), _session(device, settings, android, progress) as session:
-        runner: KitRunner | ToolRunner
-        if settings.runner == "kit" and (settings.profile or settings.use_cache):
-            raise InputError("--profile and --use-cache are benchmark_model's; take --runner benchmark_model for them.")
-        if settings.runner == "kit":
-            if settings.delegate not in ("xnnpack", "none"):
-                raise InputError(f"the kit's runner has no {settings.delegate} delegate; take --runner benchmark_model for it.")
-            runner = KitRunner(session, build_runner(identity.architecture, progress), delegate=settings.delegate,
-                               seed=settings.seed)
-        else:
-            binary = benchmark_binary("android" if android else "linux", identity.architecture, given=settings.binary,
-                                      progress=progress)
-            runner = ToolRunner(session, binary, delegate=settings.delegate, profile=settings.profile,
-                                use_cache=settings.use_cache)
+    if settings.fixed_performance and device.kind != "adb":
+        raise InputError("--fixed-performance is Android's; a board's governor is set by its administrator.")
+    identity = identify(device)
+    jobs = _jobs(files, settings, parse_cores(device.check(CORES_SCRIPT)))
+    with opened(device, progress.say) as session:
+        if settings.fixed_performance:
+            session.undo_at_end("cmd power set-fixed-performance-mode-enabled false")
+            device.check("cmd power set-fixed-performance-mode-enabled true")
+        runner = _runner(session, identity.architecture, settings, progress)
         progress.say(f"{identity.name}: copying the runner and {len(files)} file{'s' * (len(files) != 1)}")
         runner.install()
         for file in files:
             runner.model(file)
         measured = measure(jobs, runner, runs=settings.runs, seconds=settings.min_seconds, warmup=settings.warmup,
-                           rounds=settings.rounds, cool_down=settings.cool_down,
+                           rounds=settings.rounds, cool_down=settings.cool_down, profile=settings.profile,
                            state=lambda: parse_state(device.check(STATE_SCRIPT)), name=identity.name, progress=progress)
     written = datetime.now(UTC).isoformat(timespec="seconds")
     rows = [_row(result, measured, facts[result.job.file], device, identity, runner, settings, written)
@@ -157,55 +148,50 @@ def _jobs(files: Sequence[Path], settings: DeviceSettings, layout: CoreLayout) -
     return [Job(file, threads, mask, text) for file in files for threads in settings.threads for mask, text in masks]
 
 
-@contextlib.contextmanager
-def _session(device: RemoteDevice, settings: DeviceSettings, android: bool, progress: Progress) -> Iterator[DeviceSession]:
-    session = DeviceSession(device, progress.say)
-    try:
-        try:
-            session.open()
-            if settings.fixed_performance:
-                if not android:
-                    raise InputError("--fixed-performance is Android's; a board's governor is set by its administrator.")
-                session.undo_at_end("cmd power set-fixed-performance-mode-enabled false")
-                device.check("cmd power set-fixed-performance-mode-enabled true")
-            yield session
-        finally:
-            session.close()
-    finally:  # an interrupt may come at the very moment that the first close begins
-        session.close()
+def _runner(session: DeviceSession, architecture: str, settings: DeviceSettings, progress: Progress) -> KitRunner | ToolRunner:
+    if settings.runner == "benchmark_model":
+        system: System = "android" if session.device.kind == "adb" else "linux"
+        binary = benchmark_binary(system, architecture, given=settings.binary, progress=progress)
+        return ToolRunner(session, binary, delegate=settings.delegate, use_cache=settings.use_cache)
+    if settings.use_cache:
+        raise InputError("--use-cache is benchmark_model's; take --runner benchmark_model for it.")
+    if settings.delegate not in ("xnnpack", "none"):
+        raise InputError(f"the kit's runner has no {settings.delegate} delegate; take --runner benchmark_model for it.")
+    return KitRunner(session, build_runner(architecture, progress), delegate=settings.delegate, seed=settings.seed)
 
 
 def _row(result: JobResult, measured: Measurement, facts: Any, device: RemoteDevice, identity: DeviceIdentity,
          runner: KitRunner | ToolRunner, settings: DeviceSettings, written: str) -> dict[str, Any]:
     before, after = measured.states[0].state, measured.states[-1].state
-    kind = "adb" if isinstance(device, AdbDevice) else "ssh"
     row: dict[str, Any] = {
         "schema": SCHEMA, "written": written, "file": str(result.job.file), "file_sha256": facts.sha256,
-        "size_bytes": facts.size_bytes, "target": f"{kind}:{identity.alias}", "device": identity.name, "soc": identity.soc,
+        "size_bytes": facts.size_bytes, "target": f"{device.kind}:{identity.alias}", "device": identity.name, "soc": identity.soc,
         "architecture": identity.architecture, "system": identity.system, "build_fingerprint": identity.build_fingerprint,
         "runner": runner.name, "runner_version": runner.version, "runner_sha256": runner.sha256, "threads": result.job.threads,
         "cores": result.job.cores, "delegate_asked": settings.delegate, "settings": settings.to_dict(),
         "state_before": before.to_dict(), "state_after": after.to_dict(),
-        "states": [_state_point(item.seconds, item.state) for item in measured.states], "failure": result.failure or None}
+        "states": _state_points(measured.states), "failure": result.failure or None}
     if result.failure or not result.slices:
         return {**row, **dict.fromkeys(_MEASURED), "runs": 0, "rounds": 0, "flags": [], "warnings": []}
     first = result.slices[0]
     numbers = _numbers(result)
-    flags = list(throttle_flags(before, after, numbers["drift"]))
-    if numbers["spread"] is not None and numbers["spread"] > _SPREAD_LIMIT:
+    flags = [*throttle_flags(before, after, numbers["drift"]),
+             *load_flags(other_load(before.processes, after.processes), result.job.threads)]
+    if numbers["spread"] is not None and numbers["spread"] > SPREAD_LIMIT:
         flags.append(f"unsteady: (p90 - p10) / median is {numbers['spread']:.2f}")
-    if settings.profile:
-        flags.append("profiled: every operator was timed, so the latency is not to be compared")
+    profile = result.apart.profile
+    flags += profile.flags(latency(numbers)) if profile else []
     if settings.delegate == "xnnpack" and first.delegate != "xnnpack":
         flags.append("CPU fallback: XNNPACK took nothing of it")
     partitions = first.partitions
     if partitions is None and runner.name == "kit":  # the same version of the same runtime cuts a graph in the same way
         partitions = LiteRTModel(result.job.file, fix_batch=True, delegate=settings.delegate).partitions
     return {**row, **numbers, "rounds": len(result.slices), "init_ms": first.init_ms, "first_ms": first.first_ms,
-            "peak_memory_mb": max((s.peak_memory_mb for s in result.slices if s.peak_memory_mb is not None), default=None),
+            "peak_memory_mb": result.apart.peak_memory_mb,
+            "measured_apart": ["peak_memory_mb", *(["ops"] if profile else [])],
             "delegate": first.delegate, "partitions": partitions, "flags": flags,
-            "ops": [asdict(op) for op in result.slices[-1].ops] or None,
-            "warnings": sorted({line for s in result.slices for line in s.warnings}),
+            **(profile.to_fields(latency(numbers)) if profile else {"ops": None, "profile": None}),
+            "warnings": [*sorted({line for s in result.slices for line in s.warnings}), *result.apart.problems],
             "samples_ms": [list(s.samples_ms) for s in result.slices] if first.samples_ms else None}
 
 
@@ -233,6 +219,13 @@ def _most(summaries: Sequence[dict[str, Any]], key: str) -> float | None:
     return max((float(s[key]) for s in summaries if key in s), default=None)
 
 
-def _state_point(seconds: float, state: DeviceState) -> dict[str, Any]:
-    return {"seconds": round(seconds, 1), "cpu_temperature_c": state.cpu_temperature_c, "skin_c": state.skin_c,
-            "battery_c": state.battery_c, "thermal_status": state.thermal_status}
+def _state_points(states: Sequence[StateAt]) -> list[dict[str, Any]]:
+    """The device over time; `other_load` is what other processes used since the point before."""
+    points = []
+    for number, item in enumerate(states):
+        load = other_load(states[number - 1].state.processes, item.state.processes) if number else None
+        points.append({"seconds": round(item.seconds, 1), "cpu_temperature_c": item.state.cpu_temperature_c,
+                       "skin_c": item.state.skin_c, "battery_c": item.state.battery_c,
+                       "thermal_status": item.state.thermal_status, "load_average": item.state.load_average,
+                       "other_load": load.to_dict() if load else None})
+    return points

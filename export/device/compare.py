@@ -1,13 +1,17 @@
 """A device's rows beside each other: the table, and which file is faster."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnv3_tf.export.benchmark import verdict
-from mnv3_tf.export.benchmark_statistics import ratio_with_interval
 from mnv3_tf.export.benchmark_table import ms, short_names
+from mnv3_tf.export.device.load import other_load
+from mnv3_tf.export.results.ratio import latency_ratio
 from mnv3_tf.export.results.store import Record, latency
+
+# Blocks that a line names.
+_BLOCKS_SAID = 6
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,16 +46,10 @@ def _compare(record: Record, base: Record | None) -> dict[str, Any]:
     nothing: dict[str, Any] = {"ratio": None, "low": None, "high": None}
     if record["failure"]:
         return {**nothing, "verdict": "failed"}
-    own, other = latency(record), latency(base) if base is not None else None
-    if base is None or base["failure"] or own is None or not other:
+    found = latency_ratio(record, base) if base is not None else None
+    if found is None:
         return {**nothing, "verdict": "no baseline"}
-    if base is record:
-        return {"ratio": 1.0, "low": 1.0, "high": 1.0, "verdict": "baseline"}
-    ours, theirs = record["samples_ms"], base["samples_ms"]
-    if not ours or not theirs or len(ours) != len(theirs):
-        return {"ratio": own / other, "low": None, "high": None, "verdict": "no interval: the runner gives no single runs"}
-    ratio, low, high = ratio_with_interval(ours, theirs)
-    return {"ratio": ratio, "low": low, "high": high, "verdict": verdict(low, high, len(ours))}
+    return {"ratio": 1.0, "low": 1.0, "high": 1.0, "verdict": "baseline"} if base is record else asdict(found)
 
 
 def device_table(rows: Sequence[Record], compared: Sequence[dict[str, Any]]) -> "Table":
@@ -98,10 +96,29 @@ def device_lines(result: "DeviceResult") -> list[str]:
              f"({first['runner_version']}), {measured.rounds} interleaved rounds, {measured.seconds:.0f} s of which "
              f"{measured.overhead:.0%} were not measuring{_waited(measured.waited)}.",
              f"Before: {measured.states[0].state.sentence()}. After: {measured.states[-1].state.sentence()}."]
+    load = other_load(measured.states[0].state.processes, measured.states[-1].state.processes)
+    lines += [f"Other processes took {load.sentence()} meanwhile."] if load else []
+    lines += profile_lines(rows)
     lines.append("A program started from a shell is not an app: an app may be scheduled otherwise, above all on a GPU.")
     for row in rows:
         label = f"{Path(row['file']).name}, threads {row['threads']}"
         lines += [f"Warning: {label}: {text}." for text in (*row["flags"], *row["warnings"])]
+    return lines
+
+
+def profile_lines(rows: Sequence[Record]) -> list[str]:
+    """A line for each row whose operators were timed: its slowest blocks, and what all of them add up to."""
+    from mnv3_tf.export.device.operators import time_by_block
+
+    lines = []
+    for row in rows:
+        profile = row.get("profile")
+        if not profile or profile["problem"] or not profile["sum_ms"]:
+            continue
+        slowest = sorted(time_by_block(row["ops"]).items(), key=lambda item: -item[1])[:_BLOCKS_SAID]
+        said = ", ".join(f"{block} {time / profile['sum_ms']:.0%}" for block, time in slowest)
+        lines.append(f"{Path(row['file']).name}, threads {row['threads']}: {said}. The operators add up to "
+                     f"{ms(profile['sum_ms'])} ms, {profile['of_median']:.0%} of the median.")
     return lines
 
 

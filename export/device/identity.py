@@ -43,6 +43,15 @@ class DeviceIdentity:
         return asdict(self)
 
 
+def identify(device: RemoteDevice) -> DeviceIdentity:
+    """Asks a device what it is.
+
+    Raises:
+        InputError: its processor is of a kind that nothing here runs on.
+    """
+    return android_identity(device) if device.kind == "adb" else board_identity(device)
+
+
 def android_identity(device: RemoteDevice) -> DeviceIdentity:
     """Asks an Android device for its properties.
 

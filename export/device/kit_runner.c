@@ -1,11 +1,12 @@
 /* Runs a .tflite file with LiteRT's shared library on a device: every run's time, and the output's bytes.
  *
- *   kit_runner LIBRARY MODEL [--threads N] [--warmup N] [--runs N] [--min-seconds S] [--seed N] [--kernels xnnpack|builtin]
- *              [--input FILE --output FILE] [--thermal FILE]
+ *   kit_runner LIBRARY MODEL [--measure times|memory|operators] [--threads N] [--warmup N] [--runs N] [--min-seconds S]
+ *              [--seed N] [--kernels xnnpack|builtin] [--input FILE --output FILE] [--thermal FILE]
  *
- * Prints one "name value" on each line, times in microseconds; the last line is "done". With --input, the file holds one
- * or more input tensors, and their outputs go to --output; nothing is timed then. The library is opened at run time, so
- * this program needs nothing but the C library. */
+ * Prints one "name value" on each line, times in microseconds; the last line is "done". Each start measures one thing, for
+ * what is read beside the runs would disturb them. With --input, the file holds one or more input tensors, and their
+ * outputs go to --output; nothing is measured then. The library is opened at run time, so this program needs nothing but
+ * the C library. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <math.h>
@@ -19,7 +20,8 @@
 /* The parts of LiteRT's C interface that are used here; handles are opaque, statuses are 0 for success. */
 typedef int Status;
 typedef void *Handle;
-enum { CPU = 1, LOCK_READ = 0, LOCK_WRITE = 1, FLOAT32 = 1, MOST_RANK = 8, MOST_RUNS = 1000000, MOST_THREADS = 1024 };
+enum { CPU = 1, LOCK_READ = 0, LOCK_WRITE = 1, FLOAT32 = 1, MOST_RANK = 8, MOST_RUNS = 1000000, MOST_THREADS = 1024,
+       MOST_PROFILED = 2000, KERNEL = 2, DELEGATE = 4, INSIDE = 8, MOST_KINDS = 4096 };
 
 /* A tensor's type. The strides are not used here; the room behind them is for what later versions may add. */
 typedef struct {
@@ -29,6 +31,14 @@ typedef struct {
     unsigned strides[MOST_RANK];
     char room[256];
 } TensorType;
+
+/* An event of the runtime's profile: times in microseconds, memory before and after, the operator's number. */
+typedef struct {
+    const char *tag;
+    int kind;
+    uint64_t start, elapsed, memory[6], index, extra;
+    int source;
+} Event;
 
 #define FUNCTIONS(X)                                                                                     \
     X(CreateEnvironment, Status, (int, const void *, Handle *))                                          \
@@ -51,6 +61,10 @@ typedef struct {
     X(GetTensorBufferPackedSize, Status, (Handle, size_t *))                                             \
     X(LockTensorBuffer, Status, (Handle, void **, int))                                                  \
     X(UnlockTensorBuffer, Status, (Handle))                                                              \
+    X(CompiledModelGetProfiler, Status, (Handle, Handle *))                                              \
+    X(StartProfiler, Status, (Handle))                                                                   \
+    X(GetNumProfilerEvents, Status, (Handle, int *))                                                     \
+    X(GetProfilerEvents, Status, (Handle, int, Event *))                                                 \
     X(RunCompiledModel, Status, (Handle, size_t, size_t, Handle *, size_t, Handle *))
 
 #define DECLARE(name, result, arguments) static result(*name) arguments;
@@ -131,9 +145,15 @@ static Handle buffer(bool for_input) {
 
 static void keep(void *memory) { (void)memory; }
 
-static void load(const char *path, long threads, const char *kernels) {
-    static char settings[128];
-    Handle options, cpu;
+static void add_options(Handle options, const char *name, char *settings) {
+    Handle made;
+    check(CreateOpaqueOptions(name, settings, keep, &made), name);
+    check(AddOpaqueOptions(options, made), name);
+}
+
+static void load(const char *path, long threads, const char *kernels, bool profiled) {
+    static char settings[128], profiling[] = "enable_profiling = true\n";
+    Handle options;
     size_t inputs = 0, outputs = 0;
     FILE *readable = fopen(path, "rb");
     if (!readable) fail("the model cannot be read", path);
@@ -143,8 +163,8 @@ static void load(const char *path, long threads, const char *kernels) {
     check(CreateOptions(&options), "no options");
     check(SetOptionsHardwareAccelerators(options, CPU), "the CPU cannot be chosen");
     snprintf(settings, sizeof settings, "kernel_mode = \"%s\"\nnum_threads = %ld\n", kernels, threads);
-    check(CreateOpaqueOptions("xnnpack", settings, keep, &cpu), "no options for the CPU");
-    check(AddOpaqueOptions(options, cpu), "the options for the CPU are refused");
+    add_options(options, "xnnpack", settings);
+    if (profiled) add_options(options, "runtime_options_string", profiling);
     check(CreateCompiledModel(environment, model, options, &compiled), "the model cannot be prepared");
     check(GetModelSignature(model, 0, &signature), "the model has no signature");
     check(GetNumSignatureInputs(signature, &inputs), "the model's inputs");
@@ -223,10 +243,12 @@ static void measure(long runs, double seconds, long warmup, const char *zone) {
     printf("\n");
 }
 
+#include "kit_operators.c"
+
 /* Every option that there is: one that is misspelt must not be passed over. */
 static void check_options(int count, char **words) {
-    static const char *const known[] = {"--threads", "--warmup", "--runs", "--min-seconds", "--seed", "--kernels", "--input",
-                                        "--output", "--thermal"};
+    static const char *const known[] = {"--measure", "--threads", "--warmup", "--runs", "--min-seconds", "--seed", "--kernels",
+                                        "--input", "--output", "--thermal"};
     for (int i = 3; i < count; i += 2) {
         bool found = false;
         for (size_t k = 0; k < sizeof known / sizeof *known; k++) found = found || !strcmp(words[i], known[k]);
@@ -252,22 +274,40 @@ static double number(int count, char **words, const char *name, const char *othe
     return 0;
 }
 
+static void measure_what(const char *what, long runs, double seconds, long warmup, const char *zone) {
+    double first = now_us();
+    invoke();
+    if (!strcmp(what, "times")) {
+        printf("first_us %.1f\n", now_us() - first);
+        measure(runs, seconds, warmup, zone);
+    } else if (!strcmp(what, "operators")) {
+        measure_operators(runs, seconds, warmup);
+    } else {
+        for (long i = 0; i < warmup; i++) invoke();
+        printf("peak_kb %ld\n", peak_kb());
+    }
+}
+
 int main(int count, char **words) {
+    const char *what;
     bool full = false;
-    double began, loaded, first, seconds;
+    double began, loaded, seconds;
     long threads, runs, warmup;
     unsigned long seed;
     if (count < 3 || count % 2 == 0) fail("usage: kit_runner LIBRARY MODEL [--NAME VALUE]...", NULL);
-    printf("kit_runner 1\n");
+    printf("kit_runner 2\n");
     check_options(count, words);
     threads = (long)number(count, words, "--threads", "1", 1, MOST_THREADS);
     runs = (long)number(count, words, "--runs", "50", 1, MOST_RUNS);
     warmup = (long)number(count, words, "--warmup", "10", 0, MOST_RUNS);
     seconds = number(count, words, "--min-seconds", "0", 0, 86400);
     seed = (unsigned long)(long)number(count, words, "--seed", "0", -9007199254740992.0, 9007199254740992.0);
+    what = option(count, words, "--measure", "times");
+    if (strcmp(what, "times") && strcmp(what, "memory") && strcmp(what, "operators"))
+        fail("--measure must be times, memory or operators, and is", what);
     open_library(words[1]);
     began = now_us();
-    load(words[2], threads, option(count, words, "--kernels", "xnnpack"));
+    load(words[2], threads, option(count, words, "--kernels", "xnnpack"), !strcmp(what, "operators"));
     loaded = now_us();
     printf("init_us %.1f\ninput_bytes %zu\noutput_bytes %zu\n", loaded - began, input_bytes, output_bytes);
     check(CompiledModelIsFullyAccelerated(compiled, &full), "the delegate's part is not known");
@@ -276,11 +316,8 @@ int main(int count, char **words) {
         run_inputs(option(count, words, "--input", NULL), option(count, words, "--output", "output.bin"));
     } else {
         fill_random(seed);
-        first = now_us();
-        invoke();
-        printf("first_us %.1f\n", now_us() - first);
-        measure(runs, seconds, warmup, option(count, words, "--thermal", NULL));
+        measure_what(what, runs, seconds, warmup, option(count, words, "--thermal", NULL));
     }
-    printf("peak_kb %ld\ndone\n", peak_kb());
+    printf("done\n");
     return 0;
 }

@@ -14,11 +14,12 @@ class OpTime:
     """A row of the operator profile.
 
     Attributes:
-        name: of what it makes.
-        kind: such as "CONV_2D".
+        name: of what it makes, or of the layer that it belongs to.
+        kind: such as "CONV_2D", or "ADD+MUL" where two ran as one.
         mean_ms: of a run.
         share: of all operators' time, 0..1.
         calls: in a run.
+        kernel: the delegate's own name of it, or "".
     """
 
     name: str
@@ -26,6 +27,7 @@ class OpTime:
     mean_ms: float
     share: float
     calls: int
+    kernel: str = ""
 
 
 def read_profile(lines: Sequence[str]) -> tuple[tuple[OpTime, ...], tuple[OpTime, ...]]:

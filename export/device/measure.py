@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from mnv3_tf.errors import KitError
 from mnv3_tf.export.benchmark import rotated
-from mnv3_tf.export.device.logs import OpTime
+from mnv3_tf.export.device.operators import Profile
 from mnv3_tf.export.device.state import DeviceState
 from mnv3_tf.progress import Progress
 
@@ -46,7 +46,6 @@ class Slice:
         samples_ms: of each run; empty where the runner gives only a summary.
         summary: runs, and of them median_ms, mean_ms, min_ms, max_ms, p95_ms, std_ms as far as the runner says.
         delegate: what really ran: "xnnpack", "gpu", "none (CPU kernels)" and so on.
-        ops: the operator profile, where it was asked for.
         log: all that the runner printed.
     """
 
@@ -54,13 +53,26 @@ class Slice:
     summary: dict[str, Any]
     init_ms: float | None
     first_ms: float | None
-    peak_memory_mb: float | None
     delegate: str
     partitions: int | None = None
     warnings: tuple[str, ...] = ()
     temperatures_c: tuple[float, ...] = ()
-    ops: tuple[OpTime, ...] = ()
     log: str = ""
+
+
+@dataclass(frozen=True)
+class Apart:
+    """What is measured in starts of a runner that are not timed, for it disturbs the times.
+
+    Attributes:
+        peak_memory_mb: of the process.
+        profile: the operators' times, where they were asked for.
+        problems: why one of them is not known.
+    """
+
+    peak_memory_mb: float | None = None
+    profile: Profile | None = None
+    problems: tuple[str, ...] = ()
 
 
 class SliceFailed(KitError):
@@ -81,15 +93,30 @@ class Runner(Protocol):
             SliceFailed: it gave no measurement.
         """
 
+    def memory(self, job: Job) -> tuple[float | None, str]:
+        """The peak memory of a run in MB, and what was printed.
+
+        Raises:
+            SliceFailed: it gave no measurement.
+        """
+
+    def profile(self, job: Job, runs: int) -> tuple[Profile, str]:
+        """The operators' times over at least so many runs, and what was printed.
+
+        Raises:
+            SliceFailed: it gave no measurement.
+        """
+
 
 @dataclass
 class JobResult:
-    """The slices of a job, or why it has none."""
+    """The slices of a job, or why it has none. Each log begins with a line that says what that start was for."""
 
     job: Job
     slices: list[Slice] = field(default_factory=list)
     failure: str = ""
     logs: list[str] = field(default_factory=list)
+    apart: Apart = Apart()
 
 
 @dataclass(frozen=True)
@@ -128,7 +155,7 @@ class Measurement:
 
 
 def measure(jobs: Sequence[Job], runner: Runner, *, runs: int, seconds: float, warmup: int, rounds: int, cool_down: float,
-            state: Callable[[], DeviceState], name: str, progress: Progress) -> Measurement:
+            profile: bool, state: Callable[[], DeviceState], name: str, progress: Progress) -> Measurement:
     """Measures jobs.
 
     Args:
@@ -138,6 +165,7 @@ def measure(jobs: Sequence[Job], runner: Runner, *, runs: int, seconds: float, w
         warmup: untimed runs before each slice.
         rounds: slices for each job.
         cool_down: seconds to wait at most before a round for a device that is warmer than at the start; 0: never.
+        profile: whether operators are timed too, behind the timed runs.
         state: asks the device.
         name: of the device, for the progress bar.
         progress: told of every slice.
@@ -161,14 +189,42 @@ def measure(jobs: Sequence[Job], runner: Runner, *, runs: int, seconds: float, w
                     found = runner.slice(result.job, -(-runs // rounds), seconds / rounds, warmup)
                 except SliceFailed as error:
                     result.failure = str(error)
-                    result.logs.append(error.log)
+                    result.logs.append(_headed(f"round {number + 1}: timed", error.log))
                     continue
                 result.slices.append(found)
-                result.logs.append(found.log)
+                result.logs.append(_headed(f"round {number + 1}: timed", found.log))
                 measuring += _timed(found) / 1000
             states.append(StateAt(time.monotonic() - began, state()))
+        for result in results:
+            if not result.failure:
+                _measure_apart(result, runner, runs if profile else 0)
         advance(rounds * len(jobs), "")
     return Measurement(tuple(results), tuple(states), rounds, waited, measuring, time.monotonic() - began)
+
+
+def _measure_apart(result: JobResult, runner: Runner, profiled_runs: int) -> None:
+    """Memory, and operators where runs for them are asked for: never in a start whose times are reported."""
+    memory: float | None = None
+    found: Profile | None = None
+    problems = []
+    try:
+        memory, log = runner.memory(result.job)
+        result.logs.append(_headed("memory, not timed", log))
+    except SliceFailed as error:
+        problems.append(f"peak memory is not known: {error}")
+        result.logs.append(_headed("memory, not timed", error.log))
+    try:
+        if profiled_runs:
+            found, log = runner.profile(result.job, profiled_runs)
+            result.logs.append(_headed("operators, not timed", log))
+    except SliceFailed as error:
+        problems.append(f"the operators' times are not known: {error}")
+        result.logs.append(_headed("operators, not timed", error.log))
+    result.apart = Apart(memory, found, tuple(problems))
+
+
+def _headed(what: str, log: str) -> str:
+    return f"#=== {what}\n{log}"
 
 
 def _timed(found: Slice) -> float:

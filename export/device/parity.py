@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from mnv3_tf.export.device.adb import AdbDevice
 from mnv3_tf.export.device.bench import open_target
-from mnv3_tf.export.device.identity import android_identity, board_identity
+from mnv3_tf.export.device.identity import identify
 from mnv3_tf.export.device.runner_build import build_runner
 from mnv3_tf.export.device.runners import KitRunner
-from mnv3_tf.export.device.session import DeviceSession, interrupts
+from mnv3_tf.export.device.session import opened
 from mnv3_tf.progress import Progress
 
 
@@ -25,13 +24,8 @@ def run_on_device(target: str, model: Path, tensors: Path, outputs: Path, progre
         KitError: the device cannot be used, or gave no outputs.
     """
     device = open_target(target)
-    identity = android_identity(device) if isinstance(device, AdbDevice) else board_identity(device)
-    session = DeviceSession(device, progress.say)
-    with interrupts():
-        try:
-            session.open()
-            runner = KitRunner(session, build_runner(identity.architecture, progress))
-            runner.install()
-            runner.outputs(model, tensors, outputs)
-        finally:
-            session.close()
+    architecture = identify(device).architecture
+    with opened(device, progress.say) as session:
+        runner = KitRunner(session, build_runner(architecture, progress))
+        runner.install()
+        runner.outputs(model, tensors, outputs)

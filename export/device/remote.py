@@ -42,10 +42,12 @@ class RemoteDevice(ABC):
     """A machine to run commands on.
 
     Attributes:
+        kind: "adb" for an Android device, "ssh" for a board, "host" for this machine.
         name: what messages call it.
         base: a folder there that may be written to.
     """
 
+    kind = ""
     base = "/tmp"
 
     def __init__(self, name: str):
@@ -110,19 +112,19 @@ class RemoteDevice(ABC):
                            f"{last_line(answer.errors) or last_line(answer.output)}")
         return answer.output
 
-    def compare(self, local: Path, remote: str) -> None:
-        """Compares a file there with one here, by content.
+    def compare_digest(self, local: Path, remote: str, printed: str) -> None:
+        """Compares what :func:`digest_script` printed with a file here.
 
         Raises:
             KitError: they differ.
         """
-        name = shlex.quote(remote)
-        answer = self.shell(f"sha256sum {name} 2>/dev/null || md5sum {name}")
-        found = (answer.output.split() or [""])[0].lstrip("\\")
-        if answer.code:  # a device without either: its size is all that can be asked
-            wanted, found = str(local.stat().st_size), self.check(f"wc -c < {name}").strip()
-        else:
-            wanted = sha256(local) if len(found) == 64 else hashlib.md5(local.read_bytes(), usedforsecurity=False).hexdigest()
+        found = (printed.split() or [""])[0].lstrip("\\")
+        if len(found) == 64:
+            wanted = sha256(local)
+        elif len(found) == 32:
+            wanted = hashlib.md5(local.read_bytes(), usedforsecurity=False).hexdigest()
+        else:  # a device without either: its size is all that can be asked
+            wanted = str(local.stat().st_size)
         if wanted != found:
             raise KitError(f"{self.name}: {remote} did not arrive whole (expected {wanted[:12]}, found {found[:12]}). Try "
                            "another cable, and run again.")
@@ -137,6 +139,12 @@ class RemoteDevice(ABC):
         except KitError as error:
             return error
         return KitError(f"{self.name}: {local.name} cannot be copied to {remote}: {last_line(text)}")
+
+
+def digest_script(remote: str) -> str:
+    """Prints a file's SHA-256, MD5 or size, the first that the device can tell."""
+    name = shlex.quote(remote)
+    return f"sha256sum {name} 2>/dev/null || md5sum {name} 2>/dev/null || wc -c < {name}"
 
 
 def run_client(words: Sequence[str], what: str, seconds: float, *,

@@ -23,6 +23,7 @@ from mnv3_tf.progress import Progress
 
 Architecture = Literal["aarch64", "x86_64"]
 PROGRAM, LIBRARY = "kit_runner", "libLiteRt.so"
+_SOURCES = ("kit_runner.c", "kit_operators.c")
 # The oldest GNU C library that the program runs on; the library beside it asks for more.
 _GLIBC = "2.27"
 _WHEEL_PLATFORMS = {"aarch64": ("manylinux_2_27_aarch64", "manylinux2014_aarch64"),
@@ -89,17 +90,20 @@ def _compile(architecture: str, folder: Path, progress: Progress) -> Path:
     if util.find_spec("ziglang") is None:
         raise KitError("the compiler for the kit's runner is not installed. Install it: pip install ziglang (the extra "
                        "`device`), or take --runner benchmark_model.")
-    source = resources.files("mnv3_tf.export.device").joinpath("kit_runner.c").read_bytes()
-    key = hashlib.sha256(source + f"{metadata.version('ziglang')} {architecture} {_GLIBC}".encode()).hexdigest()[:16]
+    package = resources.files("mnv3_tf.export.device")
+    sources = {name: package.joinpath(name).read_bytes() for name in _SOURCES}
+    made_by = f"{metadata.version('ziglang')} {architecture} {_GLIBC}".encode()
+    key = hashlib.sha256(b"".join(sources.values()) + made_by).hexdigest()[:16]
     kept = folder / f"{PROGRAM}-{key}"
     if kept.is_file():
         return kept
     progress.say(f"Compiling the kit's runner for {architecture}")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as store:
-        (Path(store) / "kit_runner.c").write_bytes(source)
-        words = [sys.executable, "-m", "ziglang", "cc", "-O2", "-s", "-std=c11", "-D_GNU_SOURCE", "-target",
-                 f"{architecture}-linux-gnu.{_GLIBC}", "kit_runner.c", "-o", PROGRAM, "-ldl"]
+        for name, content in sources.items():
+            (Path(store) / name).write_bytes(content)
+        words = [sys.executable, "-m", "ziglang", "cc", "-O2", "-s", "-std=c11", "-D_GNU_SOURCE", "-rdynamic", "-target",
+                 f"{architecture}-linux-gnu.{_GLIBC}", _SOURCES[0], "-o", PROGRAM, "-ldl"]
         done = subprocess.run(words, cwd=store, capture_output=True, text=True)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no message"]
@@ -141,11 +145,12 @@ def _runtime(architecture: str, loader: str, folder: Path, progress: Progress) -
         own = _own_libraries(loader)
         if own is not None:
             return own
-    kept = folder / "libraries"
+    table = _table()
+    packages = "".join(package["sha256"] for package in table[architecture]["packages"])
+    kept = folder / f"libraries-{hashlib.sha256(packages.encode()).hexdigest()[:16]}"
     names = [loader, *_LIBRARIES]
     if not all((kept / name).is_file() for name in names):
         progress.say(f"Downloading the C and C++ libraries for {architecture}")
-        table = _table()
         bases = [os.environ["MNV3_DEBIAN"]] if os.environ.get("MNV3_DEBIAN") else table["bases"]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as store:

@@ -1,18 +1,29 @@
 """The programs that measure on a device: the kit's own, and TFLite's benchmark_model."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mnv3_tf.export.device.binaries import Binary
 from mnv3_tf.export.device.kit_runner import RunnerResult, parse_runner_output, runner_arguments
 from mnv3_tf.export.device.logs import BenchmarkLog, failure, parse_log, remarks
 from mnv3_tf.export.device.measure import Job, Slice, SliceFailed
+from mnv3_tf.export.device.operators import Event, Profile, layer_of, name_operators
 from mnv3_tf.export.device.remote import Answer
 from mnv3_tf.export.device.runner_build import RunnerBundle
 from mnv3_tf.export.device.session import DeviceSession
 from mnv3_tf.export.runtime import NO_DELEGATE
+from mnv3_tf.export.tflite_file import read_tflite
 
 # A slice may take so much longer than its timed part: loading, warm-up, and slow devices.
 _PATIENCE = 120.0
+# Runs of a start that is not timed.
+_MEMORY_RUNS, _PROFILED_RUNS, _PROFILED_SECONDS = 3, 50, 1.0
+_BY_THE_RUNTIME = "each operator timed by XNNPACK or the runtime to the nanosecond, in runs of its own"
+_BY_THE_TOOL = "benchmark_model's table, in whole microseconds, in runs of its own"
+# An operator as files name it; anything else is a delegate's.
+_OF_A_FILE = re.compile(r"[A-Z0-9_]+")
 _XNNPACK_LINE = "XNNPACK delegate for CPU"
 
 
@@ -31,10 +42,10 @@ class _OnDevice:
             self._models[file] = self.session.push(file, f"model{len(self._models)}.tflite")
         return self._models[file]
 
-    def start(self, job: Job, words: list[str], seconds: float, environment: dict[str, str] | None = None) -> Answer:
+    def start(self, job: Job, words: list[str], seconds: float) -> Answer:
         """Runs a program on the job's cores."""
         pinned = ["taskset", f"{job.mask:x}"] if job.mask is not None else []
-        return self.session.run([*pinned, *words], seconds=seconds + _PATIENCE, environment=environment)
+        return self.session.run([*pinned, *words], seconds=seconds + _PATIENCE)
 
 
 class KitRunner(_OnDevice):
@@ -67,11 +78,24 @@ class KitRunner(_OnDevice):
             self.session.push(file, name, executable=True)
 
     def slice(self, job: Job, runs: int, seconds: float, warmup: int) -> Slice:
-        words = runner_arguments(self.model(job.file), threads=job.threads, warmup=warmup, runs=runs, min_seconds=seconds,
-                                 seed=self.seed, kernels=self.kernels, thermal=self.thermal)
-        found, log = self._run(job, words, seconds)
-        return Slice(found.samples_ms, {"runs": len(found.samples_ms)}, found.init_ms, found.first_ms, found.peak_memory_mb,
+        found, log = self._run(job, self._words(job, warmup=warmup, runs=runs, min_seconds=seconds), seconds)
+        return Slice(found.samples_ms, {"runs": len(found.samples_ms)}, found.init_ms, found.first_ms,
                      "xnnpack" if _XNNPACK_LINE in log else NO_DELEGATE, temperatures_c=found.temperatures_c, log=log)
+
+    def memory(self, job: Job) -> tuple[float | None, str]:
+        found, log = self._run(job, self._words(job, measure="memory", warmup=_MEMORY_RUNS), 0)
+        return found.peak_memory_mb, log
+
+    def profile(self, job: Job, runs: int) -> tuple[Profile, str]:
+        words = self._words(job, measure="operators", runs=max(runs, _PROFILED_RUNS), min_seconds=_PROFILED_SECONDS)
+        found, log = self._run(job, words, _PROFILED_SECONDS)
+        ops, problem = name_operators(found.operators, read_tflite(job.file))
+        low, _, high = found.total_ms
+        return Profile(ops, _BY_THE_RUNTIME, found.profiled_runs, low, high, problem), log
+
+    def _words(self, job: Job, **changes: Any) -> list[str]:
+        return runner_arguments(self.model(job.file), threads=job.threads, seed=self.seed, kernels=self.kernels,
+                                thermal=self.thermal, **changes)
 
     def outputs(self, file: Path, tensors: Path, target: Path) -> None:
         """Runs input tensors through a model on the device.
@@ -106,16 +130,14 @@ class ToolRunner(_OnDevice):
         session: on the device.
         binary: the program here.
         delegate: "xnnpack", "gpu", "nnapi", "hexagon" or "none".
-        profile: also measure every operator; slower, so its latency is not to be compared.
         use_cache: XNNPACK's weight cache.
     """
 
     name = "benchmark_model"
 
-    def __init__(self, session: DeviceSession, binary: Binary, *, delegate: str = "xnnpack", profile: bool = False,
-                 use_cache: bool = False):
+    def __init__(self, session: DeviceSession, binary: Binary, *, delegate: str = "xnnpack", use_cache: bool = False):
         super().__init__(session)
-        self.binary, self.delegate, self.profile, self.use_cache = binary, delegate, profile, use_cache
+        self.binary, self.delegate, self.use_cache = binary, delegate, use_cache
         self.sha256, self.version = binary.sha256, binary.version
 
     def install(self) -> None:
@@ -127,17 +149,34 @@ class ToolRunner(_OnDevice):
         self.program = self.session.push(self.binary.path, "benchmark_model", executable=True)
 
     def slice(self, job: Job, runs: int, seconds: float, warmup: int) -> Slice:
-        answer = self.start(job, [self.program, *self._flags(job, runs, seconds, warmup)], seconds)
+        log, text = self._run(job, self._flags(job, runs, seconds, warmup), seconds)
+        # Newer builds apply XNNPACK by default and say so, so silence means none.
+        return Slice((), _summary(log), log.init_ms, log.first_ms, log.delegate or NO_DELEGATE, log.partitions,
+                     remarks(log, runs, delegate=self.delegate), log=text)
+
+    def memory(self, job: Job) -> tuple[float | None, str]:
+        log, text = self._run(job, [*self._flags(job, _MEMORY_RUNS, 0, 1), "--report_peak_memory_footprint=true"], 0)
+        return log.peak_memory_mb, text
+
+    def profile(self, job: Job, runs: int) -> tuple[Profile, str]:
+        flag = "--use_profiler=true" if self.binary.dialect == "litert" else "--enable_op_profiling=true"
+        log, text = self._run(job, [*self._flags(job, runs, 0, 1), flag], 0)
+        if not log.ops:
+            raise SliceFailed("benchmark_model printed no table of operators; take --runner kit for them", text)
+        ops, problem = tuple(replace(op, name=layer_of(op.name)) for op in log.ops if _OF_A_FILE.fullmatch(op.kind)), ""
+        if len(log.ops) == 1 and log.delegate_ops:
+            ops, problem = name_operators([Event(op.kind, op.mean_ms) for op in log.delegate_ops], read_tflite(job.file))
+        elif len(ops) < len(log.ops):
+            ops, problem = log.ops, "benchmark_model gives the times of delegate partitions, and not of what is in them"
+        return Profile(ops, _BY_THE_TOOL, log.runs or runs, problem=problem), text
+
+    def _run(self, job: Job, flags: list[str], seconds: float) -> tuple[BenchmarkLog, str]:
+        answer = self.start(job, [self.program, *flags], seconds)
         log = parse_log(answer.output + "\n" + answer.errors)
         reason = failure(log, answer.code, delegate=self.delegate)
         if reason:
             raise SliceFailed(reason, _log(answer))
-        return Slice((), _summary(log), log.init_ms, log.first_ms, log.peak_memory_mb, log.delegate or self._fallback(),
-                     log.partitions, remarks(log, runs, delegate=self.delegate), ops=log.ops, log=_log(answer))
-
-    def _fallback(self) -> str:
-        """What ran where the log names no delegate: newer builds apply XNNPACK by default and say so, so silence means none."""
-        return NO_DELEGATE
+        return log, _log(answer)
 
     def _flags(self, job: Job, runs: int, seconds: float, warmup: int) -> list[str]:
         flags = [f"--graph={self.model(job.file)}", f"--num_threads={job.threads}", f"--num_runs={runs}",
@@ -146,11 +185,9 @@ class ToolRunner(_OnDevice):
             flags.append("--use_xnnpack=false")
         if self.delegate in ("gpu", "nnapi", "hexagon"):
             flags.append(f"--use_{self.delegate}=true")
-        if self.profile:
-            flags.append("--use_profiler=true" if self.binary.dialect == "litert" else "--enable_op_profiling=true")
         if self.use_cache:
             flags += ["--use_caching=true", f"--xnnpack_weight_cache_file_path={self.session.path('weights.cache')}"]
-        return [*flags, "--report_peak_memory_footprint=true"]
+        return flags
 
 
 def _summary(log: BenchmarkLog) -> dict[str, float | int]:

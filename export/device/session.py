@@ -99,18 +99,15 @@ class DeviceSession:
         self.device.push(local, remote, executable=executable)
         return remote
 
-    def run(self, words: Sequence[str], *, seconds: float, environment: dict[str, str] | None = None) -> Answer:
+    def run(self, words: Sequence[str], *, seconds: float) -> Answer:
         """Runs a program in the folder and waits; at :meth:`close` it is ended if it still runs.
 
         Args:
             words: program and arguments.
             seconds: to wait at most.
-            environment: of the program.
         """
         self._refuse_closed()
-        variables = [f"{name}={value}" for name, value in (environment or {}).items()]
-        line = shlex.join([*(["env", *variables] if variables else []), *words])
-        start = f"sh -c 'echo $$ > {self.token}.pid; exec \"$@\"' sh {line}"
+        start = f"sh -c 'echo $$ > {self.token}.pid; exec \"$@\"' sh {shlex.join(words)}"
         return self.device.shell(f"touch {self.folder}; cd {self.folder} && {start}", seconds=seconds)
 
     def undo_at_end(self, command: str) -> None:
@@ -148,6 +145,24 @@ class DeviceSession:
                 return ""
             reason = (answer.errors or answer.output).strip() or "rm failed"
         return reason
+
+
+@contextlib.contextmanager
+def opened(device: RemoteDevice, say: Callable[[str], None] = lambda line: None) -> Iterator[DeviceSession]:
+    """A session that is closed in any case, after Ctrl-C, SIGTERM and SIGHUP too.
+
+    Raises:
+        KitError: nothing can be written on the device, or the program is being stopped.
+    """
+    session = DeviceSession(device, say)
+    with interrupts():
+        try:
+            try:
+                yield session.open()
+            finally:
+                session.close()
+        finally:  # an interrupt may come at the very moment that the first close begins
+            session.close()
 
 
 @contextlib.contextmanager

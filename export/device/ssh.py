@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from mnv3_tf.errors import InputError, KitError, NoDeviceError
-from mnv3_tf.export.device.remote import DeviceLost, RemoteDevice, last_line, run_client
+from mnv3_tf.export.device.remote import DeviceLost, RemoteDevice, digest_script, last_line, run_client
 
 # Never asks: a benchmark that waits for a password is a hung one.
 _OPTIONS = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
@@ -23,6 +23,8 @@ class SshDevice(RemoteDevice):
         InputError: the host is none.
     """
 
+    kind = "ssh"
+
     def __init__(self, host: str):
         if not re.fullmatch(r"[\w.@:%\[\]-]+", host) or host.startswith("-"):
             raise InputError(f"{host!r}: is no host. Give HOST or USER@HOST, as for ssh.")
@@ -37,12 +39,14 @@ class SshDevice(RemoteDevice):
         return done.stdout, done.stderr
 
     def push(self, local: Path, remote: str, *, executable: bool = False, seconds: float = 300.0) -> None:
-        done = run_client([*self._words, f"cat > {shlex.quote(remote)}"], f"ssh {self.name}", seconds, given=local)
+        # All in one connection: setting one up takes longer than most files.
+        name = shlex.quote(remote)
+        mode = f" && chmod 755 {name}" if executable else ""
+        script = f"cat > {name}{mode} && {{ {digest_script(remote)}; }}"
+        done = run_client([*self._words, script], f"ssh {self.name}", seconds, given=local)
         if done.returncode:
             raise self.push_error(local, remote, done.stdout + done.stderr)
-        self.compare(local, remote)
-        if executable:
-            self.check(["chmod", "755", remote])
+        self.compare_digest(local, remote, done.stdout)
 
     def pull(self, remote: str, local: Path, *, seconds: float = 300.0) -> None:
         # Text clients would spoil bytes; base64 passes everything.

@@ -1,9 +1,10 @@
 """The state of a device that changes latency: heat, battery, clocks, screen, load."""
 
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from mnv3_tf.export.device.load import PROCESSES_SCRIPT, ProcessTimes, parse_processes
 from mnv3_tf.export.device.printed_numbers import read_number
 
 #: Android's names of its thermal status.
@@ -38,6 +39,7 @@ echo {_MARK} cpus; for c in /sys/devices/system/cpu/cpu[0-9]*; do l=${{c##*/cpu}
 for n in scaling_governor scaling_cur_freq scaling_max_freq cpuinfo_max_freq; do value_of "$c/cpufreq/$n"; \
 l="$l ${{v:--}}"; done; echo "$l"; done
 echo {_MARK} load; cat /proc/loadavg 2>/dev/null
+echo {_MARK} processes; {PROCESSES_SCRIPT}
 true
 """
 
@@ -58,6 +60,7 @@ class DeviceState:
         screen_on: whether it is.
         power_save: whether the battery saver is on.
         load_average: of the last minute.
+        processes: CPU times of what runs, for :func:`mnv3_tf.export.device.load.other_load`; it is no part of :meth:`to_dict`.
     """
 
     battery_level: int | None = None
@@ -75,6 +78,7 @@ class DeviceState:
     screen_on: bool | None = None
     power_save: bool | None = None
     load_average: float | None = None
+    processes: ProcessTimes | None = field(default=None, compare=False)
 
     @property
     def thermal_status_name(self) -> str | None:
@@ -83,7 +87,9 @@ class DeviceState:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self)
+        values = asdict(replace(self, processes=None))
+        del values["processes"]
+        return values
 
     def sentence(self) -> str:
         """The main things in words."""
@@ -97,6 +103,7 @@ class DeviceState:
         governors = sorted(set(self.governors.values()))
         parts += [f"governor {' and '.join(governors)}"] if governors else []
         parts += [f"screen {'on' if self.screen_on else 'off'}"] if self.screen_on is not None else []
+        parts += [f"load average {self.load_average:.2f}"] if self.load_average is not None else []
         return ", ".join(parts) or "nothing is known of its state"
 
 
@@ -116,7 +123,8 @@ def parse_state(text: str) -> DeviceState:
     kinds = {name: kinds.get(name) or _kind(name) for name in sensors}
     load = re.match(r"\s*([0-9]{1,9}(?:\.[0-9]+)?)\s", parts.get("load", ""))
     return DeviceState(**values, thermal_status=status, temperatures_c=sensors, skin_c=_warmest(sensors, kinds, "skin"),
-                       cpu_temperature_c=_warmest(sensors, kinds, "cpu"), load_average=float(load.group(1)) if load else None)
+                       cpu_temperature_c=_warmest(sensors, kinds, "cpu"), load_average=float(load.group(1)) if load else None,
+                       processes=parse_processes(parts.get("processes", "")))
 
 
 def _battery(text: str) -> dict[str, Any]:

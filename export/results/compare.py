@@ -5,9 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mnv3_tf.export.benchmark import verdict
-from mnv3_tf.export.benchmark_statistics import ratio_with_interval
-from mnv3_tf.export.results.store import Record, latency, name_of
+from mnv3_tf.export.results.ratio import latency_ratio
+from mnv3_tf.export.results.store import Record, name_of
 
 # What of two rows that are compared should be the same, and is said where it is not.
 _SHOULD_AGREE = ("runner", "runner_sha256", "delegate", "partitions", "build_fingerprint", "architecture")
@@ -62,12 +61,8 @@ def _change(old: Record, new: Record, threshold: float) -> Change:
                     if old.get(key) != new.get(key))
     if new["failure"]:
         return Change(name_of(new), None, None, None, f"failed: {new['failure']}", not old["failure"], differs)
-    ours, theirs = latency(new), latency(old)
-    if old["failure"] or ours is None or not theirs:
+    found = latency_ratio(new, old)
+    if found is None:
         return Change(name_of(new), None, None, None, "failed before", False, differs)
-    if not new["samples_ms"] or not old["samples_ms"] or len(new["samples_ms"]) != len(old["samples_ms"]):
-        said = "no interval: the runner gives no single runs, or other rounds"
-        return Change(name_of(new), ours / theirs, None, None, said, False, differs)
-    ratio, low, high = ratio_with_interval(new["samples_ms"], old["samples_ms"])
-    said = verdict(low, high, len(new["samples_ms"]))
-    return Change(name_of(new), ratio, low, high, said, said == "slower" and ratio > threshold, differs)
+    return Change(name_of(new), found.ratio, found.low, found.high, found.verdict,
+                  found.verdict == "slower" and found.ratio > threshold, differs)

@@ -2,13 +2,13 @@
 
 import csv
 import io
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.benchmark_table import ms
+from mnv3_tf.export.device.operators import time_by_block
 from mnv3_tf.export.drawing import BLUE, GREY, INK, ORANGE, as_svg, new_figure, page_style
 from mnv3_tf.export.results.store import Record, latency, targets
 from mnv3_tf.files import write_text
@@ -17,6 +17,8 @@ _COLUMNS = ("file", "target", "device", "runner", "threads", "cores", "delegate"
             "p90_ms", "p95_ms", "p99_ms", "min_ms", "max_ms", "spread", "drift", "init_ms", "first_ms", "peak_memory_mb",
             "size_bytes", "accuracy", "file_sha256", "runner_sha256", "build_fingerprint", "written", "flags", "failure")
 _COLOURS = (BLUE, ORANGE, "#16a34a", "#9333ea", "#dc2626", "#0891b2")
+# What of a row's median no operator took.
+_OUTSIDE = "runtime"
 # Rows whose distribution is drawn.
 _DRAWN = 40
 
@@ -92,7 +94,8 @@ def _page(rows: Sequence[Record], title: str) -> str:
     return environment.get_template("results.html.j2").render(
         style=page_style(), title=title, rows=rows, name=lambda row: Path(row["file"]).name, ms=_ms, latency=latency,
         distribution=_distribution(rows), trade_off=_trade_off(rows), temperatures=_temperatures(rows),
-        operators=_operators(rows), devices=list({row["target"]: row for row in rows}.values()))
+        operators=_operators(rows), profiled=[row for row in rows if row.get("ops")],
+        devices=list({row["target"]: row for row in rows}.values()))
 
 
 def _ms(value: float | None) -> str:
@@ -154,27 +157,32 @@ def _trade_off(rows: Sequence[Record]) -> str:
 
 
 def _operators(rows: Sequence[Record]) -> str:
-    """Time by block of the network for each row that was profiled: operators are named after what they make."""
-    profiled = [row for row in rows if row.get("ops")][:_DRAWN]
+    """Time by block of the network for each row that was profiled, and what of the median lies outside of the operators."""
+    profiled = [row for row in rows if _has_layers(row)][:_DRAWN]
     if not profiled:
         return ""
-    blocks = list(dict.fromkeys(_block(op["name"]) for row in profiled for op in row["ops"]))
+    spent = [time_by_block(row["ops"]) for row in profiled]
+    for row, times in zip(profiled, spent, strict=True):
+        rest = (latency(row) or 0.0) - sum(times.values())
+        if rest > 0:
+            times[_OUTSIDE] = rest
+    found = dict.fromkeys(block for times in spent for block in times)
+    last = ("other", _OUTSIDE)
+    blocks = [*(block for block in found if block not in last), *(block for block in last if block in found)]
     figure, axes = new_figure(9, 3.4)
     width = 0.8 / len(profiled)
-    for number, row in enumerate(profiled):
-        spent = [sum(op["mean_ms"] for op in row["ops"] if _block(op["name"]) == block) for block in blocks]
-        axes.bar([place + number * width for place in range(len(blocks))], spent, width, label=_label(row),
-                 color=_COLOURS[number % len(_COLOURS)])
+    for number, (row, times) in enumerate(zip(profiled, spent, strict=True)):
+        axes.bar([place + number * width for place in range(len(blocks))], [times.get(block, 0.0) for block in blocks], width,
+                 label=_label(row), color=_COLOURS[number % len(_COLOURS)])
     axes.set_xticks([place + 0.4 - width / 2 for place in range(len(blocks))], blocks, rotation=60, ha="right", fontsize=7)
     axes.set_ylabel("milliseconds", fontsize=8)
     axes.legend(frameon=False, fontsize=8, labelcolor=INK)
     return as_svg(figure, "Time by block")
 
 
-def _block(name: str) -> str:
-    """The block of an operator, such as "block_04" of "model/block_04_expand/Conv2D"; "other" where the name has none."""
-    found = re.search(r"(?:^|/)(stem|block_\d+|head|classifier|logits|expanded_conv(?:_\d+)?)(?=[_/;:]|$)", name)
-    return found.group(1) if found else "other"
+def _has_layers(row: Record) -> bool:
+    """Whether its operators are named after layers; rows of earlier versions are not asked for a profile's facts."""
+    return bool(row.get("ops")) and not (row.get("profile") or {}).get("problem")
 
 
 def _temperatures(rows: Sequence[Record]) -> str:

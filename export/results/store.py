@@ -138,10 +138,32 @@ def host_records(result: Any, written: str) -> list[Record]:
             "median_ms": row.median_ms, "mean_ms": row.mean_ms, "p90_ms": row.p90_ms, "p95_ms": row.p95_ms, "p99_ms": row.p99_ms,
             "min_ms": row.min_ms, "max_ms": row.max_ms, "spread": row.spread, "drift": row.drift, "init_ms": row.init_ms,
             "first_ms": row.first_ms, "peak_memory_mb": None, "samples_ms": [list(part) for part in samples], "flags": flags,
-            "warnings": [], "failure": None, "settings": environment["settings"],
+            "warnings": [], "failure": None, "settings": environment["settings"], "ops": None, "profile": None,
             "state_before": {"governors": {"0": row.governor}, "cpu_temperature_c": row.temperature_before_c},
             "state_after": {"governors": {"0": row.governor}, "cpu_temperature_c": row.temperature_after_c}, "states": []})
     return rows
+
+
+def failed_host_records(files: Sequence[str], threads: Sequence[int], delegate: str, reason: str, written: str) -> list[Record]:
+    """Records of this machine without numbers, which say why.
+
+    Args:
+        files, threads: a row for each of both.
+        delegate: that was asked for.
+        reason: why there are no numbers.
+        written: UTC, ISO 8601.
+    """
+    from mnv3_tf.export.benchmark_environment import environment
+    from mnv3_tf.export.tflite_file import read_tflite
+
+    machine = environment()
+    facts = {file: read_tflite(file) for file in files}
+    nothing: Record = dict.fromkeys(REQUIRED)
+    return [{**nothing, "schema": SCHEMA, "written": written, "file": file, "file_sha256": facts[file].sha256,
+             "size_bytes": facts[file].size_bytes, "target": "host", "device": machine["cpu"],
+             "architecture": machine["architecture"], "system": machine["system"], "runner": "litert-python",
+             "runner_version": machine["runtime"], "threads": count, "cores": "all", "delegate_asked": delegate, "runs": 0,
+             "rounds": 0, "flags": [], "warnings": [], "failure": reason} for file in files for count in threads]
 
 
 def name_of(record: Record) -> str:

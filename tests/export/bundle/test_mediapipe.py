@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from device_lab.downloads import folder_for
 from PIL import Image
 
 from mnv3_tf.data import read_labels
 from mnv3_tf.export.bundle import BundleOptions, make_bundle
 from mnv3_tf.export.bundle.contract import read_app_contract
 from mnv3_tf.export.runtime import LiteRTModel
-from mnv3_tf.files import cache_folder
 from mnv3_tf.progress import Silent
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,7 @@ PACKAGE = "mediapipe>=1.2,<1.3"
 @pytest.fixture(scope="module")
 def client() -> Path:
     """The Python of an environment with mediapipe, made once for this user."""
-    folder = cache_folder() / "test-files" / f"mediapipe-{sys.version_info.major}.{sys.version_info.minor}"
+    folder = folder_for("mediapipe", PACKAGE, sys.version)
     program = folder / "bin" / "python"
     if not (folder / "complete").exists():
         venv.create(folder, with_pip=True, clear=True)

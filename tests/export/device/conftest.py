@@ -4,11 +4,17 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from device_lab.phone import SimulatedPhone
+
+if TYPE_CHECKING:
+    from device_lab.adbd import RealPhone
+    from device_lab.sshd import Board
 
 
 @pytest.fixture(scope="session")
@@ -40,33 +46,70 @@ def adb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def phone(adb: str, tmp_path: Path) -> Iterator[Callable[..., SimulatedPhone]]:
     """Makes phones, connected."""
     made: list[SimulatedPhone] = []
+    waiting: list[subprocess.Popen[bytes]] = []
 
     def make(**options: object) -> SimulatedPhone:
         root = tmp_path / f"phone{len(made)}"
         root.mkdir()
         new = SimulatedPhone(root, **options)  # type: ignore[arg-type]
         made.append(new)
-        subprocess.run([adb, "connect", new.serial], capture_output=True, timeout=30)
+        if options.get("mute"):  # the client waits ten seconds for a phone that says nothing; the list has it at once
+            waiting.append(subprocess.Popen([adb, "connect", new.serial], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            until = time.monotonic() + 10
+            while new.serial not in subprocess.run([adb, "devices"], capture_output=True, text=True).stdout:
+                assert time.monotonic() < until
+                time.sleep(0.05)
+        else:
+            subprocess.run([adb, "connect", new.serial], capture_output=True, timeout=30)
         return new
 
     yield make
+    for child in waiting:
+        child.kill()
+        child.wait()
     for each in made:
         subprocess.run([adb, "disconnect", each.serial], capture_output=True, timeout=30)
         each.close()
 
 
 @pytest.fixture(scope="session")
-def real_phone(adb: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatedPhone]:
+def real_phone_switched_on(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[RealPhone]":
     """A phone with a real adbd."""
-    from device_lab.adbd import NoSandbox, RealPhone, fetch_adbd
-
-    from mnv3_tf.files import cache_folder
+    from device_lab.adbd import RealPhone
+    from device_lab.downloads import NotHere
 
     try:
-        made = RealPhone(tmp_path_factory.mktemp("real"), fetch_adbd(cache_folder() / "test-files" / "adbd"))
-    except (NoSandbox, OSError) as reason:
-        pytest.skip(f"no real adbd here, so only the simulated phone is tested: {reason}")
-    subprocess.run([adb, "connect", made.serial], capture_output=True, timeout=30)
+        made = RealPhone(tmp_path_factory.mktemp("real"))
+    except (NotHere, OSError) as reason:
+        pytest.skip(f"NOT TESTED, no real adbd here, so only the simulated phone is tested: {reason}")
     yield made
-    subprocess.run([adb, "disconnect", made.serial], capture_output=True, timeout=30)
     made.close()
+
+
+@pytest.fixture
+def real_phone(adb: str, real_phone_switched_on: "RealPhone") -> "Iterator[RealPhone]":
+    """The same, connected for one test: others expect no phone but their own."""
+    subprocess.run([adb, "connect", real_phone_switched_on.serial], capture_output=True, timeout=30)
+    yield real_phone_switched_on
+    subprocess.run([adb, "disconnect", real_phone_switched_on.serial], capture_output=True, timeout=30)
+
+
+@pytest.fixture(scope="session")
+def board_switched_on(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Board]":
+    """This machine behind a real sshd."""
+    from device_lab.downloads import NotHere
+    from device_lab.sshd import Board
+
+    try:
+        made = Board(tmp_path_factory.mktemp("board"))
+    except (NotHere, OSError) as reason:
+        pytest.skip(f"NOT TESTED, no real sshd here, so ssh is only tried with a stand-in for its client: {reason}")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def board(board_switched_on: "Board", monkeypatch: pytest.MonkeyPatch) -> "Board":
+    """The same, with the `ssh` that knows it first in PATH."""
+    monkeypatch.setenv("PATH", f"{board_switched_on.bin}:{os.environ['PATH']}")
+    return board_switched_on

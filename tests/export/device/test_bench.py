@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -21,10 +22,11 @@ from mnv3_tf.cli.main import main
 from mnv3_tf.errors import InputError, KitError, NoDeviceError
 from mnv3_tf.export.device.bench import DeviceSettings, benchmark_device, open_target
 from mnv3_tf.export.device.compare import comparisons
+from mnv3_tf.export.device.measure import Job, SliceFailed
 from mnv3_tf.export.device.remote import DeviceLost
 from mnv3_tf.export.device.runner_build import build_runner
 from mnv3_tf.export.device.runners import KitRunner
-from mnv3_tf.export.device.session import DeviceSession
+from mnv3_tf.export.device.session import opened
 from mnv3_tf.export.results.store import REQUIRED
 from mnv3_tf.export.runtime import LiteRTModel
 from mnv3_tf.progress import Silent
@@ -68,13 +70,10 @@ def test_outputs_are_the_hosts_to_the_byte(phone: Phone, files: dict[str, Path],
     model = LiteRTModel(files["plain_int8"])
     tensors = np.random.default_rng(0).integers(-128, 128, (5, *model.input_shape[1:]), dtype=np.int8)
     (tmp_path / "in.bin").write_bytes(tensors.tobytes())
-    session = DeviceSession(open_target(f"adb:{sim.serial}")).open()
-    try:
+    with opened(open_target(f"adb:{sim.serial}")) as session:
         runner = KitRunner(session, build_runner("x86_64", Silent()))
         runner.install()
         runner.outputs(files["plain_int8"], tmp_path / "in.bin", tmp_path / "out.bin")
-    finally:
-        session.close()
     expected = b"".join(model.run_raw(tensor[None]).tobytes() for tensor in tensors)
     assert (tmp_path / "out.bin").read_bytes() == expected and sim.settled()
 
@@ -99,12 +98,13 @@ def test_pushes_that_fail(faults: dict[str, object], words: str, phone: Phone, f
         assert sim.settled()
 
 
-def test_a_cable_that_is_pulled_in_the_middle(phone: Phone, files: dict[str, Path]) -> None:
-    sim = phone(drop_after_opens=18)
-    said = Silent()
-    with pytest.raises((DeviceLost, NoDeviceError)):
-        benchmark_device(open_target(f"adb:{sim.serial}"), [files["plain_int8"]], QUICK, said)
-    assert not sim.running()
+@pytest.mark.parametrize("opens", [8, 18, 28])
+def test_a_cable_that_is_pulled_in_the_middle(opens: int, phone: Phone, files: dict[str, Path]) -> None:
+    """While files are copied, and while they run."""
+    sim = phone(drop_after_opens=opens)
+    with pytest.raises((DeviceLost, NoDeviceError)) as caught:
+        benchmark_device(open_target(f"adb:{sim.serial}"), [files["plain_int8"]], QUICK, Silent())
+    assert sim.serial in str(caught.value) and not sim.running()
 
 
 @pytest.mark.parametrize(("faults", "words"), [
@@ -116,37 +116,56 @@ def test_phones_that_cannot_be_used(faults: dict[str, object], words: str, phone
     assert "\n" not in str(caught.value)
 
 
-def answer(sim: SimulatedPhone, folder: Path, text: str, code: int) -> None:
-    """From now on the phone prints a text instead of running the tool."""
-    (folder / "log.txt").write_text(text)
-    sim.set_faults(answers=[["--threads|--graph=", str(folder / "log.txt"), code]])
+def answer(sim: SimulatedPhone, folder: Path, text: str, code: int, **others: str) -> None:
+    """From now on the phone prints a text instead of running the tool, and others where its flags hold these words."""
+    patterns = [*others.items(), ("threads", text)]
+    for number, (_, log) in enumerate(patterns):
+        (folder / f"log{number}.txt").write_text(log)
+    sim.set_faults(answers=[[rf"--\S*{words}", str(folder / f"log{number}.txt"), code]
+                            for number, (words, _) in enumerate(patterns)])
 
 
-@pytest.mark.parametrize(("text", "code", "words"), [
+NO_RESULTS = (
     ("/system/bin/sh: ./ld-linux: can't execute: Permission denied\n", 126, "does not let the runner be executed"),
     ("sh: ./ld-linux: not executable: 64-bit ELF file\n", 126, "the device is a 32-bit one"),
     ("error: the model cannot be loaded: status 500\n", 1, "the model cannot be loaded"),
     ("kit_runner 1\ninit_us 10\n", 137, "killed by the device"), ("kit_runner 1\ninit_us 10\nus 1 2\n", 0, "without a result"),
-    ("", 139, "ended by signal 11")])
-def test_runs_that_are_none(text: str, code: int, words: str, phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
-    """Exit code 0 without a result is a failure too, and the raw log is kept."""
+    ("", 139, "ended by signal 11"))
+
+
+def test_runs_that_are_none(phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
+    """Exit code 0 without a result is a failure too, and what was printed is kept."""
+    sim = phone()
+    job = Job(files["plain_int8"], 1, None, "all")
+    with opened(open_target(f"adb:{sim.serial}")) as session:
+        runner = KitRunner(session, build_runner("x86_64", Silent()))
+        runner.install()
+        for text, code, words in NO_RESULTS:
+            answer(sim, tmp_path, text, code)
+            with pytest.raises(SliceFailed, match=words) as caught:
+                runner.slice(job, 5, 0.1, 1)
+            assert text.strip() in caught.value.log and f"# exit code {code}" in caught.value.log
+
+
+def test_a_run_that_is_none_is_a_row_that_says_why(phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
     sim = phone()
     device = open_target(f"adb:{sim.serial}")
-    answer(sim, tmp_path, text, code)
+    answer(sim, tmp_path, *NO_RESULTS[2][:2])
     result = benchmark_device(device, [files["plain_int8"]], QUICK, Silent())
     row, = result.rows
-    assert words in row["failure"] and row["median_ms"] is None and row["runs"] == 0
-    assert text.strip()[:20] in result.logs[0]
+    assert "the model cannot be loaded" in row["failure"] and row["median_ms"] is None and row["runs"] == 0
+    assert "error: the model cannot be loaded: status 500" in result.logs[0] and "round 1: timed" in result.logs[0]
 
 
-def tool(sim: SimulatedPhone, folder: Path, log: str, files: dict[str, Path], **changes: Any) -> dict[str, Any]:
-    """The row of a benchmark_model that prints a log."""
+def tool(sim: SimulatedPhone, folder: Path, log: str, files: dict[str, Path], others: dict[str, str] | None = None,
+         **changes: Any) -> tuple[dict[str, Any], str]:
+    """The row of a benchmark_model that prints a log, or others where its flags hold these words; and the raw log."""
     (folder / "bm").write_bytes(b"\x7fELF" + bytes(14) + (62).to_bytes(2, "little"))
     device = open_target(f"adb:{sim.serial}")
-    answer(sim, folder, log, 0)
+    answer(sim, folder, log, 0, **(others or {}))
     settings = replace(QUICK, runner="benchmark_model", binary=folder / "bm", runs=20, **changes)
-    row, = benchmark_device(device, [files["plain_int8"]], settings, Silent()).rows
-    return dict(row)
+    result = benchmark_device(device, [files["plain_int8"]], settings, Silent())
+    return dict(result.rows[0]), result.logs[0]
 
 
 RESULT = ("INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\nINFO: count=5 first=9 curr=9 min=9 max=9 avg=9 std=0\n"
@@ -155,24 +174,59 @@ RESULT = ("INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\nINFO: count=
 
 
 def test_the_tools_summary_becomes_a_row(phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
-    row = tool(phone(), tmp_path, RESULT, files)
+    row, _ = tool(phone(), tmp_path, RESULT, files)
     found = [row[key] for key in ("median_ms", "mean_ms", "max_ms", "p95_ms", "init_ms")]
     assert found == pytest.approx([4.1, 4.2, 10.1013, 4.5, 0.928])
     assert row["runs"] == 200 and row["samples_ms"] is None and row["p90_ms"] is None and row["delegate"] == "xnnpack"
 
 
+def table(*kernels: str, inside: bool = True) -> str:
+    """What the tool prints of operators: a partition, and what is in it."""
+    heading = "\t[node type]\t[first]\t[avg ms]\t[%]\t[cdf%]\t[mem KB]\t[times called]\t[Name]\n"
+    rows = "".join(f"\tDelegate/{name}\t1.0\t2.0\t10%\t10%\t0.0\t1\tDelegate/{name}:{n}\n" for n, name in enumerate(kernels))
+    return ("Operator-wise Profiling Info for Regular Benchmark Runs:\n============== Run Order ==============\n" + heading +
+            "\tTfLiteXNNPackDelegate\t1.0\t9.0\t100%\t100%\t0.0\t1\t[Identity]:8\n" +
+            (f"Delegate internal: \n============== Run Order ==============\n{heading}{rows}" if inside else ""))
+
+
+PLAIN = ("Invalid Unary Op", "Convolution (NHWC, QC8) IGEMM", "Convolution (NHWC, QC8) DWConv", *2 * ("Fully Connected (NC) GEMM",
+         "Mean (ND) Reduce"))
+
+
+def test_the_tools_memory_and_operators_come_from_starts_of_their_own(phone: Phone, files: dict[str, Path],
+                                                                      tmp_path: Path) -> None:
+    """The timed starts have neither flag, and the numbers of the others' runs are not used."""
+    slower = RESULT.replace("4100", "9900").replace("4200", "9900")
+    others = {"report_peak_memory": slower + "INFO: Overall peak memory footprint (MB) via periodic monitoring: 12.5\n",
+              "op_profiling": slower + table(*PLAIN[:4], PLAIN[4], PLAIN[3], "Static Reshape (NC)")}
+    row, log = tool(phone(), tmp_path, RESULT, files, others, profile=True, use_cache=True)
+    assert row["failure"] is None and row["median_ms"] == pytest.approx(4.1) and row["peak_memory_mb"] == 12.5
+    assert row["measured_apart"] == ["peak_memory_mb", "ops"] and row["profile"]["problem"] is None
+    assert [op["name"] for op in row["ops"]][:2] == ["rescaling_1", "stem/1"] and len(row["ops"]) == 7
+    heads = [line for line in log.splitlines() if line.startswith("#=== ")]
+    assert heads == [*(f"#=== round {n}: timed" for n in range(1, 5)), "#=== memory, not timed", "#=== operators, not timed"]
+
+
+@pytest.mark.parametrize(("profile", "problem"), [
+    (table(*PLAIN), "does not fit the file"), (table(inside=False), "not of what is in them"),
+    ("", "printed no table of operators")])
+def test_a_profile_of_the_tool_without_layers_is_said(profile: str, problem: str, phone: Phone, files: dict[str, Path],
+                                                      tmp_path: Path) -> None:
+    row, _ = tool(phone(), tmp_path, RESULT, files, {"op_profiling": RESULT + profile}, profile=True)
+    assert row["failure"] is None and problem in " ".join([*row["flags"], *row["warnings"]])
+
+
 def test_the_tools_profile_becomes_operators(phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
     log = (Path(__file__).parent / "logs" / "37_local_op_profiling.txt").read_text()
-    row = tool(phone(), tmp_path, log, files, profile=True, use_cache=True)
-    assert row["failure"] is None and len(row["ops"]) == 115 and row["ops"][0]["kind"] == "QUANTIZE"  # type: ignore[arg-type,index]
-    assert any("profiled" in flag for flag in row["flags"])  # type: ignore[attr-defined]
+    row, _ = tool(phone(), tmp_path, RESULT, files, {"op_profiling": log}, profile=True)
+    assert row["failure"] is None and len(row["ops"]) == 115 and row["ops"][0]["kind"] == "QUANTIZE"
 
 
 @pytest.mark.parametrize("line", [
     "WARN: Unconsumed cmdline flags: --use_gpu=true\n", "",
     "WARN: Though GPU delegate is explicitly applied, the model graph will not be executed by the delegate.\n"])
 def test_a_delegate_that_was_not_applied_is_cpu_fallback(line: str, phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
-    row = tool(phone(), tmp_path, line + RESULT, files, delegate="gpu")
+    row, _ = tool(phone(), tmp_path, line + RESULT, files, delegate="gpu")
     assert "CPU fallback" in str(row["failure"]) and row["median_ms"] is None and row["delegate"] is None
 
 
@@ -228,25 +282,61 @@ def test_two_phones_and_the_host_at_once(phone: Phone, files: dict[str, Path], t
     assert all((tmp_path / "res" / record["raw_log"]).exists() for record in facts["records"] if record["target"] != "host")
 
 
-@pytest.mark.slow
-def test_stopped_at_random_moments_nothing_is_left(phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
-    """Ctrl-C, SIGTERM and SIGHUP at 20 moments: nothing on the phone, nothing half-written here."""
+def test_a_delegate_that_only_phones_have(phone: Phone, files: dict[str, Path], tmp_path: Path,
+                                          capsys: pytest.CaptureFixture[str]) -> None:
+    """`--target all`: the host's row says why it has no numbers, and the phone is measured all the same."""
     sim = phone()
-    rng = random.Random(0)
-    words = command("benchmark", files["plain_int8"], "--target", f"adb:{sim.serial}", "--min-seconds", "1", "--out",
-                    tmp_path / "res")
-    began = time.monotonic()
-    assert subprocess.run(words, capture_output=True, timeout=120).returncode == 0
-    whole = time.monotonic() - began
-    lines = (tmp_path / "res" / "results.jsonl").read_text().count("\n")
-    for number in range(20):
+    (tmp_path / "bm").write_bytes(b"\x7fELF" + bytes(14) + (62).to_bytes(2, "little"))
+    answer(sim, tmp_path, "INFO: Created TensorFlow Lite delegate for GPU.\nExplicitly applied GPU delegate, and the model graph "
+           "will be completely executed by the delegate.\n" + RESULT.partition("\n")[2], 0)
+    words = ["benchmark", str(files["plain_int8"]), "--delegate", "gpu", "--runner", "benchmark_model", "--benchmark-binary",
+             str(tmp_path / "bm"), "--rounds", "2", "--min-seconds", "0.1", "--runs", "5", "--out", str(tmp_path / "res")]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--target", "all", "--json"])
+    facts = json.loads(capsys.readouterr().out)
+    assert not ended.value.code and facts["problems"] == []
+    host, other = facts["records"]
+    assert (host["target"], host["median_ms"]) == ("host", None) and "--delegate gpu is for devices" in host["failure"]
+    assert other["delegate"] == "gpu" and other["failure"] is None and other["median_ms"] == pytest.approx(4.1)
+    schema = json.loads(resources.files("mnv3_tf.export.results").joinpath("schema.json").read_text())
+    for row in facts["records"]:
+        jsonschema.validate(row, schema)
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--target", "host"])
+    assert ended.value.code == 2 and "--delegate gpu is for devices" in capsys.readouterr().err
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def stopped_at_random_moments(sim: SimulatedPhone, words: list[str], results: Path, whole: float, seed: int) -> None:
+    """Nothing is left on the phone, and nothing is half-written here."""
+    rng = random.Random(seed)
+    lines = results.read_text().count("\n")
+    for number in range(5):
         child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
         time.sleep(rng.uniform(0.3, whole))
-        child.send_signal((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[number % 3])
+        child.send_signal(SIGNALS[(seed + number) % 3])
         child.communicate(timeout=60)
-        assert sim.settled(), (number, sim.left(), sim.running())
-        text = (tmp_path / "res" / "results.jsonl").read_text()
+        assert sim.settled(), (seed, number, sim.left(), sim.running())
+        text = results.read_text()
         assert text.endswith("\n") and all(json.loads(line) for line in text.splitlines())
         # A signal may also come when all is written and the program is about to end.
         assert text.count("\n") - lines in (0, 1)
         lines = text.count("\n")
+
+
+@pytest.mark.slow
+def test_stopped_at_random_moments_nothing_is_left(phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:
+    """Ctrl-C, SIGTERM and SIGHUP at 20 moments, on four phones side by side, since most of it is waiting."""
+    phones = [phone() for _ in range(4)]
+    folders = [tmp_path / f"res{number}" for number in range(4)]
+    words = [command("benchmark", files["plain_int8"], "--target", f"adb:{sim.serial}", "--min-seconds", "0.4", "--out", folder)
+             for sim, folder in zip(phones, folders, strict=True)]
+    with ThreadPoolExecutor(4) as pool:
+        began = time.monotonic()
+        done = list(pool.map(lambda line: subprocess.run(line, capture_output=True, timeout=120).returncode, words))
+        whole = time.monotonic() - began
+        assert done == [0] * 4
+        list(pool.map(stopped_at_random_moments, phones, words, [folder / "results.jsonl" for folder in folders], [whole] * 4,
+                      range(4)))

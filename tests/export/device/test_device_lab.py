@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 from device_lab.adb_client import AdbClient, find_clients, private_server
-from device_lab.faulty import FaultyPhone
 from device_lab.phone import SimulatedPhone
 from device_lab.shell import can_remount
 
 TMP = "/data/local/tmp"
 ODD = "a b'\"$x.bin"
-Make = Callable[..., FaultyPhone]
+Make = Callable[..., SimulatedPhone]
 remounts = pytest.mark.skipif(not can_remount(), reason="mount namespaces are not allowed here: no read-only and no-exec phones")
 
 
@@ -36,11 +35,11 @@ def make(client: AdbClient, tmp_path: Path) -> Iterator[Make]:
     with ExitStack() as stack:
         made = 0
 
-        def one(**options: object) -> FaultyPhone:
+        def one(**options: object) -> SimulatedPhone:
             nonlocal made
             made += 1
             (tmp_path / f"phone{made}").mkdir()
-            phone = stack.enter_context(FaultyPhone(tmp_path / f"phone{made}", **options))  # type: ignore[arg-type]
+            phone = stack.enter_context(SimulatedPhone(tmp_path / f"phone{made}", **options))  # type: ignore[arg-type]
             stack.callback(client.run, "disconnect", phone.serial)
             if not options.get("mute"):
                 client.run("connect", phone.serial)
@@ -271,26 +270,33 @@ def test_slow(client: AdbClient, make: Make, big: Path) -> None:
 
 
 # How a command is started, the command, and whether it goes on when the client is killed. Taken from a real adbd.
-SURVIVAL = (("shell", "BEGIN; sleep 0.4; END", False), ("shell", "BEGIN; sh -c 'sleep 0.4; END'; true", True),
-            ("shell", "BEGIN; exec sh -c 'sleep 0.4; END'", False), ("shell", "trap '' HUP; BEGIN; sleep 0.4; END", True),
-            ("shell", "trap 'END' HUP; BEGIN; sleep 0.4", True), ("exec-out", "BEGIN; sleep 0.4; END", True),
-            ("shell -tt", "BEGIN; sh -c 'sleep 0.4; END'; true", False))
+SURVIVAL = (("shell", "BEGIN; sleep 0.9; END", False), ("shell", "BEGIN; sh -c 'sleep 0.9; END'; true", True),
+            ("shell", "BEGIN; exec sh -c 'sleep 0.9; END'", False), ("shell", "trap '' HUP; BEGIN; sleep 0.9; END", True),
+            ("shell", "trap 'END' HUP; BEGIN; sleep 0.9", True), ("exec-out", "BEGIN; sleep 0.9; END", True),
+            ("shell -tt", "BEGIN; sh -c 'sleep 0.9; END'; true", False))
 # Before there was shell_v2 every shell command had a terminal.
-OLD_SURVIVAL = (("shell", "BEGIN; sh -c 'sleep 0.4; END'; true", False), ("exec-out", "BEGIN; sleep 0.4; END", True))
+OLD_SURVIVAL = (("shell", "BEGIN; sh -c 'sleep 0.9; END'; true", False), ("exec-out", "BEGIN; sleep 0.9; END", True))
 
 
 def check_survival(client: AdbClient, phone: SimulatedPhone, table: tuple[tuple[str, str, bool], ...]) -> None:
+    """All at once: each leaves marks of its own."""
     folder = phone.root / "data/local/tmp"
-    for how, script, survives in table:
-        text = script.replace("BEGIN", f"touch {TMP}/begun").replace("END", f"touch {TMP}/ended")
-        child = client.start("-s", phone.serial, *how.split(), text)
-        assert wait((folder / "begun").exists)
-        time.sleep(0.1)
+    children = []
+    for number, (how, script, _) in enumerate(table):
+        text = script.replace("BEGIN", f"touch {TMP}/begun{number}").replace("END", f"touch {TMP}/ended{number}")
+        children.append(client.start("-s", phone.serial, *how.split(), text))
+    for number in range(len(table)):
+        assert wait((folder / f"begun{number}").exists)
+    for child in children:
         child.kill()
         child.communicate(timeout=5)
-        assert wait((folder / "ended").exists, 3.0 if survives else 0.7) == survives, (how, script)
-        for path in folder.iterdir():
-            path.unlink()
+    for number, (how, script, survives) in enumerate(table):
+        assert not survives or wait((folder / f"ended{number}").exists, 3.0), (how, script)
+    time.sleep(0.7)
+    for number, (how, script, survives) in enumerate(table):
+        assert (folder / f"ended{number}").exists() == survives, (how, script)
+    for path in folder.iterdir():
+        path.unlink()
 
 
 def test_when_the_client_is_killed(client: AdbClient, make: Make) -> None:

@@ -16,9 +16,10 @@ SENTENCES = ("asked", "exit_code", "failure", "remarks")
 
 
 def plain(value: object) -> object:
-    """As JSON would give it."""
+    """As JSON would give it; the tools tell no kernel of an operator."""
     if isinstance(value, tuple):
-        return [list(vars(item).values()) if hasattr(item, "kind") else item for item in value]
+        assert not any(item.kernel for item in value if hasattr(item, "kind"))
+        return [list(vars(item).values())[:5] if hasattr(item, "kind") else item for item in value]
     return value
 
 

@@ -18,7 +18,7 @@ M = "MNV3-SECTION"
 
 def ask(shell: str, root: Path) -> str:
     """Runs the script in a shell of this machine over a test phone's tree; Android's own shell is mksh."""
-    script = STATE_SCRIPT.replace("/sys/", f"{root}/sys/")
+    script = STATE_SCRIPT.replace("/sys/", f"{root}/sys/").replace("/proc/[0-9]*", f"{root}/proc/[0-9]*")
     done = subprocess.run([shell, "-c", script], capture_output=True, text=True, timeout=20,
                           env={"PATH": f"{root}/system/bin:{os.environ['PATH']}", "SYSROOT": str(root)})
     assert done.returncode == 0 and done.stderr == ""

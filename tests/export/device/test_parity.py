@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from device_lab.phone import SimulatedPhone
 
+from mnv3_tf.config import VerifyConfig
 from mnv3_tf.errors import KitError
 from mnv3_tf.export.device.emulator import run_on_emulated_arm
 from mnv3_tf.export.device.parity import run_on_device
@@ -20,14 +22,19 @@ from mnv3_tf.progress import Silent
 pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip install ziglang")
 
 
+def few(file: Path) -> VerifyConfig:
+    """The run's limits, on few pictures."""
+    return replace(open_chain(file).float_run.config().verify, pictures=12, layer_pictures=2)
+
+
 def test_the_rung_of_a_phone(phone: Callable[..., SimulatedPhone], small_file: Path, pictures: Path) -> None:
     sim = phone()
     elsewhere = {PHONE: partial(run_on_device, f"adb:{sim.serial}", progress=Silent())}
-    result = verify(open_chain(small_file), pictures, elsewhere=elsewhere, progress=Silent())
+    result = verify(open_chain(small_file), pictures, elsewhere=elsewhere, limits=few(small_file), progress=Silent())
     rung = result.rungs[-1]
     assert result.passed, result.verdict()
     assert (rung.name, rung.status, rung.previous.against) == (PHONE, "holds", XNNPACK)  # type: ignore[union-attr]
-    assert rung.checks[-1].text == "its output bytes are this machine's on 36 of 36 pictures" and sim.settled()
+    assert rung.checks[-1].text == "its output bytes are this machine's on 12 of 12 pictures" and sim.settled()
 
 
 def test_a_phone_that_answers_otherwise_breaks_its_rung(small_file: Path, pictures: Path) -> None:
@@ -37,7 +44,7 @@ def test_a_phone_that_answers_otherwise_breaks_its_rung(small_file: Path, pictur
         given = np.fromfile(tensors, runtime.input_dtype).reshape(-1, *runtime.input_shape)
         np.concatenate([runtime.run_raw(tensor)[:, ::-1] for tensor in given]).tofile(outputs)
 
-    result = verify(open_chain(small_file), pictures, elsewhere={PHONE: wrong}, progress=Silent())
+    result = verify(open_chain(small_file), pictures, elsewhere={PHONE: wrong}, limits=few(small_file), progress=Silent())
     assert not result.passed and result.broken_rungs() == [PHONE]
     assert "its output bytes are this machine's on" in result.rungs[-1].checks[-1].text and not result.rungs[-1].checks[-1].passed
 

@@ -9,7 +9,7 @@ from device_lab.phone import SimulatedPhone
 from mnv3_tf.export.device.bench import DeviceSettings, benchmark_device, open_target
 from mnv3_tf.export.device.runner_build import build_runner
 from mnv3_tf.export.device.runners import KitRunner
-from mnv3_tf.export.device.session import DeviceSession
+from mnv3_tf.export.device.session import opened
 from mnv3_tf.export.runtime import LiteRTModel
 from mnv3_tf.progress import Silent
 
@@ -20,19 +20,16 @@ pytestmark = pytest.mark.slow
 def test_two_models_and_equal_bytes(real_phone: SimulatedPhone, files: dict[str, Path], tmp_path: Path) -> None:
     device = open_target(f"adb:{real_phone.serial}")
     assert "shell_v2" in device.features  # type: ignore[attr-defined]
-    settings = DeviceSettings(runs=10, min_seconds=0.5, rounds=4, cores=("all", "big"), cool_down=0)
+    settings = DeviceSettings(runs=10, min_seconds=0.1, rounds=4, cores=("all", "big"), cool_down=0)
     result = benchmark_device(device, [files["plain_int8"], files["swish_int8"]], settings, Silent())
-    assert len(result.rows) == 4 and all(row["failure"] is None and row["runs"] >= 40 for row in result.rows)
+    assert len(result.rows) == 4 and all(row["failure"] is None and row["runs"] >= 10 for row in result.rows)
     assert [row["partitions"] for row in result.rows] == [1, 1, 3, 3]
     model = LiteRTModel(files["swish_int8"])
     tensors = np.random.default_rng(0).integers(-128, 128, (3, *model.input_shape[1:]), dtype=np.int8)
     (tmp_path / "in.bin").write_bytes(tensors.tobytes())
-    session = DeviceSession(device).open()
-    try:
+    with opened(device) as session:
         runner = KitRunner(session, build_runner("x86_64", Silent()))
         runner.install()
         runner.outputs(files["swish_int8"], tmp_path / "in.bin", tmp_path / "out.bin")
-    finally:
-        session.close()
     assert (tmp_path / "out.bin").read_bytes() == b"".join(model.run_raw(tensor[None]).tobytes() for tensor in tensors)
     assert real_phone.left() == []

@@ -45,11 +45,16 @@ def test_the_page_is_offline_whole_and_the_same_again(tmp_path: Path) -> None:
 
 
 def test_operators_are_drawn_by_block(tmp_path: Path) -> None:
-    ops = [{"name": "model/block_04_expand/Conv2D", "kind": "CONV_2D", "mean_ms": 0.5, "share": 0.5, "calls": 1},
-           {"name": "model/stem_conv/add;x", "kind": "CONV_2D", "mean_ms": 0.3, "share": 0.3, "calls": 1},
-           {"name": "something", "kind": "MUL", "mean_ms": 0.2, "share": 0.2, "calls": 1}]
-    text = write_results_report([record(ops=ops), record(file="b.tflite")], tmp_path, "T").read_text()
-    assert "Time by block" in text and all(f">{block}</text>" in text for block in ("block_04", "stem", "other"))
+    ops = [{"name": name, "kind": "CONV_2D", "mean_ms": 0.1, "share": 0.3, "calls": 1, "kernel": "Convolution (NHWC)"}
+           for name in ("block_04/expand", "block_04/project", "stem/conv", "something")]
+    profile = {"method": "so", "runs": 50, "sum_ms": 0.4, "low_ms": 0.39, "high_ms": 0.42, "of_median": 0.8, "problem": None}
+    text = write_results_report([record(ops=ops, profile=profile, median_ms=0.5), record(file="b.tflite")], tmp_path,
+                                "T").read_text()
+    assert "Time by block" in text and all(f">{block}</text>" in text for block in ("block_04", "stem", "other", "runtime"))
+    assert "80% of the median" in text and "half of the runs took" in text and "<td>block_04/expand</td>" in text
+    # Without layers there are no bars, and it is said why.
+    text = write_results_report([record(ops=ops, profile={**profile, "problem": "it fits twice"})], tmp_path, "T").read_text()
+    assert "Layers are not known: it fits twice" in text and ">block_04</text>" not in text
     assert "Time by block" not in write_results_report([record()], tmp_path / "none", "T").read_text()
 
 
