@@ -1,5 +1,6 @@
 """`mnv3 import-weights`."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,25 +27,31 @@ NETWORKS = ("large", "small", "large_minimalistic", "small_minimalistic")
 @click.option("--dropout", type=float, default=0.2, show_default=True,
               help="Share dropped before the classifier when it was trained; PaddleClas scales its answers by the rest.")
 @click.option("--table", type=click.Path(), metavar="blocks.yaml", help="The table of a network of your own.")
-@click.option("--out", required=True, type=click.Path(), metavar="MODEL.keras", help="File to write.")
+@click.option("--out", required=True, type=click.Path(), metavar="MODEL.keras|RUN", help="File, or run folder, to write.")
+@click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE",
+              help="For a run folder: how pictures were prepared, such as data.resize=crop; may be given again.")
 @json_option
-def import_weights(source: str, origin: str | None, size: str | None, labels: str | None, out: str, as_json: bool,
-                   **options: Any) -> None:
+def import_weights(source: str, origin: str | None, size: str | None, labels: str | None, out: str, overrides: tuple[str, ...],
+                   as_json: bool, **options: Any) -> None:
     """Writes the weights in SOURCE as a Keras model that this kit trains, quantizes and converts.
 
     SOURCE is a file that the package saved (.pth, .safetensors, .pdparams, .h5, .weights.h5, .keras, .tflite, or the model.json
     of a TensorFlow.js graph model), or the name of published weights, such as torchvision/mobilenet_v3_small.IMAGENET1K_V1.
 
-    The model takes RGB pixels 0..255 and gives logits. Its card, labels and preprocessing contract are written beside it.
+    The model takes RGB pixels 0..255 and gives logits. Its card, labels and preprocessing contract are written beside it. Where
+    --out has no ending it is a run folder, as `mnv3 train` leaves one: what predicts, quantizes and converts goes on from there.
     """
     quiet_libraries()
     from mnv3_tf.data import read_labels
-    from mnv3_tf.weights.importing import check_out, save_imported
+    from mnv3_tf.weights.importing import check_out, save_imported, save_run
 
-    check_out(out)
+    run = Path(out).suffix == ""
+    data = _data(run, out, overrides)
+    if not run:
+        check_out(out)
     arguments = {**options, "input_size": _pixels(size), "labels": read_labels(labels) if labels else None}
     imported = _import(source, origin, arguments)
-    save_imported(imported, out)
+    save_run(imported, out, data) if run else save_imported(imported, out)
     facts = imported.report
     if as_json:
         print_json({**facts, "out": out})
@@ -60,6 +67,20 @@ def import_weights(source: str, origin: str | None, size: str | None, labels: st
     if imported.left_out:
         click.echo(f"Left out, for nothing depends on them: {', '.join(imported.left_out[:5])}"
                    f"{f' and {len(imported.left_out) - 5} more' if len(imported.left_out) > 5 else ''}.")
+
+
+def _data(run: bool, out: str, overrides: tuple[str, ...]) -> Any:
+    """The settings of pictures that the user gave; None for none."""
+    from mnv3_tf.config import load_config
+    from mnv3_tf.errors import InputError
+
+    for override in overrides:
+        if not run:
+            raise InputError(f"-o {override}: goes with a run folder; {out} is a file. Give --out a name without an ending.")
+        if not override.startswith("data.") or override.startswith("data.image_size"):
+            raise InputError(f"-o {override}: only settings of the section data are taken here, such as data.resize=crop; the "
+                             "network is that of the weights, its size is --size.")
+    return load_config(None, overrides).data if overrides else None
 
 
 def _import(source: str, origin: str | None, arguments: dict[str, Any]) -> Any:

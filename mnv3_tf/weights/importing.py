@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnv3_tf.config import ModelConfig
+from mnv3_tf.config import Config, DataConfig, ModelConfig
 from mnv3_tf.data import Preprocessing, write_labels
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import sha256, write_json
@@ -23,6 +23,8 @@ from mnv3_tf.yaml_text import nearest
 
 if TYPE_CHECKING:
     import keras
+
+    from mnv3_tf.training.run_folder import RunFolder
 
 # What ends like this is a file, and never the name of published weights.
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".pdparams", ".h5", ".hdf5", ".keras", ".tflite", ".json", ".pkl", ".ckpt")
@@ -210,6 +212,48 @@ def check_out(out: str | Path) -> Path:
     if out.suffix != ".keras":
         raise InputError(f"--out {out}: the model is written as a .keras file. Give a name such as {out.stem or 'model'}.keras.")
     return out
+
+
+def save_run(imported: Imported, folder: str | Path, data: DataConfig | None = None) -> "RunFolder":
+    """Writes a float run, as training does, that `quantize`, `evaluate`, `predict`, `convert` and `verify` take.
+
+    Args:
+        imported: a whole network, with class names.
+        folder: to make.
+        data: how pictures become its input, where `imported` does not know it; the size is the model's.
+
+    Raises:
+        InputError: the folder is taken, the network has no classifier or no class names, or nobody says how pictures were
+            prepared.
+    """
+    from mnv3_tf.keras_model import save_keras
+    from mnv3_tf.training.run_folder import RunFolder, contract_from
+
+    run = RunFolder(Path(folder))
+    run.refuse_if_used("Choose another --out.")
+    if imported.classes is None:
+        raise InputError(f"{imported.source}: has no classifier, so it is no run yet. Write it to a .keras file, and train it "
+                         "with -o model.weights=FILE.keras.")
+    if not imported.labels:
+        raise InputError(f"{imported.source}: the names of its {imported.classes} classes are not known. Give them with --labels "
+                         "FILE, one a line in the order of the outputs.")
+    if imported.preprocessing is None and data is None:
+        raise InputError(f"{imported.source}: it is not known how its pictures were prepared. Say it with -o, such as "
+                         "-o data.resize=crop -o data.crop_fraction=0.875 -o data.interpolation=bicubic.")
+    contract, (height, width) = imported.preprocessing, imported.model.input_shape[1:3]
+    if data is None and contract is not None:
+        data = DataConfig(resize=contract.resize, crop_fraction=contract.crop_fraction, interpolation=contract.interpolation)
+    assert data is not None
+    config = Config(model=imported.settings, data=dataclasses.replace(data, image_size=(height, width)))
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.write_head(config, contract_from(config), imported.labels)
+    save_keras(imported.model, run.model)
+    facts = imported.report
+    run.write_card(kind="float run", config=config.to_dict(), classes=list(imported.labels), data={}, seeds={},
+                   preprocessing=contract_from(config).fingerprint(), notes=facts["notes"],
+                   imported={"origin": imported.origin, "file": imported.source.name, "sha256": sha256(imported.source),
+                             "mean": facts["mean"], "std": facts["std"], **imported.facts})
+    return run
 
 
 def save_imported(imported: Imported, out: str | Path) -> Path:

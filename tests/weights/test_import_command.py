@@ -119,3 +119,37 @@ def test_published_weights_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert np.allclose(report["mean"], [0.485, 0.456, 0.406])
     code, _, error = run("import-weights", entry.name, "--from", "timm", "--out", out)
     assert code == 2 and "was published by paddle" in error
+
+
+def test_a_run_folder_goes_down_the_road(timm_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    """Imported with class names, weights are a float run like any other."""
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"{name}\n" for name in ("blue", "green", "red", *(f"kind {n}" for n in range(9)))))
+    folder = tmp_path / "run"
+    arguments = ("import-weights", timm_folder / "model.safetensors", "--from", "timm", "--size", "64x96", "--out", folder)
+    code, _, error = run(*arguments)
+    assert code == 2 and "names of its 12 classes are not known" in error and "--labels" in error
+    code, text, error = run(*arguments, "--labels", names, "-o", "data.resize=pad")
+    assert code == 0, error
+    from mnv3_tf.training.run_folder import open_run
+
+    opened = open_run(folder)
+    assert opened.labels()[:3] == ("blue", "green", "red") and opened.config().model.dialect == "timm_tf"
+    assert opened.contract().resize == "pad" and opened.contract().height == 64
+    code, text, error = run("evaluate", folder, "--data", pictures, "--json")
+    assert code == 0 and json.loads(text)["kind"] == "keras", error
+    code, _, error = run("quantize", folder, "--data", pictures, "--out", tmp_path / "ptq", "--method", "ptq",
+                         "-o", "quantize.calibration_pictures=48")
+    assert code == 0, error
+    code, text, error = run("diff", folder, tmp_path / "ptq", "--json")
+    assert code in (0, 1), error
+    code, _, error = run(*arguments, "--labels", names)
+    assert code == 2 and "already holds files" in error
+
+
+def test_settings_of_pictures_go_with_a_run_folder(timm_folder: Path, tmp_path: Path) -> None:
+    arguments = ("import-weights", timm_folder / "model.safetensors", "--from", "timm", "--out")
+    code, _, error = run(*arguments, tmp_path / "m.keras", "-o", "data.resize=pad")
+    assert code == 2 and "goes with a run folder" in error
+    code, _, error = run(*arguments, tmp_path / "run", "-o", "model.alpha=0.5")
+    assert code == 2 and "only settings of the section data" in error

@@ -1,0 +1,157 @@
+"""Weights that make up for what 8 bits cost: layer by layer, on unlabelled pictures.
+
+Each convolution is given what it really gets, the quantized tensor before it, and the output that the float network has there.
+Its kernel is first moved to where it comes nearest to that output (least squares, held near the trained kernel), then rounded
+one input at a time, each rounding error being spread over the inputs that are not rounded yet (Frantar et al., "GPTQ", 2023;
+Hassibi and Stork, "Second order derivatives for network pruning", 1993). The bias takes what is left of the mean.
+
+No label is looked at and nothing is trained by gradient.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from mnv3_tf.quantization.graph import DeployGraph
+from mnv3_tf.quantization.lowering import LoweredOp, lower
+from mnv3_tf.quantization.twin import Ranges, Twin, input_shift, input_units
+
+# Rows of the least-squares problem of a convolution, at most: pictures times places.
+_ROWS = 10_000
+_DEPTHWISE_ROWS = 4_000
+# How strongly a kernel is held where training left it, as a share of the mean square of its inputs.
+_HOLD = 0.01
+_DAMP = 0.01
+_LEVELS = 127
+
+
+def compensate(graph: DeployGraph, ranges: Ranges, pixels: np.ndarray,
+               advance: Callable[[int], None] = lambda done: None) -> DeployGraph:
+    """Chooses kernels and biases for the integer form.
+
+    Args:
+        graph: the trained network.
+        ranges: of its activations, from calibration.
+        pixels: uint8 (n, height, width, 3), a few dozen unlabelled pictures.
+        advance: told the number of operations done.
+
+    Returns:
+        The network with kernels that 8 bits per channel hold exactly. Blocks that are left float stay as they are.
+    """
+    lowered = lower(graph)
+    exact, twin = Twin(lowered, exact_input=True), Twin(lowered, ranges)
+    inputs = input_units(graph, pixels)
+    first = lowered.ops[0]
+    wanted = {first.name: inputs + input_shift(graph)}
+    found = {first.name: twin.apply(first, [inputs])}
+    last_use = {name: index for index, op in enumerate(lowered.ops) for name in op.inputs}
+    for index, op in enumerate(lowered.ops[1:], start=1):
+        if op.kind in ("conv", "depthwise") and not lowered.is_float(op):
+            given, right = found[op.inputs[0]], wanted[op.inputs[0]]
+            if op.inputs[0] == first.name:
+                given = given + input_shift(graph)
+            twin.set_weights({op.name: _fit(op, given, right, *lowered.weights(op))})
+        wanted[op.name] = exact.apply(op, [wanted[name] for name in op.inputs])
+        found[op.name] = twin.apply(op, [found[name] for name in op.inputs])
+        for name in op.inputs:
+            if last_use[name] == index:
+                wanted.pop(name, None)
+                found.pop(name, None)
+        advance(index)
+    return twin.deploy_graph()
+
+
+def _padding(op: LoweredOp, side: int, kernel: int) -> tuple[int, int]:
+    """Zeros before and after one axis of a convolution's input."""
+    if op.padding == "symmetric":
+        return kernel // 2, kernel // 2
+    if op.padding == "valid":
+        return 0, 0
+    total = max((-(-side // op.stride) - 1) * op.stride + kernel - side, 0)
+    return total // 2, total - total // 2
+
+
+class _Places:
+    """Places of a convolution's output, chosen by chance, and what enters it there."""
+
+    def __init__(self, op: LoweredOp, shape: tuple[int, ...], kernel: np.ndarray):
+        self._kernel = kernel.shape[:2]
+        self._pads = [_padding(op, side, size) for side, size in zip(shape[1:3], self._kernel, strict=True)]
+        sides = [(side + sum(pad) - size) // op.stride + 1
+                 for side, pad, size in zip(shape[1:3], self._pads, self._kernel, strict=True)]
+        total = shape[0] * sides[0] * sides[1]
+        limit = _DEPTHWISE_ROWS if op.kind == "depthwise" else _ROWS
+        places = np.arange(total) if total <= limit else np.random.default_rng(0).choice(total, limit, replace=False)
+        picture, place = np.divmod(places, sides[0] * sides[1])
+        row, column = np.divmod(place, sides[1])
+        self._at = picture, row * op.stride, column * op.stride
+
+    def rows(self, inputs: np.ndarray) -> np.ndarray:
+        """(places, h * w, channels) float32."""
+        padded = np.pad(inputs, ((0, 0), *self._pads, (0, 0))) if any(map(any, self._pads)) else inputs
+        picture, row, column = (values[:, None, None] for values in self._at)
+        height, width = self._kernel
+        found = padded[picture, row + np.arange(height)[:, None], column + np.arange(width)]
+        return found.reshape(len(found), height * width, -1)
+
+
+def _fit(op: LoweredOp, given: np.ndarray, right: np.ndarray, kernel: np.ndarray,
+         bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias, the kernel on the grid of 8 bits, that make of `given` what the float ones make of `right`."""
+    places = _Places(op, given.shape, kernel)
+    rows, right_rows = places.rows(given), places.rows(right)
+    height, width, channels = kernel.shape[:3]
+    if op.kind == "depthwise":
+        # One small problem for each channel: (channels, rows, h * w).
+        problems = np.moveaxis(rows, 2, 0).astype(np.float64)
+        start = kernel[..., 0].reshape(height * width, channels).T[:, :, None].astype(np.float64)
+        wanted = np.matmul(np.moveaxis(right_rows, 2, 0), start) + bias[:, None, None]
+    else:
+        problems = rows.reshape(1, len(rows), -1).astype(np.float64)
+        start = kernel.reshape(1, -1, kernel.shape[-1]).astype(np.float64)
+        wanted = np.matmul(right_rows.reshape(1, len(rows), -1), start) + bias
+    mean_in, mean_out = problems.mean(axis=1, keepdims=True), wanted.mean(axis=1, keepdims=True)
+    centred = problems - mean_in
+    hessian = np.matmul(centred.transpose(0, 2, 1), centred) / len(rows)
+    size = hessian.shape[-1]
+    hold = _HOLD * np.maximum(np.trace(hessian, axis1=1, axis2=2) / size, 1e-12)[:, None, None] * np.eye(size)
+    slope = np.matmul(centred.transpose(0, 2, 1), wanted - mean_out) / len(rows)
+    best = np.linalg.solve(hessian + hold, slope + np.matmul(hold, start))
+    rounded = _round(best, hessian + hold * (_DAMP / _HOLD))
+    moved = (mean_out - np.matmul(mean_in, rounded))[:, 0].astype(np.float32)
+    if op.kind == "depthwise":
+        return rounded[..., 0].T.reshape(kernel.shape).astype(np.float32), moved[:, 0]
+    return rounded[0].reshape(kernel.shape).astype(np.float32), moved[0]
+
+
+def _round(kernels: np.ndarray, hessians: np.ndarray) -> np.ndarray:
+    """Rounds kernels (problems, inputs, outputs) to 127 steps either way for each output, one input at a time."""
+    order = np.argsort(-np.einsum("pii->pi", hessians).sum(axis=0))
+    inverse = np.linalg.inv(hessians[:, order][:, :, order])
+    upper = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1)
+    step = np.maximum(np.abs(kernels).max(axis=1, keepdims=True) / _LEVELS, 1e-12)
+    for _ in range(4):
+        levels = _round_once(kernels[:, order].copy(), upper, step)
+        most = np.abs(levels).max(axis=1, keepdims=True)
+        if (most == _LEVELS).all():
+            break
+        step = np.where(most == _LEVELS, step, step * np.maximum(most, 1) / _LEVELS)
+    # A file's scale comes from the largest weight, which must therefore be at the end of the grid.
+    largest = np.abs(levels).argmax(axis=1)[:, None]
+    sign = np.where(np.take_along_axis(levels, largest, 1) < 0, -1.0, 1.0)
+    np.put_along_axis(levels, largest, sign * _LEVELS, 1)
+    rounded = np.empty_like(levels)
+    rounded[:, order] = levels * step
+    return rounded
+
+
+def _round_once(kernels: np.ndarray, upper: np.ndarray, step: np.ndarray) -> np.ndarray:
+    levels = np.zeros_like(kernels)
+    for i in range(kernels.shape[1]):
+        levels[:, i] = np.clip(np.rint(kernels[:, i] / step[:, 0]), -_LEVELS, _LEVELS)
+        error = (kernels[:, i] - levels[:, i] * step[:, 0]) / upper[:, i, i, None]
+        kernels[:, i + 1:] -= upper[:, i, i + 1:, None] * error[:, None]
+    return levels
+
+
+__all__: Sequence[str] = ("compensate",)
