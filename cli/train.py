@@ -45,6 +45,8 @@ def _settings(stored: Path | None, config_path: str | None, overrides: tuple[str
     from mnv3_tf.weights.starting import load_settings
 
     if stored is None or not stored.exists():
+        if load_config(config_path, overrides).model.weights:
+            quiet_libraries()  # the weights may have to be opened
         return load_settings(config_path, overrides)
     base = load_config(stored)
     if config_path:

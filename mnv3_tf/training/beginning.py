@@ -21,7 +21,8 @@ _MEASURED = 2048
 
 def facts_of(start: StartingWeights) -> dict[str, Any]:
     """What the card of a run says about the weights it started from."""
-    return {"source": start.source, "file": start.file.name, "sha256": start.sha256, "folded": is_folded(start), "lacks_head_conv": lacks_head_conv(start),
+    return {"source": start.source, "file": start.file.name, "sha256": start.sha256,
+            "folded": is_folded(start), "lacks_head_conv": lacks_head_conv(start),
             "model": {key: value for key, value in vars(start.spec).items() if key != "weights"},
             "origin": start.card.get("origin")}
 

@@ -87,8 +87,8 @@ class TeacherAnswers:
         commonest = float(np.bincount(labels, minlength=self._classes).max() / len(labels))
         if right <= commonest and self._classes > 1:
             raise InputError(f"train.teacher is {self._teacher.path}: it is right on {right:.3f} of {len(labels)} training "
-                             f"pictures, where the commonest class alone is {commonest:.3f}. Its classes are in another order, or "
-                             "it expects another input than RGB pixels 0..255. Give a teacher that was trained on these classes.")
+                             f"pictures, where the commonest class alone is {commonest:.3f}. Its classes are in another order, "
+                             "or it expects another input than RGB pixels 0..255. Give a teacher that was trained on these classes.")
         kind = "probabilities" if self._probabilities else "logits"
         self.notes.append(f"teacher {self._teacher.path}: right on {right:.3f} of {len(labels)} training pictures, gives {kind}")
         self.facts |= {"gives": kind, "top1_on_training_pictures": right}
@@ -105,7 +105,7 @@ class TeacherAnswers:
                                  for start in range(0, len(pixels), EVALUATION_BATCH)])
         if scores.shape != (len(pixels), self._classes):
             raise InputError(f"train.teacher is {teacher.path}: it gives {'x'.join(map(str, scores.shape[1:]))} values for a "
-                             f"picture, but the data has {self._classes} classes. Give a teacher that was trained on these classes.")
+                             f"picture, but the data has {self._classes} classes. Give a teacher trained on these classes.")
         return scores[:, self._order]
 
 

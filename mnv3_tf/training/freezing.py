@@ -48,7 +48,7 @@ class FreezingPlan:
     inference_batchnorm: bool = False
 
     def unit_of(self, layer_name: str) -> str:
-        """The unit that a layer belongs to: ``block_07_depthwise_bn`` -> ``block_07``; `top` also for a `head_conv` that is new."""
+        """The unit that a layer belongs to: ``block_07_depthwise_bn`` -> ``block_07``; `top` for a new `head_conv` too."""
         unit = unit_of(layer_name)
         return unit if unit in self.units else TOP
 
@@ -134,8 +134,8 @@ def _refuse_without_weights(settings: TrainConfig) -> None:
             raise InputError(f"train.{key} is {getattr(settings, key)}, but without model.weights the layers would stay "
                              "random. Give model.weights, or leave it away.")
     if settings.batchnorm in ("frozen", "reestimate"):
-        raise InputError(f"train.batchnorm is {settings.batchnorm!r}, which needs a trained network. Give model.weights, or leave "
-                         "it away.")
+        raise InputError(f"train.batchnorm is {settings.batchnorm!r}, which needs a trained network. Give model.weights, or "
+                         "leave it away.")
 
 
 def _parts(units: tuple[str, ...], count: int) -> tuple[tuple[str, ...], ...]:

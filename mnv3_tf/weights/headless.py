@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from mnv3_tf.config import ModelConfig
+from mnv3_tf.config import ModelConfig, load_config
 from mnv3_tf.errors import InputError
 from mnv3_tf.spec import DIALECTS, SPECS, Dialect, find_spec, scale_blocks, stem_width
 
@@ -32,9 +32,10 @@ def identify_body(model: keras.Model) -> ModelConfig:
         for dialect in DIALECTS.values():
             for name in SPECS if found and _same_details(layers, dialect) else ():
                 if _kernels(name, dialect.name, alpha) == found:
-                    return ModelConfig(name=name, alpha=alpha, dialect=dialect.name)
-    raise InputError(f"{model.name}: its layers are not the blocks of {', '.join(SPECS)} at any alpha from 0.1 to 2 in any dialect "
-                     f"({', '.join(DIALECTS)}). Give the card that was written beside the model.")
+                    found_keys = {"name": name, "alpha": alpha, "dialect": dialect.name}
+                    return load_config(None, [f"model.{key}={value}" for key, value in found_keys.items()]).model
+    raise InputError(f"{model.name}: its layers are not the blocks of {', '.join(SPECS)} at any alpha from 0.1 to 2 in any "
+                     f"dialect ({', '.join(DIALECTS)}). Give the card that was written beside the model.")
 
 
 def _kernels(name: str, dialect: str, alpha: float) -> dict[str, tuple[int, ...]]:
