@@ -88,7 +88,7 @@ class TeacherAnswers:
         if right <= commonest and self._classes > 1:
             raise InputError(f"train.teacher is {self._teacher.path}: it is right on {right:.3f} of {len(labels)} training "
                              f"pictures, where the commonest class alone is {commonest:.3f}. Its classes are in another order, "
-                             "or it expects another input than RGB pixels 0..255. Give a teacher that was trained on these classes.")
+                             "or it expects another input than RGB pixels 0..255. Give a teacher trained on these classes.")
         kind = "probabilities" if self._probabilities else "logits"
         self.notes.append(f"teacher {self._teacher.path}: right on {right:.3f} of {len(labels)} training pictures, gives {kind}")
         self.facts |= {"gives": kind, "top1_on_training_pictures": right}

@@ -158,7 +158,8 @@ def test_a_student_learns_from_a_teacher(student_run: Path, source_run: Path) ->
 
 
 @pytest.mark.slow
-def test_resuming_with_a_teacher_changes_nothing(pictures: Path, student_config: Config, student_run: Path, tmp_path: Path) -> None:
+def test_resuming_with_a_teacher_changes_nothing(pictures: Path, student_config: Config, student_run: Path,
+                                                 tmp_path: Path) -> None:
     from mnv3_tf.training.interrupt import Interrupted
 
     dataset = open_dataset(pictures)
