@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
-.PHONY: install test lint quick demo bench clean
+.PHONY: install test lint quick peers demo bench clean
 
 install: $(VENV)/.installed
 
@@ -31,6 +31,11 @@ test: lint
 
 quick: install
 	@$(BIN)/python -m pytest -q -m 'not slow'
+
+# Imported weights against torchvision, timm, PaddleClas and keras.applications themselves; the first time, they are installed into
+# environments of their own in the cache folder (about 3 GB, ten minutes).
+peers: install
+	@$(BIN)/python tests/peers/run.py
 
 demo: install
 	@$(BIN)/python demo/run.py

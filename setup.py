@@ -41,6 +41,7 @@ REQUIRES = [
     "Jinja2>=3.1,<4",
     "natsort>=8.4,<9",
     "pooch>=1.8,<2",
+    "safetensors>=0.4.3,<0.9",
     "tensorboardX>=2.6.2,<3",
 ]
 ZIG = "ziglang>=0.13,<0.18"
@@ -66,6 +67,7 @@ setup(
     package_dir=FOLDERS,
     package_data={
         "mnv3_tf": ["py.typed"],
+        "mnv3_tf.weights": ["*.json"],
         "mnv3_tf.android_demo_assets": ["**/*"],
         "mnv3_tf.export": ["*.css"],
         "mnv3_tf.export.device": ["*.json", "*.c"],

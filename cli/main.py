@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "Train a network on pictures in folders.",
     "evaluate": "Score a run, a .keras or a .tflite file on labelled pictures.",
     "predict": "Say what is on pictures.",
+    "import-weights": "Take the weights of keras.applications, torchvision, timm, PaddleClas or a .tflite file.",
     "quantize": "Make the int8 form of a trained run (QAT or PTQ).",
     "sensitivity": "Find the blocks that 8 bits hurt, and leave the fewest float that meet a budget.",
     "convert": "Write a .tflite file.",
@@ -32,7 +33,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        return getattr(importlib.import_module(f"mnv3_tf.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        return getattr(importlib.import_module(f"mnv3_tf.cli.{name}"), name)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         from mnv3_tf.yaml_text import nearest

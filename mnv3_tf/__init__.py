@@ -19,16 +19,18 @@ if TYPE_CHECKING:
     from mnv3_tf.quantization.quantize import quantize
     from mnv3_tf.spec import Block, NetworkSpec, read_block_table
     from mnv3_tf.training.trainer import train
+    from mnv3_tf.weights.importing import import_weights
 
 _HOME = {
     "MobileNetV3": "network", "MobileNetV3Large": "network", "MobileNetV3Small": "network", "display_name": "network",
     "Block": "spec", "NetworkSpec": "spec", "read_block_table": "spec", "count_macs": "profile",
     "Config": "config", "load_config": "config", "Preprocessing": "data", "open_dataset": "data",
-    "train": "training.trainer", "quantize": "quantization.quantize",
+    "train": "training.trainer", "quantize": "quantization.quantize", "import_weights": "weights.importing",
 }
 
 __all__ = ["Block", "Config", "MobileNetV3", "MobileNetV3Large", "MobileNetV3Small", "NetworkSpec", "Preprocessing",
-           "count_macs", "display_name", "load_config", "open_dataset", "quantize", "read_block_table", "train"]
+           "count_macs", "display_name", "import_weights", "load_config", "open_dataset", "quantize", "read_block_table",
+           "train"]
 
 
 def __getattr__(name: str) -> Any:

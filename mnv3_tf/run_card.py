@@ -1,8 +1,10 @@
 """The card of an artefact: a small JSON file that says what it is, what it was made from, and by what a change is noticed.
 
-The card of a run is ``run.json`` in its folder, that of ``m.tflite`` is ``m.card.json`` beside it. Every card holds:
+The card of a run is ``run.json`` in its folder, that of ``m.tflite`` or of imported weights ``m.keras`` is ``m.card.json``
+beside it. Every card holds:
 
-- ``kind``: "float run", "quantized run" or "tflite"; ``card_format``: the number of this description; ``written``: UTC.
+- ``kind``: "float run", "quantized run", "imported weights" or "tflite"; ``card_format``: the number of this description;
+  ``written``: UTC.
 - ``classes``: class names; ``preprocessing``: the contract's fingerprint.
 - ``files``: the SHA-256 of each of the artefact's own files, by name.
 - ``parent``: what it was made from (null for a float run): ``kind``, the folder as an absolute path (``run``) and as a path
@@ -12,7 +14,8 @@ The card of a run is ``run.json`` in its folder, that of ``m.tflite`` is ``m.car
 
 A run's card adds ``config``, ``seeds`` and ``data`` (by split: a fingerprint of names and contents, and the number of
 pictures); a quantized run's adds ``calibration`` (the same for the pictures that calibrated it); a `.tflite` file's adds
-``format``, ``io``, ``lowering``, ``partitions``, and the types of input and output.
+``format``, ``io``, ``lowering``, ``partitions``, and the types of input and output; that of imported weights ``model``,
+``origin``, ``source`` (file and SHA-256), ``mean`` and ``std`` of the input, ``class_count`` and ``include_top``.
 """
 
 import os
@@ -59,11 +62,14 @@ class Attempt:
 
 
 def card_path(artefact: str | Path) -> Path:
-    """Where the card of a run folder, of a file in one, or of a `.tflite` file lies."""
+    """Where the card of a run folder, of a file in one, of a `.tflite` file or of an imported `.keras` file lies."""
     artefact = Path(artefact)
     if artefact.is_dir():
         return artefact / "run.json"
-    return artefact.with_name(f"{artefact.stem}.card.json" if artefact.suffix == ".tflite" else "run.json")
+    own = artefact.with_name(f"{artefact.stem}.card.json")
+    if artefact.suffix == ".tflite" or (artefact.suffix == ".keras" and own.exists()):
+        return own
+    return artefact.with_name("run.json")
 
 
 def read_card(artefact: str | Path) -> dict[str, Any] | None:
@@ -74,7 +80,7 @@ def read_card(artefact: str | Path) -> dict[str, Any] | None:
     """
     artefact = Path(artefact)
     path = card_path(artefact)
-    known = artefact.is_dir() or artefact.suffix == ".tflite" or artefact.name in _RUN_WEIGHTS
+    known = artefact.is_dir() or artefact.name in _RUN_WEIGHTS or path.name == f"{artefact.stem}.card.json"
     if not known or not path.exists():
         return None
     card = read_json(path)

@@ -1,1 +1,1 @@
-"""Weights that training starts from: published ones and your own."""
+"""Weights from elsewhere: files of other frameworks and published models."""

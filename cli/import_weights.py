@@ -1,0 +1,78 @@
+"""`mnv3 import-weights`."""
+
+from typing import Any
+
+import click
+
+from mnv3_tf.cli.options import Terminal, json_option, print_json, quiet_libraries
+
+# Named here too, so that `--help` need not load what knows them.
+ORIGINS = ("keras", "torchvision", "timm", "paddle", "tflite", "tfjs")
+NETWORKS = ("large", "small", "large_minimalistic", "small_minimalistic")
+
+
+@click.command()
+@click.argument("source", type=click.Path())
+@click.option("--from", "origin", type=click.Choice(ORIGINS), help="The package that saved it; known for published weights.")
+@click.option("--model", "name", type=click.Choice(NETWORKS), help="As the shapes say, where not given.")
+@click.option("--alpha", type=float, help="Width multiplier; as the shapes say, where not given.")
+@click.option("--dialect", type=click.Choice(["keras", "torchvision", "timm", "timm_tf", "paddle"]),
+              help="Needed for timm, whose tf_* networks (timm_tf) have the same tensors.")
+@click.option("--model-name", metavar="NAME", help="The package's own name, such as tf_mobilenetv3_large_100, in place of these.")
+@click.option("--size", metavar="PIXELS|HEIGHTxWIDTH", help="Input; that of published weights, or 224, where not given.")
+@click.option("--labels", type=click.Path(), metavar="FILE", help="Class names, one a line in the order of the outputs.")
+@click.option("--mean", type=float, nargs=3, help="Of the channels as shares of 255, such as 0.485 0.456 0.406.")
+@click.option("--std", type=float, nargs=3, help="Likewise, such as 0.229 0.224 0.225.")
+@click.option("--table", type=click.Path(), metavar="blocks.yaml", help="The table of a network of your own.")
+@click.option("--out", required=True, type=click.Path(), metavar="MODEL.keras", help="File to write.")
+@json_option
+def import_weights(source: str, origin: str | None, size: str | None, labels: str | None, out: str, as_json: bool,
+                   **options: Any) -> None:
+    """Writes the weights in SOURCE as a Keras model that this kit trains, quantizes and converts.
+
+    SOURCE is a file that the package saved (.pth, .safetensors, .pdparams, .h5, .weights.h5, .keras, .tflite, or the model.json
+    of a TensorFlow.js graph model), or the name of published weights, such as torchvision/mobilenet_v3_small.IMAGENET1K_V1.
+
+    The model takes RGB pixels 0..255 and gives logits. Its card, labels and preprocessing contract are written beside it.
+    """
+    quiet_libraries()
+    from mnv3_tf.data import read_labels
+    from mnv3_tf.weights.importing import check_out, save_imported
+
+    check_out(out)
+    arguments = {**options, "input_size": _pixels(size), "labels": read_labels(labels) if labels else None}
+    imported = _import(source, origin, arguments)
+    save_imported(imported, out)
+    facts = imported.report
+    if as_json:
+        print_json({**facts, "out": out})
+        return
+    for note in imported.notes:
+        click.echo(f"Note: {note}.")
+    height, width, _ = facts["input"]
+    settings = imported.settings
+    what = f"the network of {settings.block_table}" if settings.block_table else settings.name
+    head = f"{imported.classes} classes" if imported.include_top else "without a classifier"
+    click.echo(f"Imported: {out} ({what} at alpha {settings.alpha:g}, dialect {settings.dialect}, {head}, "
+               f"input {height}x{width}, {len(imported.tensors)} tensors).")
+    if imported.left_out:
+        click.echo(f"Left out, for nothing depends on them: {', '.join(imported.left_out[:5])}"
+                   f"{f' and {len(imported.left_out) - 5} more' if len(imported.left_out) > 5 else ''}.")
+
+
+def _import(source: str, origin: str | None, arguments: dict[str, Any]) -> Any:
+    from mnv3_tf.weights.importing import import_weights as run_import
+
+    return run_import(source, origin, **arguments, progress=Terminal())
+
+
+def _pixels(size: str | None) -> int | tuple[int, int] | None:
+    """``224`` or ``160x128`` (height x width)."""
+    from mnv3_tf.errors import InputError
+
+    if size is None:
+        return None
+    sides = size.split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() for side in sides):
+        raise InputError(f"--size {size}: one side in pixels, or height x width, is needed, such as 224 or 160x128.")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))

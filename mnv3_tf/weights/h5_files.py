@@ -1,0 +1,218 @@
+"""Keras weights in HDF5: the older layout of `model.save_weights("x.h5")`, Keras 3's `.weights.h5`, and `.keras` archives.
+
+Only datasets are read, with h5py. A whole model's configuration is looked at as JSON for the order of its layers; no layer is
+built from it and nothing in it is run.
+
+Sources: the layouts as keras 3.15 writes them (`keras.src.legacy.saving.legacy_h5_format`, `keras.src.saving.saving_lib`).
+"""
+
+import io
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from mnv3_tf.errors import InputError
+
+_SPARE_BYTES = 1 << 26
+_DEPTH = 32
+# Top-level groups of a Keras 3 file that hold no layer.
+_NO_LAYERS = ("optimizer", "metrics", "loss")
+
+
+@dataclass(frozen=True)
+class Group:
+    """One layer's tensors, in the order in which Keras lists them.
+
+    Attributes:
+        name: of the layer; where a Keras 3 file does not keep it, of its class with a number (`conv2d_3`).
+        path: of its group in the file.
+        tensors: by name within the layer (`kernel`, or the number that Keras 3 gives).
+    """
+
+    name: str
+    path: str
+    tensors: dict[str, np.ndarray]
+
+
+def read_h5(path: Path, content: bytes) -> tuple[str, tuple[Group, ...]]:
+    """Every layer that has tensors, in file order.
+
+    Returns:
+        ("h5", groups) for the older layout, whose order is that of the network, or ("keras h5", groups) for Keras 3's, whose
+        order is by the layers' class and number.
+
+    Raises:
+        InputError: it is damaged, holds no weights, or declares more than its size allows.
+    """
+    import h5py
+
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            root = file["model_weights"] if "layer_names" not in file.attrs and "model_weights" in file else file
+            reader = _Reader(path, len(content))
+            if "layer_names" in root.attrs or "layer_names0" in root.attrs:
+                kind, groups = "h5", tuple(reader.older(root))
+            else:
+                kind, groups = "keras h5", tuple(reader.keras3(file, "", 0))
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: damaged, or HDF5 of a kind that Keras does not write ({str(error).splitlines()[0][:150]}). "
+                         "Download or save it again.") from None
+    if not groups:
+        raise InputError(f"{path}: an HDF5 file without Keras weights. Save them with model.save_weights('x.weights.h5').")
+    return kind, groups
+
+
+def read_keras_archive(path: Path, archive: zipfile.ZipFile, size_bytes: int) -> tuple[str, tuple[Group, ...]]:
+    """A whole model's weights, in the order of its layers where its configuration tells it.
+
+    Raises:
+        InputError: as :func:`read_h5`.
+    """
+    content = _member(path, archive, "model.weights.h5", size_bytes)
+    _, groups = read_h5(path, content)
+    try:
+        names = _layer_names(json.loads(_member(path, archive, "config.json", size_bytes)), "layers")
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: damaged: its config.json is not valid JSON. Save the model again.") from None
+    order = {group: place for place, group in enumerate(names)}
+    named = (Group(names.get(group.path, group.name), group.path, group.tensors) for group in groups)
+    return "keras", tuple(sorted(named, key=lambda group: order.get(group.path, len(order))))
+
+
+def _member(path: Path, archive: zipfile.ZipFile, name: str, size_bytes: int) -> bytes:
+    try:
+        info = archive.getinfo(name)
+        if info.file_size > 8 * size_bytes + _SPARE_BYTES:
+            raise InputError(f"{path}: its entry {name} declares {info.file_size} bytes in a file of {size_bytes}: damaged, or "
+                             "made to fill the memory.")
+        return archive.read(name)
+    except (KeyError, zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError, zlib.error
+            ) as error:
+        raise InputError(f"{path}: no Keras model, or damaged: its entry {name} cannot be read ({error}).") from None
+
+
+def _layer_names(config: Any, folder: str) -> dict[str, str]:
+    """The names of a model's layers, in its order, by the groups that Keras 3 keeps their tensors in.
+
+    A group is the layer's class with a number that counts the class's layers in the order of the model: `layers/conv2d_1`; the
+    layers of a model within it lie below `layers/functional/layers`.
+    """
+    inner = config.get("config") if isinstance(config, dict) else None
+    layers = inner.get("layers") if isinstance(inner, dict) else None
+    counts: dict[str, int] = {}
+    names: dict[str, str] = {}
+    for layer in layers if isinstance(layers, list) else []:
+        class_name = layer.get("class_name") if isinstance(layer, dict) else None
+        if not isinstance(class_name, str):
+            return {}
+        snake = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
+        snake = re.sub(r"([a-z])([A-Z])", r"\1_\2", snake).lower()
+        number = counts[snake] = counts.get(snake, -1) + 1
+        group = f"{folder}/{snake}_{number}" if number else f"{folder}/{snake}"
+        settings = layer.get("config")
+        given = layer.get("name") or (settings.get("name") if isinstance(settings, dict) else None)
+        names[group] = given if isinstance(given, str) else group
+        names.update(_layer_names(layer, f"{group}/layers"))
+    return names
+
+
+class _Reader:
+    """Reads groups and counts what they hold."""
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self.path = path
+        self.bytes_left = 8 * size_bytes + _SPARE_BYTES
+
+    def older(self, root: Any) -> Iterator[Group]:
+        """Layers named by the attribute `layer_names`, tensors by `weight_names`."""
+        for layer in _names(root, "layer_names"):
+            group = self.child(root, layer)
+            names = _names(group, "weight_names")
+            if names:
+                yield Group(layer, group.name.strip("/"), {self.within(name, layer): self.dataset(group, name) for name in names})
+        if "top_level_model_weights" in root:
+            group = self.child(root, "top_level_model_weights")
+            names = _names(group, "weight_names")
+            if names:
+                yield Group("", group.name.strip("/"), {self.within(name, ""): self.dataset(group, name) for name in names})
+
+    @staticmethod
+    def within(name: str, layer: str) -> str:
+        """A tensor's name without its layer's and without TensorFlow's `:0`."""
+        return re.sub(r":\d+$", "", name.removeprefix(f"{layer}/"))
+
+    def keras3(self, group: Any, path: str, depth: int) -> Iterator[Group]:
+        """Every group that has a group `vars` with tensors, whatever the folders around it are called."""
+        from natsort import natsorted
+
+        if depth > _DEPTH:
+            raise InputError(f"{self.path}: groups nested deeper than {_DEPTH}: no file of Keras.")
+        for name in natsorted(group.keys()):
+            if depth == 0 and name in _NO_LAYERS:
+                continue
+            below = self.child(group, name)
+            if not hasattr(below, "keys"):
+                continue
+            if name != "vars":
+                yield from self.keras3(below, f"{path}/{name}".strip("/"), depth + 1)
+            elif len(below):
+                label = below.attrs.get("name", path.rpartition("/")[2])
+                label = label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
+                yield Group(label, path, {item: self.dataset(below, item) for item in natsorted(below.keys())})
+
+    def child(self, group: Any, name: str) -> Any:
+        """A member that lies in this very file."""
+        import h5py
+
+        folder = group
+        for part in name.split("/"):
+            where = f"{self.path}: {folder.name.rstrip('/')}/{part}"
+            link = folder.get(part, getlink=True) if hasattr(folder, "keys") else None
+            if link is None:
+                raise InputError(f"{where} is missing: damaged. Download or save it again.")
+            if not isinstance(link, h5py.HardLink):
+                raise InputError(f"{where} is a link to elsewhere, as Keras never writes. Save the weights again.")
+            folder = folder[part]
+        return folder
+
+    def dataset(self, group: Any, name: str) -> np.ndarray:
+        """A dataset's values, bfloat16 as such.
+
+        Raises:
+            InputError: it is no dataset of numbers, lies elsewhere, or declares more than the file's size allows.
+        """
+        found = self.child(group, name)
+        where = f"{self.path}: {group.name}/{name}"
+        if not hasattr(found, "dtype") or found.shape is None:
+            raise InputError(f"{where} is no tensor.")
+        if found.is_virtual or found.external:
+            raise InputError(f"{where} keeps its values in another file, as Keras never writes. Save the weights again.")
+        self.bytes_left -= found.nbytes
+        if self.bytes_left < 0:
+            raise InputError(f"{where} declares the shape {found.shape}, more than the file can hold: damaged, or made to fill "
+                             "the memory.")
+        if found.dtype.kind == "V" and found.dtype.itemsize == 2 and found.attrs.get("dtype") == "bfloat16":
+            return np.array(found).view(ml_dtypes.bfloat16)
+        if found.dtype.kind not in "fiub":
+            raise InputError(f"{where} has the dtype {found.dtype}; numbers are needed.")
+        return np.array(found)
+
+
+def _names(group: Any, attribute: str) -> list[str]:
+    """A list of names in an attribute; Keras splits long ones over `attribute0`, `attribute1`, ..."""
+    if attribute in group.attrs:
+        values = list(group.attrs[attribute])
+    else:
+        values, number = [], 0
+        while f"{attribute}{number}" in group.attrs:
+            values += list(group.attrs[f"{attribute}{number}"])
+            number += 1
+    return [value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in values]

@@ -1,0 +1,330 @@
+"""Other packages' weights as a Keras model of this kit: read, checked tensor by tensor, put in, and saved with a card."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnv3_tf.config import ModelConfig
+from mnv3_tf.data import Preprocessing, write_labels
+from mnv3_tf.errors import InputError
+from mnv3_tf.files import sha256, write_json
+from mnv3_tf.progress import Progress
+from mnv3_tf.spec import DIALECTS, SPECS, NetworkSpec, find_spec, in_dialect, read_block_table
+from mnv3_tf.weights.hints import Hints, published_hints, read_hints
+from mnv3_tf.weights.matching import ALPHAS, Variant, advice, check_fit, class_count, left_out_names, nearest_variants
+from mnv3_tf.weights.names import ORIGINS, Entry, source_entries
+from mnv3_tf.weights.published_names import Published, find_published_name
+from mnv3_tf.yaml_text import nearest
+
+if TYPE_CHECKING:
+    import keras
+
+# What ends like this is a file, and never the name of published weights.
+SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".pdparams", ".h5", ".hdf5", ".keras", ".tflite", ".json", ".pkl", ".ckpt")
+
+
+@dataclass(frozen=True)
+class ImportedTensor:
+    """One tensor and where it went."""
+
+    source: str
+    source_shape: tuple[int, ...]
+    target: str
+    shape: tuple[int, ...]
+    transform: str
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A Keras model with another package's weights.
+
+    Attributes:
+        model: float32; RGB pixels 0..255 in; logits out, or without a head the last feature map.
+        source: the file.
+        origin: the package that saved it, or "tflite", "tfjs".
+        settings: of the network, as a configuration has them.
+        include_top: whether the source has a classifier, and so the model.
+        classes: its width; None without.
+        labels: class names; None where nobody gave any.
+        mean, std: of the input's channels, as shares of 255.
+        preprocessing: how its pictures were prepared, where that is known.
+        tensors: tensor by tensor, in the network's order.
+        left_out: tensors of the file that the model does not need.
+        notes: what was chosen for the user, a sentence each.
+        facts: what else is known: model name, licence, accuracy.
+    """
+
+    model: "keras.Model"
+    source: Path
+    origin: str
+    settings: ModelConfig
+    include_top: bool
+    classes: int | None
+    labels: tuple[str, ...] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    preprocessing: Preprocessing | None
+    tensors: tuple[ImportedTensor, ...]
+    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Everything but the model, as JSON types."""
+        return {"source": str(self.source), "origin": self.origin, "model": dataclasses.asdict(self.settings),
+                "include_top": self.include_top, "classes": self.classes,
+                "input": list(self.model.input_shape[1:]), "mean": list(self.mean), "std": list(self.std),
+                "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None, "notes": list(self.notes),
+                **self.facts, "tensors": [dataclasses.asdict(tensor) for tensor in self.tensors],
+                "left_out": list(self.left_out)}
+
+
+def import_weights(source: str | Path, origin: str | None = None, *, name: str | None = None, alpha: float | None = None,
+                   dialect: str | None = None, model_name: str | None = None, input_size: int | Sequence[int] | None = None,
+                   classes: int | None = None, labels: Sequence[str] | None = None, mean: Sequence[float] | None = None,
+                   std: Sequence[float] | None = None, table: str | Path | None = None, dropout: float = 0.2,
+                   progress: Progress | None = None) -> Imported:
+    """Builds the network that a file's tensors are of, and puts them in.
+
+    Args:
+        source: a file of weights (`.pth`, `.pt`, `.bin`, `.safetensors`, `.pdparams`, `.h5`, `.weights.h5`, `.keras`); or the
+            name of published weights, such as ``timm/mobilenetv3_small_100.lamb_in1k``, which are then downloaded, and of which
+            all that follows is known.
+        origin: the package that saved it: keras, torchvision, timm or paddle.
+        name: of the network: large, small, large_minimalistic or small_minimalistic; None: as the shapes say.
+        alpha: width multiplier; None: as the shapes say.
+        dialect: for timm, "timm" or, for its tf_* networks, "timm_tf".
+        model_name: what the package calls it, such as ``tf_mobilenetv3_large_100``, in place of the three above.
+        input_size: one side in pixels, or (height, width); each at least 32. None: that of published weights, or 224.
+        classes: the width that the classifier must have; None: whatever it has.
+        labels: class names in the order of its outputs.
+        mean, std: of the input's three channels as shares of 255, where they are not the dialect's.
+        table: YAML of a network of your own (:func:`mnv3_tf.read_block_table`) that was trained in the other package.
+        dropout: share dropped before the classifier. PaddleClas multiplies by the rest when it predicts.
+        progress: told of a download.
+
+    Raises:
+        InputError: the file cannot be read, or is not of that network: every tensor that does not fit is named, and the variant
+            that does.
+    """
+    from mnv3_tf.weights.readers import read_source
+
+    if origin is not None and origin not in ORIGINS:
+        raise InputError(f"--from {origin}: there is no such origin{nearest(origin, ORIGINS)}. Allowed: {', '.join(ORIGINS)}.")
+    path, hints = Path(source), None
+    if not path.exists() and "/" in str(source) and path.suffix.lower() not in SUFFIXES:
+        from mnv3_tf.weights.registry import fetch, find_published
+
+        entry = find_published(str(source))
+        own = entry.dialect.removesuffix("_tf")
+        if origin not in (None, own):
+            raise InputError(f"--from {origin}: {entry.name} was published by {own}. Leave --from away.")
+        path, hints, origin = fetch(entry, progress), published_hints(entry), own
+        name, alpha, dialect = name or entry.network, alpha if alpha is not None else entry.alpha, dialect or entry.dialect
+        input_size = entry.input_size if input_size is None else input_size
+    if origin is None:
+        raise InputError(f"{source}: say which package saved it, with --from {', '.join(ORIGINS)}.")
+    if hints is None and origin == "timm":
+        hints = read_hints(path)
+    read = read_source(path)
+    imported = import_tensors(read.tensors, path, origin, name=name, alpha=alpha, dialect=dialect, model_name=model_name,
+                              input_size=224 if input_size is None else input_size, classes=classes, labels=labels, mean=mean,
+                              std=std, table=table, dropout=dropout, hints=hints)
+    return dataclasses.replace(imported, notes=(*read.notes, *imported.notes))
+
+
+def import_tensors(tensors: Mapping[str, np.ndarray], path: Path, origin: str, *, name: str | None = None,
+                   alpha: float | None = None, dialect: str | None = None, model_name: str | None = None,
+                   input_size: int | Sequence[int] = 224, classes: int | None = None, labels: Sequence[str] | None = None,
+                   mean: Sequence[float] | None = None, std: Sequence[float] | None = None, table: str | Path | None = None,
+                   dropout: float = 0.2, hints: Hints | None = None) -> Imported:
+    """:func:`import_weights` for tensors that are read already, by their names in the file `path`."""
+    hints = hints or Hints()
+    notes: list[str] = []
+    published = _published(origin, model_name, hints, notes)
+    spec, alpha, settings = _settle(tensors, path, origin, name, alpha, _dialect(path, origin, dialect, published), published,
+                                    table, notes)
+    found = class_count(origin, spec, tensors)
+    entries = source_entries(origin, spec, alpha, found, tensors, dropout)
+    full = entries if found is not None else source_entries(origin, spec, alpha, 1, tensors)
+    left_out = left_out_names(origin, full, entries, tensors)
+    check_fit(path, entries, tensors, Variant(origin, (spec.dialect.name,), spec.name, alpha, 0, 0), left_out)
+    labels = _labels(path, found, classes, labels if labels is not None else hints.labels)
+    if found is None:
+        notes.append("the file has no classifier: the model ends in the last feature map")
+    spec = _with_normalization(spec, mean or hints.mean, std or hints.std)
+    model = build(spec, alpha, found, input_size, dropout)
+    assign(model, {entry.target: entry.convert(tensors[entry.source]) for entry in entries})
+    preprocessing = hints.preprocessing(model.input_shape[1], model.input_shape[2])
+    return Imported(
+        model=model, source=path, origin=origin, settings=dataclasses.replace(settings, dropout=dropout),
+        include_top=found is not None, classes=found, labels=labels, mean=spec.dialect.mean, std=spec.dialect.std,
+        preprocessing=preprocessing, tensors=tuple(_row(entry) for entry in entries), left_out=left_out, notes=tuple(notes),
+        facts={"model_name": model_name or hints.model_name, "licence": hints.licence, "top1": hints.top1})
+
+
+def build(spec: NetworkSpec, alpha: float, classes: int | None, input_size: int | Sequence[int],
+          dropout: float = 0.2) -> "keras.Model":
+    """The network in float32, whatever Keras's own policy is; without a head where `classes` is None."""
+    import keras
+
+    from mnv3_tf.network import MobileNetV3
+
+    height, width = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        return MobileNetV3(spec, input_shape=(height, width, 3), alpha=alpha, classes=classes or 1,
+                           include_top=classes is not None, dropout=dropout)
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def assign(model: "keras.Model", values: Mapping[str, np.ndarray]) -> None:
+    """Sets every variable of a model.
+
+    Args:
+        model: with weights in some layers.
+        values: ``layer/variable`` -> value; one for each variable, and no other.
+    """
+    variables = {f"{layer.name}/{weight.name}": weight for layer in model.layers for weight in layer.weights}
+    if set(variables) != set(values):
+        raise ValueError(f"variables and values differ: {sorted(set(variables) ^ set(values))[:5]}")
+    for target, variable in variables.items():
+        variable.assign(values[target])
+
+
+def check_out(out: str | Path) -> Path:
+    """The file to write, or InputError where its name is no `.keras` file's."""
+    out = Path(out)
+    if out.suffix != ".keras":
+        raise InputError(f"--out {out}: the model is written as a .keras file. Give a name such as {out.stem or 'model'}.keras.")
+    return out
+
+
+def save_imported(imported: Imported, out: str | Path) -> Path:
+    """Writes ``X.keras``, and beside it ``X.card.json``, and ``X.labels.txt`` and ``X.preprocessing.json`` where those are known.
+
+    What an earlier import left under these names is replaced, or removed where it is not known this time.
+
+    Raises:
+        InputError: `out` does not end in ``.keras``.
+        KitError: the folder cannot be written to.
+    """
+    from mnv3_tf.keras_model import save_keras
+    from mnv3_tf.run_card import make_card
+
+    out = check_out(out)
+    card, labels, contract = (out.with_name(f"{out.stem}.{kind}") for kind in ("card.json", "labels.txt", "preprocessing.json"))
+    for file in (card, labels, contract):
+        file.unlink(missing_ok=True)
+    save_keras(imported.model, out)
+    own = [out]
+    if imported.labels:
+        write_labels(labels, imported.labels)
+        own.append(labels)
+    if imported.preprocessing:
+        imported.preprocessing.save(contract)
+        own.append(contract)
+    facts = imported.report
+    write_json(card, make_card(
+        out.parent, own, kind="imported weights", classes=list(imported.labels) if imported.labels else None,
+        class_count=imported.classes, include_top=imported.include_top, model=facts["model"], origin=imported.origin,
+        input=facts["input"], mean=facts["mean"], std=facts["std"],
+        preprocessing=imported.preprocessing.fingerprint() if imported.preprocessing else None,
+        source={"file": imported.source.name, "sha256": sha256(imported.source)}, **imported.facts, notes=facts["notes"]))
+    return out
+
+
+def _published(origin: str, model_name: str | None, hints: Hints, notes: list[str]) -> Published | None:
+    """The network that a name means: the user's, or the one that lies in or beside the file."""
+    if model_name:
+        return find_published_name(origin, model_name)
+    if hints.model_name is None:
+        return None
+    published = find_published_name(origin, hints.model_name)
+    notes.append(f"{hints.found_in} calls it {hints.model_name}")
+    return published
+
+
+def _dialect(path: Path, origin: str, dialect: str | None, published: Published | None) -> str:
+    allowed = ORIGINS[origin]
+    if dialect is not None:
+        if dialect not in allowed:
+            raise InputError(f"--dialect {dialect}: {origin} saves {' or '.join(allowed)}{nearest(dialect, allowed)}.")
+        return dialect
+    if published is not None:
+        return published.dialect
+    if len(allowed) > 1:
+        raise InputError(f"{path}: timm's own networks and those it ported from TensorFlow (tf_mobilenetv3_*) have the same "
+                         "tensors, but other padding, BatchNorm epsilon and normalization. Say which with --dialect timm or "
+                         "--dialect timm_tf, or give timm's name with --model-name, such as tf_mobilenetv3_large_100.")
+    return allowed[0]
+
+
+def _settle(tensors: Mapping[str, np.ndarray], path: Path, origin: str, name: str | None, alpha: float | None, dialect: str,
+            published: Published | None, table: str | Path | None,
+            notes: list[str]) -> tuple[NetworkSpec, float, ModelConfig]:
+    """Network and alpha: as given, as the package's name says, or as the shapes say."""
+    if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
+        raise InputError(f"alpha is {alpha}; the width multiplier must be above 0, such as 0.5, 0.75 or 1.0.")
+    if table is not None:
+        spec = in_dialect(read_block_table(table), dialect)
+        alpha = 1.0 if alpha is None else alpha
+        # The settings keep a built-in name, which the table outranks.
+        return spec, alpha, ModelConfig(block_table=str(Path(table).resolve()), alpha=alpha, dialect=dialect)  # type: ignore[arg-type]
+    if name is not None and name not in SPECS:
+        find_spec(name)  # says which there are
+    if published is not None:
+        name, alpha = name or published.name, alpha if alpha is not None else published.alpha
+    if name is None or alpha is None:
+        fitting = [variant for variant in nearest_variants(tensors, [origin]) if not variant.problems
+                   and name in (None, variant.name) and alpha in (None, variant.alpha)]
+        if len(fitting) != 1:
+            wanted = Variant(origin, (dialect,), name or "any network", alpha or 1.0, 0, 0)
+            several = "" if not fitting else f" The shapes are of {' and of '.join(v.words for v in fitting)}; say which."
+            raise InputError(f"{path}: the tensors do not say which network they are of.{several} "
+                             f"{advice(tensors, wanted) if not fitting else ''}\nGive --model ({', '.join(SPECS)}) and --alpha "
+                             f"(such as {', '.join(f'{a:g}' for a in ALPHAS)}).")
+        name, alpha = fitting[0].name, fitting[0].alpha
+        notes.append(f"the shapes are those of {fitting[0].words}")
+    return find_spec(name, dialect), alpha, ModelConfig(name=name, alpha=alpha, dialect=dialect)  # type: ignore[arg-type]
+
+
+def _with_normalization(spec: NetworkSpec, mean: Sequence[float] | None, std: Sequence[float] | None) -> NetworkSpec:
+    """The same network for a stem that was trained on pixels normalized otherwise."""
+    if mean is None and std is None:
+        return spec
+    changes: dict[str, tuple[float, ...]] = {}
+    for key, values in (("mean", mean), ("std", std)):
+        if values is None:
+            continue
+        if len(values) != 3 or not all(math.isfinite(v) for v in values) or (key == "std" and min(values) <= 0):
+            raise InputError(f"{key} is {tuple(values)}; three numbers as shares of 255 are needed, such as "
+                             f"{DIALECTS['torchvision'].mean if key == 'mean' else DIALECTS['torchvision'].std}.")
+        changes[key] = tuple(float(v) for v in values)
+    if any(max(map(abs, values)) > 10 for values in changes.values()):
+        raise InputError("mean and std are shares of 255, such as 0.485, not values of 0..255; divide them by 255.")
+    return dataclasses.replace(spec, dialect=dataclasses.replace(spec.dialect, **changes))  # type: ignore[arg-type]
+
+
+def _labels(path: Path, found: int | None, classes: int | None, labels: Sequence[str] | None) -> tuple[str, ...] | None:
+    if classes is not None and classes != found:
+        has = f"has {found} classes" if found is not None else "has no classifier"
+        raise InputError(f"{path}: {has}, not {classes}. Import it as it is; training puts another head on it.")
+    if labels is None or found is None:
+        return None
+    if len(labels) != found:
+        raise InputError(f"{path}: has {found} classes, but {len(labels)} class names are given. Give the names that it was "
+                         "trained with, in the order of its outputs.")
+    return tuple(labels)
+
+
+def _row(entry: Entry) -> ImportedTensor:
+    return ImportedTensor(entry.source, entry.source_shape, entry.target, entry.shape, entry.transform)

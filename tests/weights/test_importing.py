@@ -1,0 +1,251 @@
+"""Imported models: the packages' own answers, what is written, and what a new process makes of it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from peers.generate import pictures
+from seeded import golden, tensors_of
+
+from mnv3_tf.errors import InputError
+from mnv3_tf.weights.importing import Imported, import_tensors, import_weights, save_imported
+
+# One narrow network of each origin; the others, in the slow tests, and with the packages themselves in `make peers`.
+NARROW = [("torchvision", "mobilenet_v3_small", 0.35), ("timm", "mobilenetv3_small_050", 0.5),
+          ("timm", "tf_mobilenetv3_small_075", 0.75), ("paddle", "MobileNetV3_small_x0_35", 0.35),
+          ("keras", "MobileNetV3Small", 0.5)]
+WIDE = [("torchvision", "mobilenet_v3_large", 0.75), ("timm", "mobilenetv3_large_100", 1.0),
+        ("timm", "tf_mobilenetv3_large_minimal_100", 1.0), ("paddle", "MobileNetV3_large_x1_25", 1.25)]
+
+
+def imported(package: str, model_name: str, alpha: float, **options: Any) -> tuple[Imported, dict[str, Any]]:
+    variant = golden(package, model_name, alpha)
+    options = {"dialect": variant["dialect"], "input_size": tuple(map(int, variant["size"].split("x"))), **options}
+    return import_tensors(tensors_of(variant), Path(f"{model_name}.file"), package, **options), variant
+
+
+def answers(model: Any, count: int) -> np.ndarray:
+    height, width, _ = model.input_shape[1:]
+    return np.asarray(model.predict_on_batch(pictures(count, height, width).astype(np.float32)))
+
+
+@pytest.mark.parametrize(("package", "model_name", "alpha"), [
+    *NARROW, *(pytest.param(*case, marks=pytest.mark.slow) for case in WIDE)])
+def test_the_answers_are_the_packages_own(package: str, model_name: str, alpha: float) -> None:
+    """The package ran with the same seeded weights and pictures (97 x 129 pixels) when the goldens were made."""
+    result, variant = imported(package, model_name, alpha)
+    wanted = np.array(variant["logits"])
+    given = answers(result.model, len(wanted))
+    assert given.dtype == np.float32 and given.shape == (2, 12)
+    extent = wanted.max() - wanted.min()
+    assert np.abs(given - wanted).max() < 1e-4 * extent
+    # The answers depend on the picture far more than that, or a mistake before the pooling would go unnoticed.
+    assert np.abs(wanted[0] - wanted[1]).mean() > 2e-3 * extent
+    assert (result.settings.name, result.settings.alpha, result.settings.dialect) == (
+        variant["name"], alpha, variant["dialect"])
+
+
+def test_the_seeded_weights_reach_all_sides_of_the_knees() -> None:
+    """Of hard-swish and hard-sigmoid: else equal answers would prove little."""
+    import keras
+
+    result, _ = imported("torchvision", "mobilenet_v3_small", 0.35)
+    bent = {"hard_swish": [], "hard_sigmoid": []}
+    layers = [layer for layer in result.model.layers if isinstance(layer, keras.layers.Activation)]
+    probe = keras.Model(result.model.input, [layer.input for layer in layers])
+    for layer, value in zip(layers, probe.predict_on_batch(pictures(2, 97, 129).astype(np.float32)), strict=True):
+        bent[keras.activations.serialize(layer.activation)].append(np.ravel(value))
+    for values in map(np.concatenate, bent.values()):
+        shares = [(values < -3).mean(), (np.abs(values) <= 3).mean(), (values > 3).mean()]
+        assert min(shares) > 0.01, shares
+
+
+@pytest.fixture(scope="module")
+def paddle() -> Imported:
+    return imported("paddle", "MobileNetV3_small_x0_35", 0.35, labels=[f"class {n}" for n in range(12)])[0]
+
+
+def test_report(paddle: Imported) -> None:
+    report = json.loads(json.dumps(paddle.report))
+    assert report["classes"] == 12 and report["include_top"] is True and report["input"] == [97, 129, 3]
+    assert report["model"]["name"] == "small" and report["model"]["alpha"] == 0.35 and report["model"]["dialect"] == "paddle"
+    assert report["notes"] == ["the shapes are those of small at alpha 0.35"]
+    rows = {row["source"]: row for row in report["tensors"]}
+    assert len(rows) == len(paddle.model.weights)
+    assert rows["blocks.0.mid_se.conv2.weight"] == {
+        "source": "blocks.0.mid_se.conv2.weight", "source_shape": [8, 2, 1, 1], "target": "block_01_se_expand/kernel",
+        "shape": [1, 1, 2, 8], "transform": "OIHW -> HWIO, times 1.2 (hard-sigmoid of slope 0.2)"}
+    assert report["left_out"] == []
+
+
+def test_saved_and_loaded_in_a_new_process(paddle: Imported, tmp_path: Path) -> None:
+    """By Keras alone: nothing of this kit is needed."""
+    save_imported(paddle, tmp_path / "p.keras")
+    np.save(tmp_path / "x.npy", pictures(2, 97, 129).astype(np.float32))
+    script = ("import sys, numpy as np, keras\n"
+              "model = keras.models.load_model('p.keras')\n"
+              "np.save('y.npy', model.predict_on_batch(np.load('x.npy')))\n"
+              "assert not any(name.startswith('mnv3_tf') for name in sys.modules)\n")
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert np.abs(np.load(tmp_path / "y.npy") - answers(paddle.model, 2)).max() < 1e-4
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["p.card.json", "p.keras", "p.labels.txt", "x.npy", "y.npy"]
+
+
+def test_card_labels_and_what_an_earlier_import_left(paddle: Imported, tmp_path: Path) -> None:
+    from mnv3_tf.data import read_labels
+    from mnv3_tf.files import sha256
+    from mnv3_tf.run_card import read_card
+
+    source = tmp_path / "MobileNetV3_small_x0_35.file"
+    source.write_bytes(b"as good as any")
+    from dataclasses import replace
+
+    out = tmp_path / "m" / "p.keras"
+    save_imported(replace(paddle, source=source), out)
+    card = read_card(out)
+    assert card is not None and card["kind"] == "imported weights" and card["origin"] == "paddle"
+    assert card["classes"] == [f"class {n}" for n in range(12)] == list(read_labels(out.with_name("p.labels.txt")))
+    assert card["source"] == {"file": source.name, "sha256": sha256(source)}
+    assert card["model"]["dialect"] == "paddle" and card["model"]["alpha"] == 0.35 and card["class_count"] == 12
+    assert card["files"] == {name: sha256(out.with_name(name)) for name in ("p.keras", "p.labels.txt")}
+    assert card["mean"] == [0.485, 0.456, 0.406] and card["preprocessing"] is None
+    save_imported(replace(paddle, source=source, labels=None), out)  # labels of another import would be wrong ones
+    assert not out.with_name("p.labels.txt").exists()
+    assert read_card(out)["classes"] is None
+
+
+@pytest.mark.parametrize(("package", "model_name", "alpha", "low", "high"), [
+    ("keras", "MobileNetV3Small", 0.5, (-1, -1, -1), (1, 1, 1)),
+    ("timm", "tf_mobilenetv3_small_075", 0.75, (-1, -1, -1), (1, 1, 1)),
+    ("torchvision", "mobilenet_v3_small", 0.35, (-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225),
+     (0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225))])
+def test_what_pixels_are_at_the_first_convolution(package: str, model_name: str, alpha: float, low: tuple[float, ...],
+                                                  high: tuple[float, ...]) -> None:
+    import keras
+
+    result, _ = imported(package, model_name, alpha)
+    first = keras.Model(result.model.input, result.model.get_layer("rescale").output)
+    for pixel, expected in ((0, low), (255, high)):
+        seen = np.asarray(first(np.full((1, 97, 129, 3), pixel, np.float32)))
+        assert np.allclose(seen, np.asarray(expected), atol=1e-5)
+
+
+def test_another_normalization_of_the_same_network(tmp_path: Path) -> None:
+    variant = golden("timm", "mobilenetv3_small_050", 0.5)
+    tensors = tensors_of(variant)
+    result = import_tensors(tensors, tmp_path / "x", "timm", dialect="timm", input_size=64, mean=(0, 0, 0), std=(1, 1, 1))
+    rescale = result.model.get_layer("rescale")
+    assert np.allclose(rescale.scale, 1 / 255) and np.allclose(rescale.offset, 0)
+    assert result.report["mean"] == [0, 0, 0] and result.report["std"] == [1, 1, 1]
+    with pytest.raises(InputError, match=r"shares of 255.*divide them by 255"):
+        import_tensors(tensors, tmp_path / "x", "timm", dialect="timm", mean=(123.7, 116.3, 103.5))
+    with pytest.raises(InputError, match="std is .*three numbers as shares of 255"):
+        import_tensors(tensors, tmp_path / "x", "timm", dialect="timm", std=(1, 0, 1))
+
+
+def test_a_file_without_a_classifier(tmp_path: Path) -> None:
+    """timm saves it like this with num_classes=0: the convolution before the classifier is still there."""
+    tensors = tensors_of(golden("timm", "mobilenetv3_small_050", 0.5))
+    whole = import_tensors(tensors, tmp_path / "x", "timm", dialect="timm", input_size=64)
+    headless = {name: value for name, value in tensors.items() if not name.startswith("classifier.")}
+    result = import_tensors(headless, tmp_path / "x", "timm", dialect="timm", input_size=64, labels=["not", "used"])
+    assert not result.include_top and result.classes is None and result.model.output_shape == (None, 2, 2, 288)
+    assert set(result.left_out) == {"conv_head.weight", "conv_head.bias",
+                                    *(name for name in tensors if name.endswith("num_batches_tracked"))}
+    assert any("no classifier" in note for note in result.notes)
+    import keras
+
+    features = keras.Model(whole.model.input, whole.model.get_layer("head_conv_hard_swish").output)
+    picture = pictures(1, 64, 64).astype(np.float32)
+    assert np.array_equal(features.predict_on_batch(picture), result.model.predict_on_batch(picture))
+
+
+def test_half_precision_and_a_policy_of_keras(tmp_path: Path) -> None:
+    import keras
+
+    tensors = {name: value.astype(np.float16) for name, value in tensors_of(golden("timm", "mobilenetv3_small_050", 0.5)).items()}
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        result = import_tensors(tensors, tmp_path / "x", "timm", dialect="timm", input_size=64)
+        assert keras.config.dtype_policy().name == "mixed_float16"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert {layer.compute_dtype for layer in result.model.layers} == {"float32"}
+    assert np.array_equal(result.model.get_layer("classifier").bias, tensors["classifier.bias"].astype(np.float32))
+
+
+@pytest.mark.parametrize(("options", "part"), [
+    ({"labels": ["a", "b"]}, "has 12 classes, but 2 class names are given"), ({"classes": 10}, "has 12 classes, not 10"),
+    ({"alpha": -1.0}, "alpha is -1"), ({"name": "huge"}, "there is no network 'huge'"),
+    ({"dialect": "keras"}, "timm saves timm or timm_tf"), ({"model_name": "mobilenetv3_rw"}, "cannot be imported by its name"),
+    ({"model_name": "mobilenetv3_smal_050"}, "did you mean 'mobilenetv3_small_050'"), ({"input_size": 16}, "at least 32")])
+def test_what_cannot_be(options: dict[str, Any], part: str) -> None:
+    with pytest.raises(InputError) as caught:
+        imported("timm", "mobilenetv3_small_050", 0.5, **options)
+    assert part in str(caught.value)
+
+
+def test_files_of_keras_applications_in_every_layout(tmp_path: Path) -> None:
+    """Keras 3 and Keras 2, weights and whole models: the same network from each of them, to the last bit."""
+    keras = pytest.importorskip("keras")
+    picture = pictures(2, 64, 96).astype(np.float32)
+    model = keras.applications.MobileNetV3Small(input_shape=(64, 96, 3), alpha=0.35, weights=None, classes=5,
+                                                classifier_activation=None)
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(rng.uniform(0.3, 1.5, weight.shape) if "variance" in weight.path else rng.normal(0, 0.3, weight.shape))
+    wanted = model.predict_on_batch(picture)
+    model.save_weights(tmp_path / "a.weights.h5")
+    model.save(tmp_path / "b.keras")
+    model.save(tmp_path / "c.h5")
+    for file in ("a.weights.h5", "b.keras", "c.h5"):
+        result = import_weights(tmp_path / file, "keras", input_size=(64, 96))
+        assert (result.settings.name, result.settings.alpha, result.classes) == ("small", 0.35, 5)
+        given = result.model.predict_on_batch(picture)
+        assert np.abs(given - wanted).max() < 1e-4 * (wanted.max() - wanted.min()), file
+
+
+@pytest.mark.slow
+def test_files_of_keras_2(tmp_path: Path) -> None:
+    import tf_keras
+
+    picture = pictures(2, 64, 96).astype(np.float32)
+    model = tf_keras.applications.MobileNetV3Small(input_shape=(64, 96, 3), alpha=0.35, weights=None, classes=5,
+                                                   classifier_activation=None)
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.uniform(0.3, 1.5, weight.shape) if "variance" in weight.name else rng.normal(0, 0.3, weight.shape)
+                       for weight in model.weights])
+    wanted = model.predict(picture, verbose=0)
+    model.save_weights(tmp_path / "a.h5")
+    model.save_weights(tmp_path / "b.weights.h5")
+    model.save(tmp_path / "c.h5")
+    model.save(tmp_path / "d.keras")
+    for file in ("a.h5", "b.weights.h5", "c.h5", "d.keras"):
+        given = import_weights(tmp_path / file, "keras", input_size=(64, 96)).model.predict_on_batch(picture)
+        assert np.abs(given - wanted).max() < 1e-4 * (wanted.max() - wanted.min()), file
+
+
+def test_a_network_of_ones_own(tmp_path: Path) -> None:
+    """A table, as torchvision's classes would build it."""
+    from mnv3_tf.spec import in_dialect, read_block_table
+    from mnv3_tf.weights.names import source_entries
+
+    table = tmp_path / "mine.yaml"
+    table.write_text("blocks:\n  - [3, 16, 16, true, relu, 2]\n  - [5, 64, 24, false, hard_swish, 2]\nclass_expand: 64\n")
+    spec = in_dialect(read_block_table(table), "torchvision")
+    from peers.generate import tensor
+
+    tensors = {entry.source: tensor(entry.source, entry.source_shape)
+               for entry in source_entries("torchvision", spec, 1.0, 3, [])}
+    result = import_tensors(tensors, tmp_path / "x.pth", "torchvision", table=table, input_size=64)
+    assert result.settings.block_table == str(table) and result.classes == 3
+    assert result.model.get_layer("block_02_depthwise").kernel.shape == (5, 5, 64, 1)
+    with pytest.raises(InputError, match=r"1 tensor does not fit:\n  features\.1\.block\.0\.0\.weight: is missing"):
+        import_tensors({k: v for k, v in tensors.items() if k != "features.1.block.0.0.weight"}, tmp_path / "x.pth",
+                       "torchvision", table=table)
