@@ -16,6 +16,7 @@ from PIL import Image
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import sha256
+from mnv3_tf.run_card import read_card
 from mnv3_tf.training.batches import EVALUATION_BATCH
 
 # Probabilities are not taken to be smaller than this when their logarithm is asked for.
@@ -117,7 +118,6 @@ def open_teacher(path: str | Path) -> Teacher:
     """
     from mnv3_tf.keras_model import batch_logits, load_keras
     from mnv3_tf.training.run_folder import RunFolder, open_run
-    from mnv3_tf.weights.starting import read_card_beside
 
     path = Path(path)
     if path.is_dir():
@@ -135,7 +135,7 @@ def open_teacher(path: str | Path) -> Teacher:
                          "one output are needed.")
     run = RunFolder(file.parent) if file.name == "model.keras" and (file.parent / "preprocessing.json").exists() else None
     labels = run.labels() if run else None
-    card = read_card_beside(file) if run is None else {}
+    card = (read_card(file) or {}) if run is None else {}
     if isinstance(card.get("classes"), list):
         labels = tuple(map(str, card["classes"]))
     return Teacher(path, file, lambda pixels: batch_logits(model, pixels), shape[1], shape[2], labels,

@@ -21,7 +21,7 @@ from mnv3_tf.network import MobileNetV3
 from mnv3_tf.progress import Advance, Progress
 from mnv3_tf.run_card import data_facts
 from mnv3_tf.training.batches import Batch, ContractPictures, TrainingBatches
-from mnv3_tf.training.beginning import facts_of, take_over
+from mnv3_tf.training.beginning import facts_of, take_over, with_normalization
 from mnv3_tf.training.checking import check_pictures
 from mnv3_tf.training.choices import Choices, balanced_weights, make_optimizer, settle
 from mnv3_tf.training.distill import DistillationLoss, LabelAccuracy, Teacher, TeacherAnswers, open_teacher, with_answers
@@ -61,7 +61,7 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
     _check_folder(run, config, resume, progress)
     make_plan(config)
     # A run that goes on has the weights in its own state.
-    start = starting_model(config) if config.model.weights and not run.state.exists() else None
+    start = starting_model(config, progress) if config.model.weights and not run.state.exists() else None
     answers = None
     if config.train.teacher:
         answers = TeacherAnswers(teacher or open_teacher(config.train.teacher), dataset.class_names, config.data.height_width)
@@ -169,7 +169,8 @@ class _Training:
         try:
             model = self.config.model
             return MobileNetV3(
-                network_spec(model), input_shape=(self.contract.height, self.contract.width, 3), alpha=model.alpha,
+                with_normalization(network_spec(model), self.counters.start.get("normalization")),
+                input_shape=(self.contract.height, self.contract.width, 3), alpha=model.alpha,
                 classes=len(self.dataset.class_names), dropout=model.dropout,
                 batchnorm_momentum=self.choices.batchnorm_momentum)
         finally:

@@ -5,19 +5,25 @@ YAML, then ``-o``. So ``-o model.weights=imported.keras`` alone is enough, and a
 """
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mnv3_tf.config import Config, ModelConfig, load_config
 from mnv3_tf.data import read_labels
 from mnv3_tf.errors import InputError
-from mnv3_tf.files import read_json, sha256
+from mnv3_tf.files import sha256
+from mnv3_tf.progress import Progress
+from mnv3_tf.run_card import card_path, read_card
 from mnv3_tf.spec import NetworkSpec, find_spec, head_widths, in_dialect, read_block_table, scale_blocks, stem_width
 from mnv3_tf.yaml_text import read_yaml
+
+if TYPE_CHECKING:
+    from mnv3_tf.weights.registry import PublishedWeights
 
 # Keys that decide the network below the layers after pooling; those may be made anew.
 _BODY = ("name", "block_table", "alpha", "dialect", "inplanes", "class_squeeze")
@@ -29,12 +35,13 @@ class StartingWeights:
 
     Attributes:
         source: as the configuration names them.
-        file: the `.keras` file that was read.
+        file: that was read: a `.keras`, or the file that was downloaded.
         sha256: of that file.
         spec: the network that they belong to.
         tensors: by layer, by variable ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance"), float32.
         labels: class names in the order of the classifier's outputs; None where they are not known.
-        card: the content of the card beside the file; empty where there is none.
+        normalization: mean and std of the input's channels as shares of 255; None: the dialect's.
+        facts: what else is known of them, for the run's card: origin, licence.
     """
 
     source: str
@@ -43,7 +50,8 @@ class StartingWeights:
     spec: ModelConfig
     tensors: Mapping[str, Mapping[str, np.ndarray]]
     labels: tuple[str, ...] | None
-    card: Mapping[str, Any]
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_settings(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
@@ -64,25 +72,36 @@ def load_settings(path: str | Path | None = None, overrides: Iterable[str] = ())
     return merged
 
 
-def starting_model(config: Config) -> StartingWeights:
-    """The weights that `model.weights` names.
+def starting_model(config: Config, progress: Progress | None = None) -> StartingWeights:
+    """The weights that `model.weights` names; published ones are downloaded.
+
+    Args:
+        config: names the weights.
+        progress: told of a download.
 
     Raises:
         InputError: they cannot be found or read, or belong to another network than the configuration's.
+        KitError: the download failed.
     """
     source = str(config.model.weights)
-    file = _keras_file(Path(source))
-    from mnv3_tf.keras_model import load_keras
-
-    model = load_keras(file)
-    card = read_card_beside(file)
-    spec = dataclasses.replace(_spec_of_file(file, card, model), weights=source)
+    spec = weights_spec(config.model)
     key = contradiction(config.model, spec)
     if key:
         raise InputError(_refusal(config.model, spec, key, f"model.{key}"))
-    tensors = {layer.name: {variable.name: np.asarray(variable, np.float32) for variable in layer.weights}
-               for layer in model.layers if layer.weights}
-    return StartingWeights(source, file, sha256(file), spec, tensors, _labels_of_file(file, card), card)
+    entry = _published(config.model)
+    if entry is not None:
+        from mnv3_tf.weights.importing import import_weights
+
+        imported = import_weights(entry.name, progress=progress)
+        return StartingWeights(source, imported.source, sha256(imported.source), spec, _tensors(imported.model, ()),
+                               imported.labels, (imported.mean, imported.std),
+                               {"published": entry.name, "origin": imported.origin, "licence": entry.licence})
+    from mnv3_tf.keras_model import load_keras
+
+    file = _keras_file(Path(source))
+    model, card = load_keras(file), read_card(file) or {}
+    return StartingWeights(source, file, sha256(file), spec, _tensors(model, card.get("new") or ()), _labels_of_file(file, card),
+                           _normalization(model), {"origin": card.get("origin"), "licence": card.get("licence")})
 
 
 def weights_spec(model: ModelConfig) -> ModelConfig:
@@ -92,10 +111,50 @@ def weights_spec(model: ModelConfig) -> ModelConfig:
         model: a section that names weights.
 
     Raises:
-        InputError: they cannot be found or identified.
+        InputError: they cannot be found or identified; of "imagenet", nobody published weights of this network (the message says
+            at which alphas). Nothing is downloaded.
     """
+    entry = _published(model)
+    if entry is not None:
+        return _section(name=entry.network, alpha=entry.alpha, dialect=entry.dialect, weights=model.weights)
     file = _keras_file(Path(str(model.weights)))
-    return dataclasses.replace(_spec_of_file(file, read_card_beside(file)), weights=model.weights)
+    return dataclasses.replace(_spec_of_file(file, read_card(file) or {}), weights=model.weights)
+
+
+def _published(model: ModelConfig) -> "PublishedWeights | None":
+    """The published weights that a section names; None for a path."""
+    from mnv3_tf.weights.registry import find_published, imagenet_for
+
+    source = str(model.weights)
+    if source == "imagenet":
+        if model.block_table:
+            raise InputError(f"model.weights is imagenet, but nobody published weights of the network of {model.block_table}. "
+                             "Leave model.block_table away, or give a run folder or a .keras file.")
+        return imagenet_for(model.name, model.alpha, model.dialect)
+    if Path(source).exists() or source.endswith(".keras") or Path(source).is_absolute():
+        return None
+    try:
+        return find_published(source)
+    except InputError as error:
+        rest = str(error).removeprefix(f"{source}: ")
+        raise InputError(f"model.weights is {source}: there is no such run folder or .keras file, and {rest}") from None
+
+
+def _tensors(model: Any, new: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:
+    """By layer and variable, without the layers that are random numbers (`new`, with their BatchNorm)."""
+    left = {name for layer in new for name in (layer, f"{layer}_bn")}
+    return {layer.name: {variable.name: np.asarray(variable, np.float32) for variable in layer.weights}
+            for layer in model.layers if layer.weights and layer.name not in left}
+
+
+def _normalization(model: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std by the Rescaling layer, of which one number may stand for three channels."""
+    layer = next((layer for layer in model.layers if layer.name == "rescale"), None)
+    if layer is None:
+        return None
+    scale, offset = (np.broadcast_to(np.asarray(value, np.float64), (3,)) for value in (layer.scale, layer.offset))
+    std = 1 / (255 * scale)
+    return tuple(map(float, -offset * std)), tuple(map(float, std))
 
 
 def network_spec(model: ModelConfig) -> NetworkSpec:
@@ -111,21 +170,6 @@ def contradiction(wanted: ModelConfig, given: ModelConfig) -> str | None:
     """The first key in which two sections describe different networks below the layers after pooling; None for none."""
     keys = [key for key in _BODY if getattr(wanted, key) != getattr(given, key)]
     return keys[0] if keys and _body(wanted) != _body(given) else None
-
-
-def read_card_beside(file: Path) -> dict[str, Any]:
-    """The card ``X.card.json`` of ``X.keras``; empty where there is none.
-
-    Raises:
-        InputError: the card is no JSON object.
-    """
-    path = file.with_name(f"{file.stem}.card.json")
-    if not path.exists():
-        return {}
-    card = read_json(path)
-    if not isinstance(card, dict):
-        raise InputError(f"{path}: is no card (a JSON object is expected). Make {file.name} again, or remove the card.")
-    return card
 
 
 def _keras_file(path: Path) -> Path:
@@ -146,28 +190,30 @@ def _keras_file(path: Path) -> Path:
     raise InputError(f"model.weights is {path}: there is no such run folder or .keras file.")
 
 
-def _spec_of_file(file: Path, card: Mapping[str, Any], model: Any = None) -> ModelConfig:
+def _spec_of_file(file: Path, card: Mapping[str, Any]) -> ModelConfig:
     """What network a file holds: by its card, by its run folder, or by the layers' shapes."""
-    if isinstance(card.get("model"), Mapping):
+    if card.get("kind") == "imported weights":
         names = {field.name for field in dataclasses.fields(ModelConfig)} - {"weights"}
-        known = {key: value for key, value in card["model"].items() if key in names and value is not None}
+        entry = card.get("model")
+        known = entry if isinstance(entry, Mapping) else {}
         try:
-            return load_config(None, [f"model.{key}={value}" for key, value in known.items()]).model
+            return _section(**{key: value for key, value in known.items() if key in names})
         except InputError as error:
-            raise InputError(f"{file.with_name(file.stem + '.card.json')}: its entry about the model is damaged ({error})") \
-                from error
+            raise InputError(f"{card_path(file)}: its entry about the model is damaged ({error})") from error
     settings = file.with_name("config.yaml")
     if file.name == "model.keras" and settings.exists():
         return dataclasses.replace(load_config(settings).model, weights=None)
     from mnv3_tf.keras_model import load_keras
     from mnv3_tf.weights.headless import identify_body
+    from mnv3_tf.weights.matching import identify
 
-    model = model or load_keras(file)
-    if any(layer.name == "head_conv" for layer in model.layers):
-        from mnv3_tf.weights.matching import identify
+    model = load_keras(file)
+    return identify(model) if any(layer.name == "head_conv" for layer in model.layers) else identify_body(model)
 
-        return identify(model)
-    return identify_body(model)
+
+def _section(**values: Any) -> ModelConfig:
+    """A section `model` of these values, checked as those of a file are."""
+    return load_config(None, [f"model.{key}={json.dumps(value)}" for key, value in values.items()]).model
 
 
 def _labels_of_file(file: Path, card: Mapping[str, Any]) -> tuple[str, ...] | None:

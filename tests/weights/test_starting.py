@@ -1,15 +1,19 @@
 """What `model.weights` means for the settings, and what is refused before anything starts."""
 
+import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from mnv3_tf.config import load_config, save_config
+from mnv3_tf.config import ModelConfig, load_config, save_config
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import sha256, write_json
 from mnv3_tf.network import MobileNetV3
-from mnv3_tf.weights.starting import load_settings, starting_model
+from mnv3_tf.training.beginning import with_normalization
+from mnv3_tf.training.transfer import transfer
+from mnv3_tf.weights.starting import load_settings, network_spec, starting_model
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +102,53 @@ def test_weights_that_cannot_be_used(tmp_path: Path, value: str, message: str) -
     keras.Model(image, keras.layers.Conv2D(4, 3)(image)).save(tmp_path / "foreign.keras")
     with pytest.raises(InputError, match=message):
         load_settings(None, [f"model.weights={tmp_path / value}"])
+
+
+# Published weights ---------------------------------------------------------------------------------------------------------
+
+
+def test_alphas_without_imagenet_weights_are_refused_before_any_download() -> None:
+    with pytest.raises(InputError, match=r"of large in the dialect keras for alpha 0\.5\. Allowed alphas: 0\.75, 1"):
+        load_settings(None, ["model.weights=imagenet", "model.name=large", "model.alpha=0.5"])
+    with pytest.raises(InputError, match=r"no such run folder .*no published weights of that name\. The nearest: timm/"):
+        load_settings(None, ["model.weights=timm/mobilenetv3_small_10"])
+    with pytest.raises(InputError, match=r"-o model\.alpha=0\.5: model\.alpha is 0\.5, but the weights"):
+        load_settings(None, ["model.weights=timm/mobilenetv3_small_100.lamb_in1k", "model.alpha=0.5"])
+
+
+def test_published_weights_by_name_and_as_imagenet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file in the cache, such as the registry downloads, goes through the importer."""
+    from seeded import golden, tensors_of
+
+    from mnv3_tf.weights.registry import cached_path, find_published
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    entry = find_published("paddle/MobileNetV3_small_x0_35")
+    cached_path(entry).parent.mkdir(parents=True)
+    with cached_path(entry).open("wb") as file:
+        pickle.dump(tensors_of(golden("paddle", "MobileNetV3_small_x0_35", 0.35)), file)
+    named = load_settings(None, ["model.weights=paddle/MobileNetV3_small_x0_35", "train.seed=2"])
+    assert (named.model.name, named.model.alpha, named.model.dialect) == ("small", 0.35, "paddle")
+    imagenet = load_settings(None, ["model.weights=imagenet", "model.alpha=0.35", "model.dialect=paddle"])
+    first, second = starting_model(named), starting_model(imagenet)
+    assert first.sha256 == second.sha256 == sha256(cached_path(entry))
+    assert first.facts["published"] == second.facts["published"] == "paddle/MobileNetV3_small_x0_35"
+    np.testing.assert_allclose(first.normalization, [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
+    model = MobileNetV3("small", alpha=0.35, dialect="paddle", classes=3, input_shape=(64, 48, 3))
+    taken = transfer(model, first, ("a", "b", "c"))
+    assert taken.new == ("classifier",) and len(taken.taken) > 60
+    np.testing.assert_array_equal(np.asarray(model.get_layer("head_conv").kernel), first.tensors["head_conv"]["kernel"])
+
+
+def test_the_weights_normalization_is_kept(folder: Path) -> None:
+    """Imported weights may have been trained with another one than their dialect's."""
+    plain = network_spec(ModelConfig(name="small"))
+    same = with_normalization(plain, [[0.5] * 3, [0.5] * 3])
+    assert same is plain
+    other = with_normalization(plain, [[0.4, 0.5, 0.6], [0.2, 0.25, 0.5]])
+    model = MobileNetV3(other, input_shape=(32, 32, 3), classes=2, alpha=0.35)
+    seen = model.get_layer("rescale")(np.array([[[[0.4, 0.5, 0.6]]], [[[0.6, 0.75, 1.1]]]]) * 255)
+    np.testing.assert_allclose(np.asarray(seen)[:, 0, 0], [[0, 0, 0], [1, 1, 1]], atol=1e-5)
+    model.save(folder / "other.keras")
+    config = load_settings(None, [f"model.weights={folder / 'other.keras'}"])
+    np.testing.assert_allclose(starting_model(config).normalization, [[0.4, 0.5, 0.6], [0.2, 0.25, 0.5]], atol=1e-6)
