@@ -56,5 +56,6 @@ def predict_all(model: keras.Model, pixels: np.ndarray) -> list[np.ndarray]:
         count = len(chunk)
         if count < EVALUATION_BATCH:
             chunk = np.concatenate([chunk, np.zeros((EVALUATION_BATCH - count, *chunk.shape[1:]), chunk.dtype)])
-        parts.append([np.asarray(output)[:count] for output in model.predict_on_batch(chunk)])
+        outputs = model.predict_on_batch(chunk)
+        parts.append([np.asarray(output)[:count] for output in (outputs if isinstance(outputs, list) else [outputs])])
     return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]

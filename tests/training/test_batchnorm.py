@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from mnv3_tf.keras_model import predict_all
 from mnv3_tf.network import MobileNetV3
 from mnv3_tf.training.batchnorm import measure, normalizations, set_statistics
 
@@ -56,6 +57,14 @@ def test_the_function_is_kept_and_training_mode_agrees_with_it(identity: bool) -
     after = fresh.predict(pixels, batch_size=40, verbose=0)
     assert np.abs(after - before).max() < 1e-4 * np.ptp(before)
     assert np.abs(np.asarray(fresh(pixels, training=True)) - before).max() < 2e-3 * np.ptp(before)
+
+
+def test_any_number_of_pictures_goes_through() -> None:
+    """The last, incomplete batch (here of one picture) is filled up, and changes nothing."""
+    model = MobileNetV3("small", alpha=0.35, input_shape=(32, 32, 3), classes=5)
+    pixels = batches(1, 65)[0]
+    (found,) = predict_all(keras.Model(model.input, [model.output]), pixels)
+    np.testing.assert_allclose(found, model.predict(pixels, batch_size=5, verbose=0), rtol=1e-4, atol=1e-5)
 
 
 def test_layers_that_are_skipped_or_normalized() -> None:

@@ -41,6 +41,15 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
     return {f"{layer.name}/{variable.name}": np.asarray(variable) for layer in layers for variable in layer.weights}
 
 
+def last_weights(run: Path, config: Config) -> dict[str, np.ndarray]:
+    """The raw weights at the end, by name, without the seeds of dropout."""
+    names = [f"{layer.name}/{variable.name}" for layer in build(config).layers for variable in layer.weights]
+    with np.load(run / "state" / "state.npz") as archive:
+        saved = [archive[name] for name in sorted(archive.files) if name.startswith("variable_")]
+    floats = [values for values in saved if values.dtype == np.float32 or values.dtype == np.float16]
+    return dict(zip(names, floats, strict=False))
+
+
 # Transfer -----------------------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +243,33 @@ def test_fine_tuning_starts_where_the_weights_were(frozen_run: Path) -> None:
     """After one epoch of 6 steps, the network is still as good as the one it started from."""
     first = next(iter(csv.DictReader((frozen_run / "log.csv").open())))
     assert float(first["raw_val_top1"]) > 0.8
+
+
+def test_unfreezing_trains_kernels_and_leaves_batchnorm_alone(pictures: Path, tuned_config: Config, tmp_path: Path,
+                                                               source_run: Path) -> None:
+    """Accuracy drops where an unfrozen BatchNorm starts to use batch statistics; unless asked, it does not, nor is it trained."""
+    config = load_config(None, ["train.epochs=2", "train.unfreeze_epochs=1"], tuned_config)
+    train(open_dataset(pictures), config, tmp_path / "run", progress=Silent())
+    before, after = tensors(source_run / "model.keras"), last_weights(tmp_path / "run", config)
+    for name in before:
+        assert np.array_equal(before[name], after[name]) == ("_bn/" in name), name
+    scores = [float(row["raw_val_top1"]) for row in csv.DictReader((tmp_path / "run" / "log.csv").open())]
+    assert scores[1] >= scores[0] - 0.05
+
+
+def test_float16_arithmetic_leaves_a_float32_model(pictures: Path, tuned_config: Config, tmp_path: Path) -> None:
+    """With rates by layer, stages and loss scaling together; what is saved is traced and lowered in float32."""
+    from mnv3_tf.quantization.graph import trace
+
+    config = load_config(None, ["train.mixed_precision=true", "train.epochs=2", "train.unfreeze_epochs=1",
+                                "train.batchnorm=reestimate", "train.layer_decay=0.9"], tuned_config)
+    train(open_dataset(pictures), config, tmp_path / "run", progress=Silent())
+    model = load_keras(tmp_path / "run" / "model.keras")
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    assert {values.dtype for values in last_weights(tmp_path / "run", config).values()} == {np.dtype(np.float32)}
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3)).astype(np.uint8)
+    assert np.isfinite(model.predict_on_batch(pixels)).all() and trace(model).ops
+    assert read_json(tmp_path / "run" / "metrics.json")["test"]["top1"] > 0.8
 
 
 @pytest.mark.slow

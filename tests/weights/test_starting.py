@@ -11,6 +11,7 @@ from mnv3_tf.config import ModelConfig, load_config, save_config
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import sha256, write_json
 from mnv3_tf.network import MobileNetV3
+from mnv3_tf.spec import find_spec
 from mnv3_tf.training.beginning import with_normalization
 from mnv3_tf.training.transfer import transfer
 from mnv3_tf.weights.starting import load_settings, network_spec, starting_model
@@ -118,15 +119,16 @@ def test_alphas_without_imagenet_weights_are_refused_before_any_download() -> No
 
 def test_published_weights_by_name_and_as_imagenet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A file in the cache, such as the registry downloads, goes through the importer."""
-    from seeded import golden, tensors_of
-
+    from mnv3_tf.weights.names import source_entries
     from mnv3_tf.weights.registry import cached_path, find_published
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     entry = find_published("paddle/MobileNetV3_small_x0_35")
     cached_path(entry).parent.mkdir(parents=True)
-    with cached_path(entry).open("wb") as file:
-        pickle.dump(tensors_of(golden("paddle", "MobileNetV3_small_x0_35", 0.35)), file)
+    rng = np.random.default_rng(0)
+    tensors = {row.source: rng.uniform(0.5, 1, row.source_shape).astype(np.float32)
+               for row in source_entries("paddle", find_spec("small", "paddle"), 0.35, 12, {})}
+    cached_path(entry).write_bytes(pickle.dumps(tensors))
     named = load_settings(None, ["model.weights=paddle/MobileNetV3_small_x0_35", "train.seed=2"])
     assert (named.model.name, named.model.alpha, named.model.dialect) == ("small", 0.35, "paddle")
     imagenet = load_settings(None, ["model.weights=imagenet", "model.alpha=0.35", "model.dialect=paddle"])
