@@ -61,9 +61,18 @@ def import_weights(source: str, origin: str | None, size: str | None, labels: st
 
 
 def _import(source: str, origin: str | None, arguments: dict[str, Any]) -> Any:
-    from mnv3_tf.weights.importing import import_weights as run_import
+    if origin not in ("tflite", "tfjs"):
+        from mnv3_tf.weights.importing import import_weights as run_import
 
-    return run_import(source, origin, **arguments, progress=Terminal())
+        return run_import(source, origin, **arguments, progress=Terminal())
+    from mnv3_tf.errors import InputError
+    from mnv3_tf.export.import_foreign import import_foreign
+
+    model_name = arguments.pop("model_name")
+    if model_name:
+        raise InputError(f"--model-name {model_name}: is for weights that are found by their names; those of a {origin} file "
+                         "are found by their order. Leave it away.")
+    return import_foreign(source, origin, **arguments)
 
 
 def _pixels(size: str | None) -> int | tuple[int, int] | None:

@@ -158,6 +158,14 @@ def constant_data(content: bytes) -> tuple[bytes, ...]:
                  content[buffer.offset:buffer.offset + buffer.size] if buffer.offset > 1 else b"" for buffer in model.buffers)
 
 
+def operator_options(content: bytes, subgraph: int = 0) -> tuple[Any, ...]:
+    """The options of every operator of a file that :func:`parse_tflite` reads, as the schema unpacks them; None without."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    return tuple(operator.builtinOptions for operator in model.subgraphs[subgraph].operators)
+
+
 def bytes_by_dtype(file: TfliteFile) -> dict[str, int]:
     """Bytes of constant data for each dtype, largest first; a buffer that several tensors share counts once.
 

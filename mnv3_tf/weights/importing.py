@@ -155,10 +155,10 @@ def import_tensors(tensors: Mapping[str, np.ndarray], path: Path, origin: str, *
     full = entries if found is not None else source_entries(origin, spec, alpha, 1, tensors)
     left_out = left_out_names(origin, full, entries, tensors)
     check_fit(path, entries, tensors, Variant(origin, (spec.dialect.name,), spec.name, alpha, 0, 0), left_out)
-    labels = _labels(path, found, classes, labels if labels is not None else hints.labels)
+    labels = check_labels(path, found, classes, labels if labels is not None else hints.labels)
     if found is None:
         notes.append("the file has no classifier: the model ends in the last feature map")
-    spec = _with_normalization(spec, mean or hints.mean, std or hints.std)
+    spec = with_normalization(spec, mean or hints.mean, std or hints.std)
     model = build(spec, alpha, found, input_size, dropout)
     assign(model, {entry.target: entry.convert(tensors[entry.source]) for entry in entries})
     preprocessing = hints.preprocessing(model.input_shape[1], model.input_shape[2])
@@ -297,7 +297,7 @@ def _settle(tensors: Mapping[str, np.ndarray], path: Path, origin: str, name: st
     return find_spec(name, dialect), alpha, ModelConfig(name=name, alpha=alpha, dialect=dialect)  # type: ignore[arg-type]
 
 
-def _with_normalization(spec: NetworkSpec, mean: Sequence[float] | None, std: Sequence[float] | None) -> NetworkSpec:
+def with_normalization(spec: NetworkSpec, mean: Sequence[float] | None, std: Sequence[float] | None) -> NetworkSpec:
     """The same network for a stem that was trained on pixels normalized otherwise."""
     if mean is None and std is None:
         return spec
@@ -314,7 +314,7 @@ def _with_normalization(spec: NetworkSpec, mean: Sequence[float] | None, std: Se
     return dataclasses.replace(spec, dialect=dataclasses.replace(spec.dialect, **changes))  # type: ignore[arg-type]
 
 
-def _labels(path: Path, found: int | None, classes: int | None, labels: Sequence[str] | None) -> tuple[str, ...] | None:
+def check_labels(path: Path, found: int | None, classes: int | None, labels: Sequence[str] | None) -> tuple[str, ...] | None:
     if classes is not None and classes != found:
         has = f"has {found} classes" if found is not None else "has no classifier"
         raise InputError(f"{path}: {has}, not {classes}. Import it as it is; training puts another head on it.")

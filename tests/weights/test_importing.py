@@ -145,7 +145,7 @@ def test_another_normalization_of_the_same_network(tmp_path: Path) -> None:
     assert result.report["mean"] == [0, 0, 0] and result.report["std"] == [1, 1, 1]
     with pytest.raises(InputError, match=r"shares of 255.*divide them by 255"):
         import_tensors(tensors, tmp_path / "x", "timm", dialect="timm", mean=(123.7, 116.3, 103.5))
-    with pytest.raises(InputError, match="std is .*three numbers as shares of 255"):
+    with pytest.raises(InputError, match=r"std is .*three numbers as shares of 255"):
         import_tensors(tensors, tmp_path / "x", "timm", dialect="timm", std=(1, 0, 1))
 
 

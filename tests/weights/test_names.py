@@ -41,7 +41,7 @@ def test_expected_shapes_are_those_of_the_built_network(name: str, dialect: str,
     expected = expected_shapes(find_spec(name, dialect), alpha, classes)
     assert expected == built
     # In the network's order, as far as Keras lists it: a convolution before its own BatchNorm, block after block.
-    assert list(expected)[0] == "stem_conv/kernel" and [n for n in expected if n.endswith("_project/kernel")] == sorted(
+    assert next(iter(expected)) == "stem_conv/kernel" and [n for n in expected if n.endswith("_project/kernel")] == sorted(
         n for n in expected if n.endswith("_project/kernel"))
 
 
