@@ -57,9 +57,9 @@ def take_over(model: keras.Model, start: StartingWeights, class_names: tuple[str
     """
     taken = transfer(model, start, class_names)
     notes = list(taken.notes)
-    if choices.batchnorm == "reestimate":
-        units = {layer.name: plan.unit_of(layer.name) for layer in normalizations(model)}
-        kept, new = plan.units[:plan.frozen], {name for name, unit in units.items() if unit == TOP}
+    units = {layer.name: plan.unit_of(layer.name) for layer in normalizations(model)}
+    kept, new = plan.units[:plan.frozen], {name for name, unit in units.items() if unit == TOP}
+    if choices.batchnorm == "reestimate" and any(unit not in kept for unit in units.values()):
         wanted = max(1, _MEASURED // batches.batch_size)
         statistics = measure(model, _pixels(batches.epoch(unused_epoch), wanted))
         set_statistics(model, statistics, skip={name for name, unit in units.items() if unit in kept}, normalize=new)
