@@ -113,7 +113,8 @@ class TrainConfig:
             alone, the rest from that epoch on. A list: the rest in as many parts, from the top downwards.
         backbone_rate: learning rate of the layers before pooling, relative to those after it; null: by what is done with
             BatchNorm.
-        layer_decay: the learning rate of a block, relative to the block after it; null: 1, or by the number of pictures.
+        layer_decay: the learning rate of a block, relative to the block after it; null: 1, or 0.8
+            for few pictures.
         batchnorm: "train": batch statistics; "frozen": BatchNorm is not trained and uses the statistics of `model.weights`;
             "reestimate": statistics measured on the training pictures, then as "train"; "auto": see docs/finetuning.md.
         teacher: a run folder, `.keras` or `.tflite` file whose answers are learned beside the labels.

@@ -20,6 +20,9 @@ _BASE_BATCH = 64
 _FROZEN_BATCHNORM_RATE = 0.03
 # Batch statistics of fewer pictures than this are too rough to train with.
 _SMALLEST_BATCH = 16
+# Training pictures that are too few to train the lower blocks as fast as the upper ones, and what their rate falls by.
+_FEW_PICTURES = 500
+_FEW_PICTURES_DECAY = 0.8
 
 BatchNorm = Literal["train", "frozen", "reestimate"]
 
@@ -56,7 +59,8 @@ def settle(config: TrainConfig, batch_size: int, steps_per_epoch: int, *, tuned:
         folded: these have their BatchNorm folded into the convolutions.
     """
     notes: list[str] = []
-    batchnorm, backbone_rate, layer_decay = _settle_tuning(config, batch_size, tuned, folded, notes)
+    pictures = batch_size * steps_per_epoch
+    batchnorm, backbone_rate, layer_decay = _settle_tuning(config, batch_size, pictures, tuned, folded, notes)
     rate = config.learning_rate
     if rate is None:
         scale = batch_size / _BASE_BATCH
@@ -83,7 +87,7 @@ def settle(config: TrainConfig, batch_size: int, steps_per_epoch: int, *, tuned:
                    xla=xla, notes=tuple(notes), batchnorm=batchnorm, backbone_rate=backbone_rate, layer_decay=layer_decay)
 
 
-def _settle_tuning(config: TrainConfig, batch_size: int, tuned: bool, folded: bool,
+def _settle_tuning(config: TrainConfig, batch_size: int, pictures: int, tuned: bool, folded: bool,
                    notes: list[str]) -> tuple[BatchNorm, float, float]:
     """BatchNorm's handling, and the rates of the layers before pooling: relative to the top's, and from block to block."""
     asked = config.batchnorm
@@ -96,7 +100,14 @@ def _settle_tuning(config: TrainConfig, batch_size: int, tuned: bool, folded: bo
         if batchnorm == "frozen":
             backbone_rate = _FROZEN_BATCHNORM_RATE
             notes.append(f"layers before pooling take {backbone_rate:g} of the learning rate: their BatchNorm is not trained")
-    return batchnorm, backbone_rate, config.layer_decay or 1.0
+    layer_decay = config.layer_decay
+    if layer_decay is None:
+        layer_decay = 1.0
+        if pictures < _FEW_PICTURES and batchnorm != "frozen" and config.freeze is None:
+            layer_decay = _FEW_PICTURES_DECAY
+            notes.append(f"learning rate falls by {layer_decay:g} from block to block towards the input: {pictures} pictures are "
+                         f"fewer than {_FEW_PICTURES}")
+    return batchnorm, backbone_rate, layer_decay
 
 
 def _choose_batchnorm(config: TrainConfig, batch_size: int, folded: bool, notes: list[str]) -> BatchNorm:

@@ -190,8 +190,8 @@ def test_a_later_stage_goes_on_in_the_schedule() -> None:
 # Defaults by what there is ------------------------------------------------------------------------------------------------
 
 
-def chosen(*overrides: str, batch_size: int = 64, **facts):
-    return settle(load_config(None, overrides).train, batch_size, 20, tuned=True, **facts)
+def chosen(*overrides: str, batch_size: int = 64, steps: int = 20, **facts):
+    return settle(load_config(None, overrides).train, batch_size, steps, tuned=True, **facts)
 
 
 def test_defaults_of_fine_tuning() -> None:
@@ -201,6 +201,15 @@ def test_defaults_of_fine_tuning() -> None:
     small = chosen(batch_size=8)
     assert small.batchnorm == "frozen" and small.backbone_rate == 0.03
     assert any("batch of 8 is too small" in note for note in small.notes)
+
+
+def test_few_pictures_train_the_lower_blocks_slowly() -> None:
+    few = chosen(steps=3)
+    assert few.layer_decay == 0.8 and any("192 pictures are fewer than 500" in note for note in few.notes)
+    assert chosen(steps=8).layer_decay == 1.0
+    for given in ("train.layer_decay=1", "train.freeze=stem", "train.batchnorm=frozen"):
+        assert chosen(given, steps=3).layer_decay == 1.0
+    assert settle(load_config(None, []).train, 64, 3).layer_decay == 1.0  # from scratch
 
 
 def test_unfreezing_keeps_batchnorm_in_inference_mode_unless_asked() -> None:
