@@ -1,4 +1,4 @@
-"""Statistics of BatchNorm on new pictures, without changing what the network computes."""
+"""Statistics of BatchNorm on new pictures: without changing what the network computes, or adapting it."""
 
 from collections.abc import Iterable, Mapping
 
@@ -68,3 +68,36 @@ def set_statistics(model: keras.Model, statistics: Mapping[str, tuple[np.ndarray
             layer.beta.assign(beta + gamma * (mean - old_mean) / old)
         layer.moving_mean.assign(mean)
         layer.moving_variance.assign(variance)
+
+
+def adapt_statistics(model: keras.Model, pictures: Iterable[np.ndarray], *, skip: Iterable[str] = ()) -> None:
+    """Gives BatchNorm the statistics that it sees in training mode, so that inference does what training mode does.
+
+    Gamma and beta stay: pictures that are darker or of other colours than those that the network knows look alike again behind
+    the first layers (Li et al., "Revisiting Batch Normalization For Practical Domain Adaptation", 2016).
+
+    Args:
+        model: of the network.
+        pictures: batches (n, height, width, 3), of the size that training has.
+        skip: names of layers that stay as they are, and in inference mode.
+    """
+    skip = set(skip)
+    kept = [layer for layer in normalizations(model) if layer.name in skip]
+    adapted = [layer for layer in normalizations(model) if layer.name not in skip]
+    momenta, trainable = [layer.momentum for layer in adapted], [layer.trainable for layer in kept]
+    for layer in adapted:
+        layer.momentum = 0.0  # the running statistics are then those of the last batch
+    for layer in kept:
+        layer.trainable = False
+    batches: list[list[np.ndarray]] = []
+    for pixels in pictures:
+        model(keras.ops.convert_to_tensor(pixels, "float32"), training=True)
+        statistics = [value for layer in adapted for value in (layer.moving_mean, layer.moving_variance)]
+        batches.append([np.asarray(value, np.float64) for value in statistics])
+    for place, (layer, momentum) in enumerate(zip(adapted, momenta, strict=True)):
+        means, variances = (np.stack([batch[2 * place + moment] for batch in batches]) for moment in (0, 1))
+        layer.moving_mean.assign(means.mean(axis=0))
+        layer.moving_variance.assign(variances.mean(axis=0) + means.var(axis=0))
+        layer.momentum = momentum
+    for layer, before in zip(kept, trainable, strict=True):
+        layer.trainable = before

@@ -11,7 +11,7 @@ import numpy as np
 from mnv3_tf.progress import Progress
 from mnv3_tf.spec import NetworkSpec
 from mnv3_tf.training.batches import TrainingBatches
-from mnv3_tf.training.batchnorm import measure, normalizations, set_statistics
+from mnv3_tf.training.batchnorm import adapt_statistics, measure, normalizations, set_statistics
 from mnv3_tf.training.choices import Choices
 from mnv3_tf.training.freezing import TOP, FreezingPlan
 from mnv3_tf.training.transfer import is_folded, lacks_head_conv, transfer
@@ -60,11 +60,16 @@ def take_over(model: keras.Model, start: StartingWeights, class_names: tuple[str
     units = {layer.name: plan.unit_of(layer.name) for layer in normalizations(model)}
     kept, new = plan.units[:plan.frozen], {name for name, unit in units.items() if unit == TOP}
     if choices.batchnorm == "reestimate" and any(unit not in kept for unit in units.values()):
-        wanted = max(1, _MEASURED // batches.batch_size)
-        statistics = measure(model, _pixels(batches.epoch(unused_epoch), wanted))
-        set_statistics(model, statistics, skip={name for name, unit in units.items() if unit in kept}, normalize=new)
-        count = min(wanted, batches.steps_per_epoch) * batches.batch_size
-        notes.append(f"BatchNorm's statistics measured on {count} augmented training pictures; the network computes what it did")
+        wanted = min(max(1, _MEASURED // batches.batch_size), batches.steps_per_epoch)
+        pixels = _pixels(batches.epoch(unused_epoch), wanted)
+        frozen = {name for name, unit in units.items() if unit in kept}
+        if is_folded(start):
+            set_statistics(model, measure(model, pixels), skip=frozen, normalize=new)
+            effect = "the network computes what it did"
+        else:
+            adapt_statistics(model, pixels, skip=frozen)
+            effect = "the network is adapted to them"
+        notes.append(f"BatchNorm's statistics measured on {wanted * batches.batch_size} augmented training pictures; {effect}")
     for note in notes:
         progress.say(note)
     return {**facts_of(start), "taken": list(taken.taken), "new": list(taken.new), "notes": notes}

@@ -6,7 +6,7 @@ import pytest
 
 from mnv3_tf.keras_model import predict_all
 from mnv3_tf.network import MobileNetV3
-from mnv3_tf.training.batchnorm import measure, normalizations, set_statistics
+from mnv3_tf.training.batchnorm import adapt_statistics, measure, normalizations, set_statistics
 
 
 def batches(count: int = 3, size: int = 40) -> list[np.ndarray]:
@@ -57,6 +57,31 @@ def test_the_function_is_kept_and_training_mode_agrees_with_it(identity: bool) -
     after = fresh.predict(pixels, batch_size=40, verbose=0)
     assert np.abs(after - before).max() < 1e-4 * np.ptp(before)
     assert np.abs(np.asarray(fresh(pixels, training=True)) - before).max() < 2e-3 * np.ptp(before)
+
+
+def test_adapted_statistics_are_those_of_training_mode() -> None:
+    """On one batch, inference then equals training mode; gamma, beta, momentum and what is skipped stay."""
+    model = randomized(MobileNetV3("small", alpha=0.35, input_shape=(32, 32, 3), classes=5, dropout=0), identity=False)
+    before = {layer.name: layer.get_weights() for layer in normalizations(model)}
+    (pixels,) = batches(1)
+    adapt_statistics(model, [pixels], skip=["stem_conv_bn"])
+    after = {layer.name: layer.get_weights() for layer in normalizations(model)}
+    for name, values in before.items():
+        same = [np.array_equal(a, b) for a, b in zip(values, after[name], strict=True)]
+        assert same == [True, True, *[name == "stem_conv_bn"] * 2]
+    assert {layer.momentum for layer in normalizations(model)} == {0.99} and all(layer.trainable for layer in model.layers)
+    model.get_layer("stem_conv_bn").trainable = False
+    expected = np.asarray(model(pixels, training=True))
+    assert np.abs(model.predict(pixels, batch_size=40, verbose=0) - expected).max() < 1e-3 * np.ptp(expected)
+
+
+def test_several_batches_are_put_together_by_hand() -> None:
+    image = keras.Input((1, 1, 3))
+    model = keras.Model(image, keras.layers.BatchNormalization(name="bn")(image))
+    adapt_statistics(model, [np.full((1, 1, 1, 3), 10, np.uint8), np.array([20, 40, 60] * 2, np.uint8).reshape(2, 1, 1, 3)])
+    _, _, mean, variance = model.get_layer("bn").get_weights()
+    np.testing.assert_allclose(mean, [15, 25, 35])
+    np.testing.assert_allclose(variance, [25, 225, 625])
 
 
 def test_any_number_of_pictures_goes_through() -> None:
