@@ -23,6 +23,8 @@ NETWORKS = ("large", "small", "large_minimalistic", "small_minimalistic")
 @click.option("--labels", type=click.Path(), metavar="FILE", help="Class names, one a line in the order of the outputs.")
 @click.option("--mean", type=float, nargs=3, help="Of the channels as shares of 255, such as 0.485 0.456 0.406.")
 @click.option("--std", type=float, nargs=3, help="Likewise, such as 0.229 0.224 0.225.")
+@click.option("--dropout", type=float, default=0.2, show_default=True,
+              help="Share dropped before the classifier when it was trained; PaddleClas scales its answers by the rest.")
 @click.option("--table", type=click.Path(), metavar="blocks.yaml", help="The table of a network of your own.")
 @click.option("--out", required=True, type=click.Path(), metavar="MODEL.keras", help="File to write.")
 @json_option

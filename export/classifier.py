@@ -39,8 +39,9 @@ def open_classifier(path: str | Path, *, threads: int = 1) -> Classifier:
     """Opens a run folder (float or quantized), a `.keras` or a `.tflite` file.
 
     Args:
-        path: the model. A `.keras` file needs preprocessing.json and labels.txt in its folder, a `.tflite` file its own
-            (``m.preprocessing.json``, ``m.labels.txt``) beside it, as `mnv3 convert` writes them.
+        path: the model. A `.keras` file needs preprocessing.json and labels.txt in its folder; an imported one (with a card of
+            its own, ``m.card.json``) and a `.tflite` file need theirs (``m.preprocessing.json``, ``m.labels.txt``) beside them,
+            as `mnv3 import-weights` and `mnv3 convert` write them.
         threads: of the TFLite runtime.
 
     Raises:
@@ -57,7 +58,8 @@ def open_classifier(path: str | Path, *, threads: int = 1) -> Classifier:
     if not path.exists():
         raise InputError(f"{path}: there is no such run folder or file.")
     if path.suffix == ".keras":
-        contract, labels = path.with_name("preprocessing.json"), path.with_name("labels.txt")
+        own = f"{path.stem}." if path.with_name(f"{path.stem}.card.json").exists() else ""
+        contract, labels = path.with_name(f"{own}preprocessing.json"), path.with_name(f"{own}labels.txt")
         make: Callable[[Path], Callable[[np.ndarray], np.ndarray]] = _keras
     elif path.suffix == ".tflite":
         from mnv3_tf.export.convert import sidecar

@@ -100,10 +100,10 @@ def import_foreign(source: str | Path, origin: str, *, name: str | None = None, 
             raise GateError(f"{source}: the imported model answers otherwise than the file: {comparison}. Nothing was written.")
     else:
         notes.append("a graph model is not run here, so its answers were not compared with the imported model's")
-    settings = _settings(candidate, table, dropout)
+    settings, path = _settings(candidate, table, dropout), Path(source)
     details = candidate.spec.dialect
     return Imported(
-        model=assigned.model, source=Path(source), origin=origin, settings=settings,
+        model=assigned.model, source=path / "model.json" if path.is_dir() else path, origin=origin, settings=settings,
         include_top=candidate.head == "classifier", classes=candidate.classes, labels=labels, mean=details.mean,
         std=details.std, preprocessing=None, tensors=_rows(network, assigned.layers), left_out=network.ignored,
         notes=tuple(notes), facts={"comparison": dataclasses.asdict(comparison) if comparison else None})

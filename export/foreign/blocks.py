@@ -9,7 +9,7 @@ import numpy as np
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.foreign.graph import Operator, Tensor
 from mnv3_tf.export.foreign.network import Channels, ForeignConvolution, ForeignNetwork, Role
-from mnv3_tf.export.foreign.values import Base, Convolution, Gated, Mean, Out, Pixels, Sum, Unknown
+from mnv3_tf.export.foreign.values import Base, Clip, Convolution, Gated, Mean, Out, Pixels, Raw, Sum, Unknown, Value
 from mnv3_tf.export.foreign.walk import Walked
 
 _ACTIVATIONS = ("relu", "hard_swish")
@@ -47,7 +47,7 @@ def find_network(walked: Walked) -> ForeignNetwork:
     finder = _Finder(walked)
     chain, end, stopped = finder.find()
     graph = walked.graph
-    tensor = next(tensor for tensor, value in walked.values.items() if finder.same(value.base, end))
+    tensor = next(tensor for tensor, value in walked.values.items() if _holds(value, end))
     used = _ancestors(walked, tensor)
     first = walked.first_inputs[chain.convolutions[0].conv]
     scale, offset = _channels(first[0]), _channels(first[1])
@@ -56,28 +56,22 @@ def find_network(walked: Walked) -> ForeignNetwork:
         path=graph.path, format=graph.format, convolutions=tuple(map(_foreign, chain.convolutions)), height=graph.height,
         width=graph.width, residual_adds=tuple(chain.adds), input_scale=scale, input_offset=offset, pixel_scale=pixel_scale,
         pixel_offset=pixel_offset, pooled=chain.pooled,
-        ignored=tuple(operator.place for operator in graph.operators if operator not in used and not (
-            operator.kind in ("reshape", "identity") and finder.is_end(operator, end))), stopped=stopped)
+        ignored=tuple(operator.place for operator in graph.operators
+                      if operator not in used and not finder.adds_nothing(operator, end)), stopped=stopped)
 
 
 class _Finder:
     def __init__(self, walked: Walked):
         self._walked = walked
-        self._bases: set[Base] = {value.base for value in walked.values.values()}
+        self._bases: set[Base] = {_settled(value.base) for value in walked.values.values()}
         self._after: dict[Base, list[Convolution]] = defaultdict(list)
         for conv in walked.convolutions:
             self._after[conv.input].append(conv)
 
-    def same(self, base: Base, end: Base) -> bool:
-        """Whether a tensor holds `end`; the raw output of a convolution is its linear one."""
-        conv = getattr(base, "conv", None)
-        return base == end or (isinstance(end, Out) and end.function == "linear" and conv is end.conv and
-                               not isinstance(base, Out))
-
-    def is_end(self, operator: Operator, end: Base) -> bool:
-        """Whether an operator makes a constant, or only hands on `end`."""
+    def adds_nothing(self, operator: Operator, end: Base) -> bool:
+        """Whether an operator makes a constant, or only hands on `end` in another shape."""
         value = self._walked.values.get(operator.outputs[0])
-        return value is None or self.same(value.base, end)
+        return value is None or (operator.kind in ("reshape", "identity") and _same(value.base, end))
 
     def find(self) -> tuple[_Chain, Base, str | None]:
         """The chain, what its last operator makes, and why it ends there if that is no classifier."""
@@ -128,17 +122,24 @@ class _Finder:
         """What directly follows `end` and is not understood, for a message."""
         walked = self._walked
         for operator in walked.graph.operators:
-            takes_end = any(tensor in walked.values and self.same(walked.values[tensor].base, end)
+            takes_end = any(tensor in walked.values and _is_on_the_way(walked.values[tensor].base, end)
                             for tensor in operator.inputs)
-            if takes_end and isinstance(walked.values[operator.outputs[0]].base, Unknown):
-                return f" ({walked.values[operator.outputs[0]].base.reason})"
+            result = walked.values[operator.outputs[0]].base if takes_end else None
+            if isinstance(result, Unknown):
+                return f" ({result.reason})"
         return ""
 
     def _activation(self, conv: Convolution) -> str | None:
         """The activation of a convolution: None for a linear one, or one that MobileNetV3 does not have."""
-        found = [name for name in _ACTIVATIONS if Out(conv, name) in self._bases or self._after[Out(conv, name)] or
-                 self._after[Mean(Out(conv, name))]]
+        taken = [name for name in _ACTIVATIONS if self._is_taken(Out(conv, name))]
+        # A ReLU that nothing takes may be a step towards a hard-swish.
+        found = taken or [name for name in reversed(_ACTIVATIONS) if Out(conv, name) in self._bases][:1]
         return found[0] if len(found) == 1 else None
+
+    def _is_taken(self, base: Base) -> bool:
+        """Whether a convolution, a mean or a gate takes it."""
+        return bool(self._after[base]) or Mean(base) in self._bases or any(
+            isinstance(other, Gated) and other.map == base for other in self._bases)
 
     def _blocks(self, x: Base, number: int) -> tuple[list[tuple[list[_Found], bool, Base]], list[str]]:
         """The inverted residual blocks that begin at `x`, and why other convolutions there are none."""
@@ -225,8 +226,34 @@ class _Finder:
 
     def _is_output(self, base: Base) -> bool:
         """Whether a graph's output holds it."""
-        return any(tensor in self._walked.values and self._walked.values[tensor].base == base
+        return any(tensor in self._walked.values and _same(self._walked.values[tensor].base, base)
                    for tensor in self._walked.graph.outputs)
+
+
+def _settled(base: Base) -> Base:
+    """A base as later layers take it."""
+    if isinstance(base, Raw):
+        return Out(base.conv, "linear")
+    return Out(base.conv, "relu") if isinstance(base, Clip) and base.is_relu else base
+
+
+def _same(base: Base, end: Base) -> bool:
+    """Whether a tensor holds `end`."""
+    return _settled(base) == end
+
+
+def _is_on_the_way(base: Base, end: Base) -> bool:
+    """Whether a tensor holds `end`, or the same convolution's output clipped to something."""
+    return _same(base, end) or (isinstance(base, Clip) and isinstance(end, Out) and base.conv is end.conv)
+
+
+def _holds(value: Value, end: Base) -> bool:
+    """Whether a tensor holds `end` in true units: of a convolution's, the one behind its BatchNorm and bias."""
+    if isinstance(value.base, Raw):
+        conv = value.base.conv
+        return _same(value.base, end) and conv.unit is not None and bool(
+            np.array_equal(value.scale, conv.unit) and np.array_equal(value.offset, conv.shift))
+    return _same(value.base, end)
 
 
 def _is_pointwise(conv: Convolution) -> bool:

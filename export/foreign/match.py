@@ -98,7 +98,8 @@ def require_match(network: ForeignNetwork, *, name: str | None = None, alpha: fl
                 count, difference = _first_difference(network, spec, one)
                 if count > nearest[0]:
                     nearest = (count, f"{spec.name} at alpha {one:g} in dialect {spec.dialect.name}, {difference}")
-    asked = ", ".join(f"{key} {value}" for key, value in (("name", name), ("alpha", alpha), ("dialect", dialect)) if value)
+    given = (("name", name), ("alpha", None if alpha is None else f"{alpha:g}"), ("dialect", dialect))
+    asked = ", ".join(f"{key} {value}" for key, value in given if value)
     stopped = f" The file's network ends there: {network.stopped}." if network.stopped else ""
     raise InputError(f"{network.path}: its {len(network.convolutions)} convolutions are no network that the kit builds"
                      f"{f' with {asked}' if asked else ''}. The nearest is {nearest[1]}.{stopped} "

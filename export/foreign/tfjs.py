@@ -51,8 +51,16 @@ def read_tfjs(path: str | Path) -> Graph:
     if not isinstance(topology, Mapping) or not isinstance(topology.get("node"), list):
         raise InputError(f"{path}: is a TensorFlow.js layers model; only graph models can be read. Convert it with "
                          "tensorflowjs_converter --output_format=tfjs_graph_model.")
-    weights = _read_weights(path, document.get("weightsManifest"))
-    nodes = {str(node["name"]): node for node in topology["node"]}
+    try:
+        return _read(path, topology["node"], document.get("weightsManifest"))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputError(f"{path}: the graph model is damaged ({type(error).__name__}: {error}). Download it again.") from error
+
+
+def _read(path: Path, listed: list[Any], manifest: Any) -> Graph:
+    """The graph of a topology and its weights."""
+    weights = _read_weights(path, manifest)
+    nodes = {str(node["name"]): node for node in listed}
     order = _execution_order(path, nodes)
     constants: dict[Tensor, Constant] = {}
     for name in order:

@@ -44,6 +44,8 @@ def read_tflite_graph(path: str | Path) -> Graph:
     operators = reader.operators()
     height, width, channels = (size if size > 0 else None for size in picture.shape_signature[1:])
     quantization = (picture.dtype, picture.scales[0], picture.zero_points[0]) if picture.scales else None
+    if picture.dtype == "uint8" and quantization is None:
+        quantization = ("uint8", 1.0, 0)  # the picture's bytes, which the graph itself turns into floats
     return Graph(str(path), "tflite", operators, reader.constants, picture.index,
                  tuple(tensor.index for tensor in file.outputs), height, width, channels, quantization)
 

@@ -61,12 +61,23 @@ class Raw:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """``clip(scale * z + offset, 0, high)`` of a convolution: a ReLU, or a gate in the making."""
+    """``clip(scale * z + offset, low, high)`` of a convolution: a ReLU, or a gate in the making."""
 
     conv: Convolution
     scale: np.ndarray
     offset: np.ndarray
+    low: float
     high: float
+
+    @property
+    def is_relu(self) -> bool:
+        """Whether it only cuts what is below 0."""
+        return self.low == 0 and self.high == np.inf
+
+    @property
+    def is_gate(self) -> bool:
+        """Whether it starts at 0 and ends somewhere."""
+        return self.low == 0 and 0 < self.high < np.inf
 
 
 @dataclass(frozen=True)
@@ -155,8 +166,9 @@ def settle(value: Value) -> Value:
     """
     if isinstance(value.base, Clip):
         clip = value.base
-        if np.isfinite(clip.high):
-            raise NotUnderstood(f"its input is clipped to 0..{clip.high:g} (as by ReLU6) and neither hard-swish nor a gate")
+        if not clip.is_relu:
+            raise NotUnderstood(f"its input is clipped to {clip.low:g}..{clip.high:g}{' (ReLU6)' if clip.high == 6 else ''}, "
+                                "which is neither a ReLU nor part of a hard-swish or gate")
         if not clip.conv.fix(clip.scale, clip.offset):
             raise NotUnderstood("its input is a ReLU of a convolution that is used in other units elsewhere")
         return replace(value, base=Out(clip.conv, "relu"))
@@ -169,6 +181,8 @@ def settle(value: Value) -> Value:
     assert conv.unit is not None
     if np.array_equal(value.scale, conv.unit) and np.array_equal(value.offset, conv.shift):
         return replace(value, base=linear, scale=np.asarray(_ONE), offset=np.asarray(_ZERO))
+    if np.any(conv.unit == 0):
+        raise NotUnderstood("its input is a convolution whose BatchNorm multiplies by 0, used in two units")
     scale = value.scale / conv.unit
     return replace(value, base=linear, scale=scale, offset=value.offset - scale * conv.shift)
 
@@ -180,15 +194,11 @@ def clipped(value: Value, low: float, high: float) -> Value:
         NotUnderstood: it is no ReLU or gate of a convolution.
     """
     base = value.base
-    if isinstance(base, Clip) and close(value.scale, _ONE) and not value.has_offset and low <= 0:
-        return replace(value, base=replace(base, high=min(base.high, high)))
+    if isinstance(base, Clip) and close(value.scale, _ONE) and not value.has_offset and max(base.low, low) < min(base.high, high):
+        return replace(value, base=replace(base, low=max(base.low, low), high=min(base.high, high)))
     if not isinstance(base, Raw):
         raise NotUnderstood("it clips something that is not a convolution's output")
-    if low == -np.inf:
-        raise NotUnderstood("it clips from above only")
-    if low != 0 or high <= 0:
-        raise NotUnderstood(f"it clips to {low:g}..{high:g}; a ReLU or a gate starts at 0")
-    return replace(value, base=Clip(base.conv, value.scale, value.offset, high), scale=np.asarray(_ONE),
+    return replace(value, base=Clip(base.conv, value.scale, value.offset, low, high), scale=np.asarray(_ONE),
                    offset=np.asarray(_ZERO))
 
 
@@ -215,7 +225,7 @@ def product(first: Value, second: Value) -> Value:
     if first.pads or second.pads:
         raise NotUnderstood("it takes a padded map")
     for value, gate in ((first, second), (second, first)):
-        if isinstance(gate.base, Clip) and np.isfinite(gate.base.high) and not gate.has_offset:
+        if isinstance(gate.base, Clip) and gate.base.is_gate and not gate.has_offset:
             if isinstance(value.base, Raw) and value.base.conv is gate.base.conv:
                 return _swish(value, gate, gate.base)
             if gate.pooled and not (value.pooled and isinstance(value.base, Clip)):
@@ -226,15 +236,13 @@ def product(first: Value, second: Value) -> Value:
 def _swish(value: Value, gate: Value, clip: Clip) -> Value:
     """x * relu6(x + 3), with any factors: high * k * hard_swish(u) where the gate is clip(u / 6 + 0.5, 0, 1)."""
     unit, shift = 6 * clip.scale / clip.high, 6 * clip.offset / clip.high - 3
-    if np.any(unit == 0):
-        raise NotUnderstood("its gate does not depend on its input")
-    factor = value.scale / unit
-    number = float(np.median(factor))
-    # x and the gate's input must be the same u: equal steps in every channel, and the gate's middle where x is 0.
-    if not close(factor, np.asarray(number)) or np.any(np.abs(value.offset / number - shift) > 3 * TOLERANCE):
+    scales, units, offsets, shifts = np.broadcast_arrays(value.scale, unit, value.offset, shift)
+    moves = units != 0  # a BatchNorm may have switched channels off
+    number = float(np.median(scales[moves] / units[moves])) if moves.any() else 0.0
+    # x and the gate's input must be the same u: equal factors in every channel, and the gate's middle where x is 0.
+    if number == 0 or not close(scales, number * units) or np.any(np.abs(offsets / number - shifts) > 3 * TOLERANCE):
         raise NotUnderstood("it multiplies x with a gate whose middle or slope is not that of hard-swish, x * relu6(x + 3) / 6")
-    if np.max(np.abs(shift - value.offset / number)) <= 3 * TOLERANCE:
-        shift = value.offset / number
+    shift = value.offset / number  # exactly; the gate's middle, 3, may have been rounded
     if not clip.conv.fix(unit, shift):
         raise NotUnderstood("its input is used in other units elsewhere")
     return replace(value, base=Out(clip.conv, "hard_swish"), scale=np.asarray(number * clip.high) * gate.scale,

@@ -10,7 +10,6 @@ import io
 import json
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from mnv3_tf.errors import InputError
+from mnv3_tf.weights.torch_files import ZIP_ERRORS
 
 _SPARE_BYTES = 1 << 26
 _DEPTH = 32
@@ -94,8 +94,7 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str, size_bytes: int) ->
             raise InputError(f"{path}: its entry {name} declares {info.file_size} bytes in a file of {size_bytes}: damaged, or "
                              "made to fill the memory.")
         return archive.read(name)
-    except (KeyError, zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError, zlib.error
-            ) as error:
+    except ZIP_ERRORS as error:
         raise InputError(f"{path}: no Keras model, or damaged: its entry {name} cannot be read ({error}).") from None
 
 

@@ -118,10 +118,13 @@ def import_weights(source: str | Path, origin: str | None = None, *, name: str |
     if origin is not None and origin not in ORIGINS:
         raise InputError(f"--from {origin}: there is no such origin{nearest(origin, ORIGINS)}. Allowed: {', '.join(ORIGINS)}.")
     path, hints = Path(source), None
-    if not path.exists() and "/" in str(source) and path.suffix.lower() not in SUFFIXES:
+    if not path.exists() and path.suffix.lower() not in SUFFIXES:
         from mnv3_tf.weights.registry import fetch, find_published
 
-        entry = find_published(str(source))
+        try:
+            entry = find_published(str(source))
+        except InputError as error:
+            raise InputError(f"{error} There is no file of that name either.") from None
         own = entry.dialect.removesuffix("_tf")
         if origin not in (None, own):
             raise InputError(f"--from {origin}: {entry.name} was published by {own}. Leave --from away.")
@@ -147,7 +150,8 @@ def import_tensors(tensors: Mapping[str, np.ndarray], path: Path, origin: str, *
     """:func:`import_weights` for tensors that are read already, by their names in the file `path`."""
     hints = hints or Hints()
     notes: list[str] = []
-    published = _published(origin, model_name, hints, notes)
+    # Who gives the dialect knows better than a file beside the weights.
+    published = _published(origin, model_name, hints if dialect is None else Hints(), notes)
     spec, alpha, settings = _settle(tensors, path, origin, name, alpha, _dialect(path, origin, dialect, published), published,
                                     table, notes)
     found = class_count(origin, spec, tensors)
@@ -222,16 +226,16 @@ def save_imported(imported: Imported, out: str | Path) -> Path:
 
     out = check_out(out)
     card, labels, contract = (out.with_name(f"{out.stem}.{kind}") for kind in ("card.json", "labels.txt", "preprocessing.json"))
-    for file in (card, labels, contract):
-        file.unlink(missing_ok=True)
     save_keras(imported.model, out)
-    own = [out]
     if imported.labels:
         write_labels(labels, imported.labels)
-        own.append(labels)
+    else:
+        labels.unlink(missing_ok=True)
     if imported.preprocessing:
         imported.preprocessing.save(contract)
-        own.append(contract)
+    else:
+        contract.unlink(missing_ok=True)
+    own = [file for file in (out, labels, contract) if file.exists()]
     facts = imported.report
     write_json(card, make_card(
         out.parent, own, kind="imported weights", classes=list(imported.labels) if imported.labels else None,

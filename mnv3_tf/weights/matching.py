@@ -290,7 +290,7 @@ def _listing(problems: Sequence[str]) -> str:
 
 
 def _text(shape: Sequence[int]) -> str:
-    return f"({', '.join(map(str, shape))})"
+    return str(tuple(shape))
 
 
 __all__ = ["ALPHAS", "BATCHNORM", "Variant", "advice", "check_fit", "class_count", "expected_shapes", "find_bad_values",

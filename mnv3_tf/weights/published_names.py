@@ -37,7 +37,7 @@ _MODEL_NAMES: dict[str, dict[str, Published]] = {
 # Networks of timm that carry the name and are others: why they cannot be imported by name.
 _OTHERS = {
     "mobilenetv3_rw": "its first block has no shortcut and its head no bias, which is none of this kit's dialects",
-    "mobilenetv3_large_150d": "it is deeper than the paper's table. Give its table with --table, and --dialect timm --alpha 1.5",
+    "mobilenetv3_large_150d": "its second block does not expand, and two convolutions come before pooling, unlike any table's",
 }
 
 

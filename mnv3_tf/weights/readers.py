@@ -16,8 +16,9 @@ import numpy as np
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_bytes
 from mnv3_tf.weights import h5_files, torch_files
+from mnv3_tf.weights.constructors import PickledArray, Refused
 from mnv3_tf.weights.h5_files import Group
-from mnv3_tf.weights.pickles import Machine, PickledArray, Refused, remedy
+from mnv3_tf.weights.pickles import Machine, remedy
 from mnv3_tf.weights.torch_files import Tensor
 from mnv3_tf.yaml_text import nearest
 

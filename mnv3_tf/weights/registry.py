@@ -231,9 +231,10 @@ def _problem(entry: PublishedWeights, path: Path) -> str | None:
     found = sha256(path) if entry.hash_algorithm != "md5" else hashlib.md5(read_bytes(path), usedforsecurity=False).hexdigest()
     if found == entry.hash or (entry.hash_algorithm == "sha256-prefix" and found.startswith(entry.hash)):
         return None
-    looks = _no_weights(path)
-    return (f"{looks}; " if looks else "") + f"its {'MD5' if entry.hash_algorithm == 'md5' else 'SHA-256'} is {found}; {entry.hash} is published" + (
-        " as its beginning" if entry.hash_algorithm == "sha256-prefix" else "")
+    looks = f"{no_weights}; " if (no_weights := _no_weights(path)) else ""
+    kind = "MD5" if entry.hash_algorithm == "md5" else "SHA-256"
+    published_as = "is published as its beginning" if entry.hash_algorithm == "sha256-prefix" else "is published"
+    return f"{looks}its {kind} is {found}; {entry.hash} {published_as}"
 
 
 def _no_weights(path: Path) -> str | None:

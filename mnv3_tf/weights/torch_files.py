@@ -11,6 +11,7 @@ import math
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,12 @@ import ml_dtypes
 import numpy as np
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.weights.pickles import PLAIN_NAMES, Global, Ignored, Machine, Refused, checked_shape, remedy, short
+from mnv3_tf.weights.constructors import PLAIN_NAMES, Global, Ignored, Refused, checked_shape, short
+from mnv3_tf.weights.pickles import Machine, remedy
 
+# What the standard library raises for damaged zips.
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, KeyError, OverflowError,
+              NotImplementedError, RuntimeError)
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_START = b"\x80\x02\x8a\n" + _LEGACY_MAGIC.to_bytes(10, "little") + b"."
 _LEGACY_VERSION = 1001
@@ -235,7 +240,7 @@ def _checked_entries(path: Path, archive: zipfile.ZipFile, size_bytes: int) -> d
 def _entry(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         return archive.read(name)
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+    except ZIP_ERRORS as error:
         raise InputError(f"{path}: damaged: the zip's entry {name!r} cannot be read ({error}). Download or save it again."
                          ) from None
 
@@ -292,6 +297,6 @@ def open_zip(path: Path, content: bytes) -> zipfile.ZipFile:
     """
     try:
         return zipfile.ZipFile(io.BytesIO(content))
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except ZIP_ERRORS as error:
         raise InputError(f"{path}: damaged or cut short: {error}. Download or save it again.") from None
 

@@ -168,3 +168,28 @@ def test_resuming_with_a_teacher_changes_nothing(pictures: Path, student_config:
     train(dataset, student_config, tmp_path / "run", resume=True, progress=Silent())
     for ours, theirs in zip(weights(tmp_path / "run"), weights(student_run), strict=True):
         np.testing.assert_allclose(ours.astype(np.float64), theirs.astype(np.float64), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_command_line_tunes_with_an_int8_teacher(small_file: Path, pictures: Path, tuning: tuple[str, ...],
+                                                     tmp_path: Path) -> None:
+    """Weights and an int8 file as teacher; --resume with the same file of settings, when the weights are gone."""
+    import shutil
+
+    from click.testing import CliRunner
+
+    from mnv3_tf.cli.main import cli
+
+    weights_copy = tmp_path / "weights"
+    shutil.copytree(tuning[0].partition("=")[2], weights_copy)
+    (tmp_path / "c.yaml").write_text(f"model:\n  weights: {weights_copy}\ntrain:\n  teacher: {small_file}\n")
+    command = ["train", "--data", str(pictures), "--out", str(tmp_path / "run"), "-c", str(tmp_path / "c.yaml")]
+    for setting in (*tuning[1:], "train.epochs=1"):
+        command += ["-o", setting]
+    done = CliRunner().invoke(cli, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    card = read_json(tmp_path / "run" / "run.json")
+    assert card["teacher"]["file"] == small_file.name and card["weights"]["new"] == []
+    shutil.rmtree(weights_copy)
+    again = CliRunner().invoke(cli, [*command, "--resume"], catch_exceptions=False)
+    assert again.exit_code == 0, again.output

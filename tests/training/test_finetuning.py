@@ -17,11 +17,14 @@ from mnv3_tf.files import read_json, sha256
 from mnv3_tf.keras_model import load_keras
 from mnv3_tf.network import MobileNetV3
 from mnv3_tf.progress import Silent
+from mnv3_tf.training.batches import TrainingBatches
+from mnv3_tf.training.beginning import take_over
 from mnv3_tf.training.choices import make_optimizer, settle
 from mnv3_tf.training.freezing import make_plan
 from mnv3_tf.training.interrupt import Interrupted
+from mnv3_tf.training.run_folder import contract_from
 from mnv3_tf.training.trainer import train
-from mnv3_tf.training.transfer import transfer
+from mnv3_tf.training.transfer import is_folded, transfer
 from mnv3_tf.weights.starting import StartingWeights, network_spec, starting_model
 
 CLASSES = ("blue", "green", "red")
@@ -216,6 +219,33 @@ def test_unfreezing_keeps_batchnorm_in_inference_mode_unless_asked() -> None:
     gradual = chosen("train.unfreeze_epochs=2", folded=True)
     assert gradual.batchnorm == "frozen" and any("also in what is unfrozen" in note for note in gradual.notes)
     assert chosen("train.unfreeze_epochs=2", "train.batchnorm=train").batchnorm == "train"
+
+
+def test_folded_weights_without_a_head_conv(pictures: Path, tuned_config: Config, start: StartingWeights) -> None:
+    """What is there keeps its function with statistics of the pictures; what is new gets normalized values."""
+    folded = {name: dict(values) for name, values in start.tensors.items() if not name.startswith("head_conv")}
+    for values in folded.values():
+        if "moving_mean" in values:
+            values |= {"moving_mean": np.zeros_like(values["gamma"]), "moving_variance": np.ones_like(values["gamma"])}
+    weights = dataclasses.replace(start, tensors=folded)
+    assert is_folded(weights) and not is_folded(start)
+    dataset = open_dataset(pictures)
+    contract = contract_from(tuned_config)
+    batches = TrainingBatches(dataset.split("train"), contract, 3, batch_size=32, augmentation=None)
+    model, plain = build(tuned_config), build(tuned_config)
+    choices = chosen(folded=True)
+    facts = take_over(model, weights, CLASSES, make_plan(tuned_config, new_head_conv=True), choices, batches, 0, Silent())
+    transfer(plain, weights, CLASSES)
+    assert facts["new"] == ["head_conv", "head_conv_bn"] and facts["lacks_head_conv"] and facts["folded"]
+    pixels = np.concatenate([pixels for pixels, _, _ in batches.epoch(0)])
+    before, after = (keras.Model(net.input, net.get_layer("block_03_add").output).predict(pixels, verbose=0)
+                     for net in (plain, model))
+    np.testing.assert_allclose(after, before, atol=1e-4 * np.ptp(before))
+    values = keras.Model(model.input, model.get_layer("head_conv").output).predict(pixels, verbose=0)
+    gamma, beta, mean, variance = model.get_layer("head_conv_bn").get_weights()
+    assert (gamma == 1).all() and (beta == 0).all()
+    np.testing.assert_allclose(mean, values.mean(axis=(0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(variance, values.var(axis=(0, 1, 2)), rtol=1e-3, atol=1e-6)
 
 
 # Whole runs ---------------------------------------------------------------------------------------------------------------

@@ -55,6 +55,11 @@ def test_a_folder_of_the_hub(timm_folder: Path, tmp_path: Path) -> None:
     import keras
 
     assert keras.models.load_model(out).output_shape == (None, 12)
+    from mnv3_tf.export.classifier import open_classifier
+
+    classifier = open_classifier(out)
+    assert classifier.contract == contract and classifier.labels[3] == "kind 3"
+    assert classifier.logits(np.zeros((1, 64, 96, 3), np.uint8)).shape == (1, 12)
 
 
 def test_json_and_the_given_name(timm_folder: Path, tmp_path: Path) -> None:
@@ -82,7 +87,8 @@ def test_errors_are_of_the_user_and_leave_nothing(timm_folder: Path, tmp_path: P
             ((file, "--from", "timm", "--size", "big", "--out", out), ("--size big: one side in pixels",)),
             ((file, "--from", "timm", "--out", tmp_path / "m.h5"), ("the model is written as a .keras file",)),
             ((tmp_path / "none.pth", "--from", "torchvision", "--out", out), ("none.pth: cannot be read",)),
-            (("torchvision/mobilenet_v3_smal", "--out", out), ("no published weights of that name", "mobilenet_v3_small")),
+            (("torchvision/mobilenet_v3_smal", "--out", out),
+             ("no published weights of that name", "mobilenet_v3_small", "There is no file of that name either")),
             ((file, "--from", "timm", "--labels", tmp_path / "none.txt", "--out", out), ("none.txt: cannot be read",))):
         code, _, error = run("import-weights", *arguments)
         assert code == 2, error
@@ -103,9 +109,11 @@ def test_published_weights_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     path.write_bytes(pickle.dumps(tensors_of(golden("paddle", "MobileNetV3_small_x0_35", 0.35)), protocol=2))
     out = tmp_path / "m.keras"
-    code, text, error = run("import-weights", entry.name, "--out", out, "--json")
+    code, text, error = run("import-weights", entry.name, "--out", out, "--json", "--dropout", 0.5)
     assert code == 0, error
     report = json.loads(text)
+    kernel = next(row for row in report["tensors"] if row["target"] == "classifier/kernel")
+    assert "times 0.5 (dropout of 0.5" in kernel["transform"] and report["model"]["dropout"] == 0.5
     assert report["model"]["name"] == "small" and report["model"]["alpha"] == 0.35 and report["input"] == [224, 224, 3]
     assert report["preprocessing"]["crop_fraction"] == 0.875 and report["licence"] == entry.licence
     assert np.allclose(report["mean"], [0.485, 0.456, 0.406])

@@ -110,7 +110,7 @@ def test_an_alpha_without_weights_is_refused_before_any_download(monkeypatch):
         imagenet_for("small", 0.5)
     assert "alpha 0.5. Allowed alphas: 0.75, 1. " in str(caught.value)
     assert "With model.dialect set to timm or paddle there are" in str(caught.value)
-    with pytest.raises(InputError, match=r"There are no ImageNet weights of large_minimalistic in the dialect torchvision\. With"):
+    with pytest.raises(InputError, match=r"no ImageNet weights of large_minimalistic in the dialect torchvision\. With"):
         imagenet_for("large_minimalistic", 1.0, "torchvision")
     with pytest.raises(InputError, match="without the classifier"):
         imagenet_for("large", 1.0, "timm", top=False)

@@ -82,6 +82,11 @@ def folded(model: keras.Model) -> list[tuple[np.ndarray, np.ndarray]]:
     return pairs
 
 
+def answers(model: keras.Model, pixels: np.ndarray | None = None) -> np.ndarray:
+    """What a model says of :func:`noise`, or of other pictures."""
+    return np.asarray(model(noise() if pixels is None else pixels, training=False))
+
+
 def relative(found: np.ndarray, wanted: np.ndarray) -> float:
     """Largest difference as a share of the largest value."""
     wanted = np.reshape(wanted, np.shape(found))
@@ -111,6 +116,7 @@ def fused(graph: Any) -> Any:
             continue
         bias = last.input[1]
         if len(uses[last.name]) == 1 and uses[last.name][0].op in ("Relu", "Relu6"):
+            graph.node.remove(last)
             last = uses[last.name][0]
             ops.append(last.op.encode())
         last.op = "_FusedConv2D" if conv.op == "Conv2D" else "FusedDepthwiseConv2dNative"

@@ -36,8 +36,13 @@ def written(model: keras.Model, path: Path, kind: str = "float32") -> Path:
     return path
 
 
-def test_a_float_file(network: keras.Model, table: Path, tmp_path: Path) -> None:
-    imported = import_foreign(written(network, tmp_path / "m.tflite"), "tflite", table=table,
+@pytest.fixture(scope="module")
+def float_file(network: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(network, tmp_path_factory.mktemp("float") / "m.tflite")
+
+
+def test_a_float_file(network: keras.Model, float_file: Path, table: Path, tmp_path: Path) -> None:
+    imported = import_foreign(float_file, "tflite", table=table,
                               labels=["a", "b", "c", "d", "e"])
     comparison = imported.facts["comparison"]
     assert comparison["where"] == "logits" and comparison["largest"] < 1e-5 and comparison["limit"] == 1e-3
@@ -53,12 +58,32 @@ def test_a_float_file(network: keras.Model, table: Path, tmp_path: Path) -> None
     assert len(rows) == 2 * len([layer for layer in imported.model.layers if hasattr(layer, "kernel")])
 
 
+def test_the_command(float_file: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from mnv3_tf.cli.main import main
+
+    out = tmp_path / "m.keras"
+    for arguments, code, part in (
+            (("--table", table), 0,
+             f"Imported: {out} (the network of {table} at alpha 1, dialect keras, 5 classes, input 32x32, "),
+            (("--model", "large"), 2, "are no network that the kit builds with name large"),
+            (("--table", table, "--model-name", "x"), 2, "those of a tflite file are found by their order")):
+        with pytest.raises(SystemExit) as stopped:
+            main(["import-weights", str(float_file), "--from", "tflite", "--out", str(out), *map(str, arguments)])
+        printed = capsys.readouterr()
+        assert (stopped.value.code or 0) == code and part in printed.out + printed.err
+    out.unlink()
+    assert "against the file itself (float32, 4 random pictures, logits)" in json.dumps(
+        json.loads(out.with_name("m.card.json").read_text())["notes"])
+
+
+@pytest.mark.slow
 def test_a_softmax_and_another_size(network: keras.Model, table: Path, tmp_path: Path) -> None:
     softmax = keras.Model(network.input, keras.layers.Softmax()(network.output))
     imported = import_foreign(written(softmax, tmp_path / "m.tflite"), "tflite", table=table, input_size=(48, 64))
     assert imported.facts["comparison"]["where"] == "softmax" and imported.model.input_shape == (None, 48, 64, 3)
 
 
+@pytest.mark.slow
 def test_an_8_bit_file(table: Path, network: keras.Model, tmp_path: Path) -> None:
     imported = import_foreign(written(network, tmp_path / "m.tflite", "int8"), "tflite", table=table)
     comparison = imported.facts["comparison"]
@@ -80,8 +105,7 @@ def test_a_backbone_without_a_head(table: Path, tmp_path: Path) -> None:
     assert relative(ours, theirs) < 1e-5
 
 
-def test_a_model_that_answers_otherwise_is_refused(network: keras.Model, table: Path, tmp_path: Path,
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_answers_otherwise_is_refused(float_file: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a mistake of the import would make it: one bias is off."""
     right = module.to_keras
 
@@ -93,10 +117,10 @@ def test_a_model_that_answers_otherwise_is_refused(network: keras.Model, table: 
 
     monkeypatch.setattr(module, "to_keras", wrong)
     with pytest.raises(GateError, match=r"answers otherwise than the file.*allowed largest 0.001.*Nothing was written"):
-        import_foreign(written(network, tmp_path / "m.tflite"), "tflite", table=table)
+        import_foreign(float_file, "tflite", table=table)
 
 
-def test_pixels_that_the_file_does_not_tell(table: Path, tmp_path: Path) -> None:
+def test_pixels_that_the_file_does_not_tell(float_file: Path, table: Path, tmp_path: Path) -> None:
     """Without its Rescaling layer, the file's input is normalized outside: by ImageNet's mean, say."""
     bare = build(include_preprocessing=False)
     path = written(bare, tmp_path / "m.tflite")
@@ -109,14 +133,15 @@ def test_pixels_that_the_file_does_not_tell(table: Path, tmp_path: Path) -> None
     assert relative(imported.model.predict(pixels, verbose=0), bare.predict(seen, verbose=0)) < 1e-5
     assert np.allclose(imported.mean, mean) and np.allclose(imported.std, std)
     with pytest.raises(InputError, match=r"says itself how pixels become its input"):
-        import_foreign(written(build(), tmp_path / "told.tflite"), "tflite", table=table, mean=mean, std=std)
+        import_foreign(float_file, "tflite", table=table, mean=mean, std=std)
 
 
 def test_a_graph_model(tfjs: Path, network: keras.Model, table: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is a tfjs file. Give --from tfjs"):
+    with pytest.raises(InputError, match=r"is a tfjs file\. Give --from tfjs"):
         import_foreign(tfjs, "tflite", table=table)
-    imported = import_foreign(tfjs, "tfjs", table=table)
+    imported = import_foreign(tfjs.parent, "tfjs", table=table)
     assert relative(imported.model.predict(noise(), verbose=0), network.predict(noise(), verbose=0)) < 1e-5
     assert imported.facts["comparison"] is None and any("were not compared" in note for note in imported.notes)
     assert imported.model.input_shape == (None, SIDE, SIDE, 3)
     save_imported(imported, tmp_path / "m.keras")
+    assert json.loads((tmp_path / "m.card.json").read_text())["source"]["file"] == "model.json"

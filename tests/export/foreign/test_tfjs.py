@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from foreign_models import SIDE, SPEC, folded, folded_network, frozen, fused, noise, relative, write_tfjs
+from foreign_models import SIDE, SPEC, answers, folded, folded_network, frozen, fused, relative, write_tfjs
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.foreign import read_convolutions
@@ -24,7 +24,7 @@ def test_unfused_graph_gives_the_same_logits(network: keras.Model, tfjs: Path) -
     assert found.stopped is None and found.classes == 5
     assert found.pixel_scale == pytest.approx((1 / 127.5,) * 3) and found.pixel_offset == pytest.approx((-1,) * 3)
     assigned = to_keras(found, require_match(found, specs=[SPEC]))
-    assert relative(assigned.model.predict(noise(), verbose=0), network.predict(noise(), verbose=0)) < 1e-5
+    assert relative(answers(assigned.model), answers(network)) < 1e-5
 
 
 def test_fused_graph_in_a_folder_with_shards(network: keras.Model, tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_fused_graph_in_a_folder_with_shards(network: keras.Model, tmp_path: Pat
     write_tfjs(graph, tmp_path / "model.json", shards=3)
     found = read_convolutions(tmp_path)
     assigned = to_keras(found, require_match(found, specs=[SPEC]))
-    assert relative(assigned.model.predict(noise(), verbose=0), network.predict(noise(), verbose=0)) < 1e-5
+    assert relative(answers(assigned.model), answers(network)) < 1e-5
 
 
 @pytest.mark.parametrize(("storage", "limit"), [("float16", 1e-2), ("uint16", 1e-3)])
@@ -42,7 +42,7 @@ def test_smaller_storage(network: keras.Model, tmp_path: Path, storage: str, lim
     """The older layout too: the files share a base name of their own."""
     found = read_convolutions(write_tfjs(frozen(network, (1, SIDE, SIDE, 3)), tmp_path / "net.json", storage=storage))
     assigned = to_keras(found, require_match(found, specs=[SPEC]))
-    assert relative(assigned.model.predict(noise(), verbose=0), network.predict(noise(), verbose=0)) < limit
+    assert relative(answers(assigned.model), answers(network)) < limit
 
 
 def test_uint8_kernels_are_within_half_a_step(network: keras.Model, tmp_path: Path) -> None:
@@ -95,6 +95,8 @@ def _damaged(tfjs: Path, tmp_path: Path, change: str) -> Path:
         nodes[-1]["input"] = ["nowhere"]
     elif change == "two inputs":
         nodes.append({"name": "second", "op": "Placeholder"})
+    elif change == "nameless":
+        del nodes[3]["name"]
     elif change == "nchw":
         conv = next(node for node in nodes if node["op"] == "Conv2D")
         conv["attr"]["data_format"] = {"s": "TkNIVw=="}
@@ -105,7 +107,7 @@ def _damaged(tfjs: Path, tmp_path: Path, change: str) -> Path:
 @pytest.mark.parametrize(("change", "message"), [
     ("cut", "model.bin: ends within weight"), ("long", "do not belong together"), ("gone", "model.bin: cannot be read"),
     ("layers", "layers model; only graph models"), ("loop", "depends on itself"), ("lost", "'nowhere', which is not in the file"),
-    ("two inputs", "has 2 inputs"), ("nchw", "its data format is NCHW")])
+    ("two inputs", "has 2 inputs"), ("nameless", "is damaged .KeyError: 'name'"), ("nchw", "its data format is NCHW")])
 def test_damage_is_named(tfjs: Path, tmp_path: Path, change: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_convolutions(_damaged(tfjs, tmp_path, change))
