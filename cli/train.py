@@ -1,10 +1,15 @@
 """`mnv3 train`."""
 
+import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mnv3_tf.cli.options import Terminal, config_options, data_option, quiet_libraries
+
+if TYPE_CHECKING:
+    from mnv3_tf.config import Config
 
 
 @click.command()
@@ -18,16 +23,33 @@ def train(data: str, out: str, config_path: str | None, overrides: tuple[str, ..
     RUN receives model.keras (the best weights), labels.txt, preprocessing.json, config.yaml, metrics.json, log.csv,
     curves.png, TensorBoard events and the state that --resume needs. Ctrl-C leaves a run that can be resumed.
     """
-    from mnv3_tf.config import load_config
-
-    stored = Path(out) / "config.yaml"
-    base = load_config(stored) if resume and stored.exists() and not config_path else None
-    config = load_config(config_path, overrides, base)
+    config = _settings(Path(out) / "config.yaml" if resume else None, config_path, overrides)
     from mnv3_tf.data import open_dataset
 
     dataset = open_dataset(data, validation_fraction=config.data.validation_fraction, seed=config.train.seed)
     quiet_libraries()
     from mnv3_tf.training.trainer import train as run_training
 
-    run = run_training(dataset, config, out, resume=resume, progress=Terminal())
+    teacher = None
+    if config.train.teacher:
+        from mnv3_tf.export.teacher import open_teacher
+
+        teacher = open_teacher(config.train.teacher)
+    run = run_training(dataset, config, out, resume=resume, teacher=teacher, progress=Terminal())
     click.echo(f"Trained: {run.path}. Next: mnv3 quantize {run.path} --data {data} --out {run.path}-int8")
+
+
+def _settings(stored: Path | None, config_path: str | None, overrides: tuple[str, ...]) -> "Config":
+    """The settings of a new run, or of one that goes on (`stored`), which does not read the weights that it started from."""
+    from mnv3_tf.config import Config, load_config
+    from mnv3_tf.weights.starting import load_settings
+
+    if stored is None or not stored.exists():
+        if load_config(config_path, overrides).model.weights:
+            quiet_libraries()  # the weights may have to be opened
+        return load_settings(config_path, overrides)
+    base = load_config(stored)
+    if config_path:
+        # What the weights are came before the file then, and does now.
+        base = dataclasses.replace(Config(), model=base.model if base.model.weights else Config().model)
+    return load_config(config_path, overrides, base)

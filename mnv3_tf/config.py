@@ -19,8 +19,14 @@ from mnv3_tf.yaml_text import YamlDocument, nearest, read_yaml
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which network. See :func:`mnv3_tf.MobileNetV3` for the meaning of the keys."""
+    """Which network. See :func:`mnv3_tf.MobileNetV3` for the meaning of the other keys.
 
+    Attributes:
+        weights: what training starts from: null for random numbers, a run folder, a `.keras` file, "imagenet" (the published
+            weights of this network), or the name of published weights.
+    """
+
+    weights: str | None = None
     name: Literal["large", "small", "large_minimalistic", "small_minimalistic"] = "small"
     block_table: str | None = None
     alpha: float = 1.0
@@ -101,6 +107,19 @@ class TrainConfig:
         mixed_precision: null: float16 arithmetic on a GPU, float32 on a CPU.
         xla: null: on a GPU and on JAX, not on a CPU (where it trains this network 5 to 9 times slower).
         checkpoint_minutes: the resumable state is written this often, and after every epoch.
+        freeze: a block, such as "block_08", "stem" or "head_conv": the weights and statistics from the input to its end stay as
+            `model.weights` has them.
+        unfreeze_epochs: null trains everything that is not frozen from the start. A number: first the layers after pooling
+            alone, the rest from that epoch on. A list: the rest in as many parts, from the top downwards.
+        backbone_rate: learning rate of the layers before pooling, relative to those after it; null: by what is done with
+            BatchNorm.
+        layer_decay: the learning rate of a block, relative to the block after it; null: 1, or 0.8
+            for few pictures.
+        batchnorm: "train": batch statistics; "frozen": BatchNorm is not trained and uses the statistics of `model.weights`;
+            "reestimate": statistics measured on the training pictures, then as "train"; "auto": see docs/finetuning.md.
+        teacher: a run folder, `.keras` or `.tflite` file whose answers are learned beside the labels.
+        teacher_weight: share of the loss that asks for the teacher's answers; the rest asks for the labels.
+        teacher_temperature: of the teacher's and the network's probabilities in that share.
     """
 
     epochs: int = 100
@@ -116,6 +135,14 @@ class TrainConfig:
     mixed_precision: bool | None = None
     xla: bool | None = None
     checkpoint_minutes: float = 10.0
+    freeze: str | None = None
+    unfreeze_epochs: int | tuple[int, ...] | None = None
+    backbone_rate: float | None = None
+    layer_decay: float | None = None
+    batchnorm: Literal["auto", "train", "frozen", "reestimate"] = "auto"
+    teacher: str | None = None
+    teacher_weight: float = 0.5
+    teacher_temperature: float = 2.0
     seed: int = 0
 
 
@@ -192,12 +219,12 @@ class Config:
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain nested values, as written to YAML."""
-        plain = dataclasses.asdict(self)
-        size = plain["data"]["image_size"]
-        plain["data"]["image_size"] = list(size) if isinstance(size, tuple) else size
-        return plain
+        return {section: {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+                for section, values in dataclasses.asdict(self).items()}
 
 
+# Settings that name a file or a folder.
+_PATHS = {("model", "block_table"), ("model", "weights"), ("train", "teacher")}
 # What each number may be: (lowest, highest, lowest itself allowed). Anything not listed is free.
 _RANGES: dict[str, tuple[float, float, bool]] = {
     "model.alpha": (0, 16, False), "model.dropout": (0, 0.99, True), "model.inplanes": (1, 1e5, True),
@@ -210,6 +237,8 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "train.epochs": (1, 1e6, True), "train.batch_size": (1, 1e6, True), "train.learning_rate": (0, 100, False),
     "train.weight_decay": (0, 10, True), "train.warmup_epochs": (0, 1e6, True), "train.label_smoothing": (0, 0.9, True),
     "train.ema_decay": (0, 0.999999, True), "train.batchnorm_momentum": (0, 0.9999, True),
+    "train.unfreeze_epochs": (1, 1e6, True), "train.backbone_rate": (0, 100, False), "train.layer_decay": (0, 1, False),
+    "train.teacher_weight": (0, 1, True), "train.teacher_temperature": (0, 100, False),
     "train.checkpoint_minutes": (0, 1e6, False), "train.seed": (0, 2**32 - 1, True),
     "quantize.epochs": (0, 1e6, True), "quantize.batch_size": (1, 1e6, True), "quantize.learning_rate": (0, 100, False),
     "quantize.calibration_pictures": (1, 1e6, True), "quantize.teacher_weight": (0, 1, True),
@@ -237,9 +266,6 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = (), b
     if path is not None:
         document = read_yaml(path)
         config = _apply_document(config, document)
-        table = config.model.block_table
-        if table and not Path(table).is_absolute() and "block_table" in ((document.value or {}).get("model") or {}):
-            config = _replace(config, "model", "block_table", str((Path(path).parent / table).resolve()))
     for override in overrides:
         config = _apply_override(config, override)
     return config
@@ -270,6 +296,7 @@ def _apply_document(config: Config, document: YamlDocument) -> Config:
         if not isinstance(values, Mapping):
             raise InputError(f"{where}: section {section!r} must hold key: value lines, got {values!r}.")
         for key, value in values.items():
+            value = _absolute(section, str(key), value, document.path.parent)
             config = _set(config, section, str(key), value, f"{document.path}, line {document.line(section, key)}")
     return config
 
@@ -287,10 +314,16 @@ def _apply_override(config: Config, override: str) -> Config:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: the value {text!r} cannot be read.") from error
-    if (section, key) == ("model", "block_table") and isinstance(value, str):
-        # The run folder keeps the settings, and must find the table from wherever it is read.
-        value = str(Path(value).resolve())
-    return _set(config, section, key, value, where)
+    return _set(config, section, key, _absolute(section, key, value, Path()), where)
+
+
+def _absolute(section: str, key: str, value: Any, folder: Path) -> Any:
+    """A path as an absolute one: the run folder keeps the settings, and must find the file from wherever it is read."""
+    if not isinstance(value, str) or (section, key) not in _PATHS or Path(value).is_absolute():
+        return value
+    if (section, key) == ("model", "weights") and not value.endswith(".keras") and not (folder / value).exists():
+        return value  # a name, not a path
+    return str((folder / value).resolve())
 
 
 def _fields(cls: type) -> dict[str, Any]:
@@ -317,7 +350,8 @@ def _set(config: Config, section: str, key: str, value: Any, where: str) -> Conf
             raise InputError(f"{where}: {name} is {value!r}; each side must be at least 32 pixels.")
     if name in _RANGES and typed is not None:
         low, high, closed = _RANGES[name]
-        if not (low <= typed <= high) or (typed == low and not closed):
+        if any(not (low <= number <= high) or (number == low and not closed)
+               for number in (typed if isinstance(typed, tuple) else (typed,))):
             raise InputError(f"{where}: {name} is {value!r}; it must be {'at least' if closed else 'above'} {low:g} "
                              f"and at most {high:g}.")
     return _replace(config, section, key, typed)
@@ -343,6 +377,10 @@ def _coerce(value: Any, hint: Any) -> Any:
         if value in arguments:
             return value
         raise ValueError(", ".join(map(str, arguments)) + nearest(str(value), arguments))
+    if origin is tuple and arguments[-1] is Ellipsis:
+        if isinstance(value, (list, tuple)) and value:
+            return tuple(_coerce(item, arguments[0]) for item in value)
+        raise ValueError("a list such as [2, 4, 6]")
     if origin is tuple:
         if isinstance(value, (list, tuple)) and len(value) == len(arguments):
             return tuple(_coerce(item, kind) for item, kind in zip(value, arguments, strict=True))

@@ -43,3 +43,19 @@ def batch_logits(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
     if count not in (1, EVALUATION_BATCH):
         pixels = np.concatenate([pixels, np.zeros((EVALUATION_BATCH - count, *pixels.shape[1:]), pixels.dtype)])
     return np.asarray(model.predict_on_batch(pixels), np.float32)[:count]
+
+
+def predict_all(model: keras.Model, pixels: np.ndarray) -> list[np.ndarray]:
+    """The outputs of a network with many of them, each (n, ...), for any number of pictures.
+
+    As in :func:`batch_logits`, the pictures go through in batches of one size.
+    """
+    parts = []
+    for start in range(0, len(pixels), EVALUATION_BATCH):
+        chunk = pixels[start:start + EVALUATION_BATCH]
+        count = len(chunk)
+        if count < EVALUATION_BATCH:
+            chunk = np.concatenate([chunk, np.zeros((EVALUATION_BATCH - count, *chunk.shape[1:]), chunk.dtype)])
+        outputs = model.predict_on_batch(chunk)
+        parts.append([np.asarray(output)[:count] for output in (outputs if isinstance(outputs, list) else [outputs])])
+    return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]

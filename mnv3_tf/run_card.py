@@ -12,10 +12,12 @@ beside it. Every card holds:
 - ``metrics``: by split, ``top1``, ``samples`` and ``loss``; empty for a `.tflite` file.
 - ``versions`` of the libraries, and ``machine``.
 
-A run's card adds ``config``, ``seeds`` and ``data`` (by split: a fingerprint of names and contents, and the number of
-pictures); a quantized run's adds ``calibration`` (the same for the pictures that calibrated it); a `.tflite` file's adds
-``format``, ``io``, ``lowering``, ``partitions``, and the types of input and output; that of imported weights ``model``,
-``origin``, ``source`` (file and SHA-256), ``mean`` and ``std`` of the input, ``class_count`` and ``include_top``.
+A float run's card has ``weights`` where it started from others (``source``, ``file``, ``sha256``, the layers ``taken`` and
+``new``), and ``teacher`` where it had one; they need not be there any more, so neither is a parent. A run's card adds
+``config``, ``seeds`` and ``data`` (by split: a fingerprint of names and contents, and the number of pictures); a quantized run's
+adds ``calibration`` (the same for the pictures that calibrated it); a `.tflite` file's adds ``format``, ``io``, ``lowering``,
+``partitions``, and the types of input and output; that of imported weights ``model``, ``origin``, ``source`` (file and SHA-256),
+``mean`` and ``std`` of the input, ``class_count`` and ``include_top``.
 """
 
 import os

@@ -149,3 +149,43 @@ def small_file(small_runs: Path) -> Path:
     from mnv3_tf.export.convert import convert, open_source
 
     return convert(open_source(small_runs / "ptq"), small_runs / "small.tflite").path
+
+
+# A network of three blocks for tests that train it more than once.
+THREE_BLOCKS = """blocks:
+  - [3, 16, 16, true, relu, 2]
+  - [3, 32, 24, false, relu, 2]
+  - [3, 48, 24, false, hard_swish, 1]
+class_expand: 32
+"""
+
+
+@pytest.fixture(scope="session")
+def source_run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A float run of three blocks."""
+    from mnv3_tf.config import load_config
+    from mnv3_tf.data import open_dataset
+    from mnv3_tf.progress import Silent
+    from mnv3_tf.training.trainer import train
+
+    folder = tmp_path_factory.mktemp("source")
+    (folder / "blocks.yaml").write_text(THREE_BLOCKS)
+    config = load_config(None, [f"model.block_table={folder / 'blocks.yaml'}", "data.image_size=[32,48]", "train.epochs=10",
+                                "train.batch_size=16", "train.learning_rate=0.01", "augment.rotation=0", "augment.erase=0"])
+    train(open_dataset(pictures), config, folder / "run", progress=Silent())
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def tuning(source_run: Path) -> tuple[str, ...]:
+    """Overrides of a short run that starts from it."""
+    return (f"model.weights={source_run}", "data.image_size=[32,48]", "train.epochs=3", "train.batch_size=16",
+            "augment.rotation=0", "augment.erase=0")
+
+
+@pytest.fixture(scope="session")
+def tuned_config(tuning: tuple[str, ...]):
+    """The same as a configuration."""
+    from mnv3_tf.weights.starting import load_settings
+
+    return load_settings(None, tuning)

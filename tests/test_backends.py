@@ -127,3 +127,35 @@ def test_training_on_jax(pictures: Path, tiny_settings: tuple[str, ...], tmp_pat
     recorded = read_json(run / "metrics.json")["test"]
     scores = evaluate(open_classifier(run), pictures, progress=Silent()).scores
     assert (scores.top1, scores.loss) == (recorded["top1"], pytest.approx(recorded["loss"], rel=1e-3))
+
+
+TUNE_ON_JAX = """
+import sys
+import numpy as np
+from mnv3_tf.data import open_dataset
+from mnv3_tf.progress import Silent
+from mnv3_tf.training.trainer import train
+from mnv3_tf.weights.starting import load_settings
+progress = Silent()
+train(open_dataset(sys.argv[1]), load_settings(None, sys.argv[3:]), sys.argv[2], progress=progress)
+assert any(line.startswith("jax on") for line in progress.lines), progress.lines
+"""
+
+
+@pytest.mark.slow
+def test_fine_tuning_on_jax(pictures: Path, tuning: tuple[str, ...], source_run: Path, tmp_path: Path) -> None:
+    """Frozen stem, stages, rates by layer, re-estimated BatchNorm and a teacher, from weights that TensorFlow saved."""
+    pytest.importorskip("jax")
+    run = tmp_path / "run"
+    settings = ("train.freeze=stem", "train.unfreeze_epochs=1", "train.batchnorm=reestimate", "train.layer_decay=0.9",
+                f"train.teacher={source_run}")
+    done = subprocess.run([sys.executable, "-c", TUNE_ON_JAX, str(pictures), str(run), *tuning, *settings],
+                          capture_output=True, text=True, env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"})
+    assert done.returncode == 0, done.stderr
+    assert read_json(run / "metrics.json")["test"]["top1"] > 0.9
+    before, after = (keras.models.load_model(folder / "model.keras") for folder in (source_run, run))
+    for layer in before.layers:
+        if layer.weights:
+            pairs = zip(layer.get_weights(), after.get_layer(layer.name).get_weights(), strict=True)
+            same = [np.array_equal(a, b) for a, b in pairs]
+            assert all(same) if layer.name.startswith("stem") else not any(same), layer.name

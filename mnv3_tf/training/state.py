@@ -23,6 +23,8 @@ class Counters:
         running: training loss and accuracy of the epoch under way, over `step` steps.
         seconds: spent training, over all sittings.
         pictures: trained on, over all sittings.
+        stage: of the freezing plan, that the saved optimizer belongs to.
+        start: what the run started from, for its card; empty for random numbers.
     """
 
     epoch: int = 0
@@ -32,6 +34,8 @@ class Counters:
     running: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     pictures: int = 0
+    stage: int = 0
+    start: dict[str, Any] = field(default_factory=dict)
 
 
 def save_state(path: Path, variables: list[Any], ema: list[np.ndarray] | None, counters: Counters) -> None:
@@ -50,15 +54,34 @@ def save_state(path: Path, variables: list[Any], ema: list[np.ndarray] | None, c
         np.savez(file, **arrays)
 
 
-def load_state(path: Path, variables: list[Any]) -> tuple[list[np.ndarray] | None, Counters]:
+def read_counters(path: Path) -> Counters:
+    """Where a saved run stands.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    return _read(path)[2]
+
+
+def load_state(path: Path, variables: list[Any]) -> list[np.ndarray] | None:
     """Reads the state into `variables`.
 
     Returns:
-        The averaged weights, if any, and the counters.
+        The averaged weights, if any.
 
     Raises:
         InputError: the file is damaged or belongs to another network or optimizer.
     """
+    saved, ema, _ = _read(path)
+    if [value.shape for value in saved] != [tuple(v.shape) for v in variables]:
+        raise InputError(f"{path}: the saved state belongs to another network or optimizer. "
+                         "Resume with the configuration that the run was started with.")
+    for variable, value in zip(variables, saved, strict=True):
+        variable.assign(value)
+    return ema or None
+
+
+def _read(path: Path) -> tuple[list[np.ndarray], list[np.ndarray], Counters]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             saved = [archive[name] for name in sorted(archive.files) if name.startswith("variable_")]
@@ -68,9 +91,4 @@ def load_state(path: Path, variables: list[Any]) -> tuple[list[np.ndarray] | Non
         raise InputError(f"{path}: the saved training state cannot be read ({error}). Start again with another --out.") from error
     except Exception as error:  # zipfile.BadZipFile is not an OSError
         raise InputError(f"{path}: the saved training state is damaged ({error}). Start again with another --out.") from error
-    if [value.shape for value in saved] != [tuple(v.shape) for v in variables]:
-        raise InputError(f"{path}: the saved state belongs to another network or optimizer. "
-                         "Resume with the configuration that the run was started with.")
-    for variable, value in zip(variables, saved, strict=True):
-        variable.assign(value)
-    return ema or None, counters
+    return saved, ema, counters

@@ -12,7 +12,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from mnv3_tf.config import Config, differences
-from mnv3_tf.data import PictureDataset, Preprocessing, evaluation_split
+from mnv3_tf.data import PictureDataset, Preprocessing, Sample, evaluation_split
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import atomic_path, write_json, write_text
 from mnv3_tf.keras_model import batch_logits, load_keras, save_keras
@@ -20,19 +20,24 @@ from mnv3_tf.metrics import Scores, score
 from mnv3_tf.network import MobileNetV3
 from mnv3_tf.progress import Advance, Progress
 from mnv3_tf.run_card import data_facts
-from mnv3_tf.spec import read_block_table
 from mnv3_tf.training.batches import Batch, ContractPictures, TrainingBatches
+from mnv3_tf.training.beginning import facts_of, take_over, with_normalization
 from mnv3_tf.training.checking import check_pictures
 from mnv3_tf.training.choices import Choices, balanced_weights, make_optimizer, settle
+from mnv3_tf.training.distill import DistillationLoss, LabelAccuracy, Teacher, TeacherAnswers, open_teacher, with_answers
+from mnv3_tf.training.freezing import FreezingPlan, make_plan
 from mnv3_tf.training.interrupt import Interrupted, stop_on_signals
 from mnv3_tf.training.run_folder import RunFolder, contract_from
-from mnv3_tf.training.state import Counters, load_state, save_state
+from mnv3_tf.training.state import Counters, load_state, read_counters, save_state
+from mnv3_tf.weights.starting import StartingWeights, network_spec, starting_model
 
 # The averaged weights are updated once in so many steps, with the decay raised to that power.
 _EMA_EVERY = 4
+# Training pictures that a teacher is tried on before it teaches.
+_EXAMINED = 256
 
 
-def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: bool = False,
+def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: bool = False, teacher: Teacher | None = None,
           progress: Progress) -> RunFolder:
     """Trains a network on the training split and keeps the weights that score best on the validation split.
 
@@ -41,22 +46,31 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
         config: all settings.
         out: the run folder to make, or to go on with.
         resume: go on where an interrupted run stopped: step, rate, optimizer, averages and random state continue.
+        teacher: the network that `train.teacher` names, opened; None opens it, where it is a run folder or a `.keras` file.
         progress: told of everything.
 
     Returns:
         The finished run folder.
 
     Raises:
-        InputError: the folder is taken, the data unusable, or the configuration differs from the interrupted run's.
+        InputError: the folder is taken, the data unusable, the configuration differs from the interrupted run's, or the weights
+            or the teacher do not fit.
         Interrupted: stopped by Ctrl-C or SIGTERM; the state is saved.
     """
     run = RunFolder(Path(out))
     _check_folder(run, config, resume, progress)
+    make_plan(config)
+    # A run that goes on has the weights in its own state.
+    start = starting_model(config, progress) if config.model.weights and not run.state.exists() else None
+    answers = None
+    if config.train.teacher:
+        answers = TeacherAnswers(teacher or open_teacher(config.train.teacher), dataset.class_names, config.data.height_width)
     dataset, report = check_pictures(dataset, strict=config.data.strict, progress=progress, report_path=run.path / "scan.json")
+    training = _Training(dataset, data_facts(dataset, report), config, run, progress, start, answers)
     run.path.mkdir(parents=True, exist_ok=True)
     write_json(run.path / "scan.json", report.to_dict())
-    run.write_head(config, contract_from(config), dataset.class_names)
-    return _Training(dataset, data_facts(dataset, report), config, run, progress).run()
+    run.write_head(config, training.contract, dataset.class_names)
+    return training.run()
 
 
 def _check_folder(run: RunFolder, config: Config, resume: bool, progress: Progress) -> None:
@@ -78,9 +92,11 @@ def _check_folder(run: RunFolder, config: Config, resume: bool, progress: Progre
 class _Training:
     """One sitting of a run."""
 
-    def __init__(self, dataset: PictureDataset, data: dict[str, Any], config: Config, run: RunFolder, progress: Progress):
+    def __init__(self, dataset: PictureDataset, data: dict[str, Any], config: Config, run: RunFolder, progress: Progress,
+                 start: StartingWeights | None, answers: TeacherAnswers | None):
         self.config, self.run_folder, self.progress, self.dataset, self.data = config, run, progress, dataset, data
-        self.contract: Preprocessing = run.contract()
+        self.contract: Preprocessing = contract_from(config)
+        self.answers = answers
         classes = len(dataset.class_names)
         samples = dataset.split("train")
         settings = config.train
@@ -90,26 +106,49 @@ class _Training:
         self.batches = TrainingBatches(
             samples, self.contract, classes, batch_size=settings.batch_size, augmentation=config.augment,
             class_weights=weights, seed=settings.seed, cache_mb=config.data.cache_mb, workers=config.data.workers)
-        self.choices: Choices = settle(settings, self.batches.batch_size, self.batches.steps_per_epoch)
+        resumed = run.state.exists()
+        self.counters = read_counters(run.state) if resumed else Counters(start=facts_of(start) if start else {})
+        self.choices: Choices = settle(settings, self.batches.batch_size, self.batches.steps_per_epoch,
+                                       tuned=config.model.weights is not None, folded=self.counters.start.get("folded", False))
+        self.plan: FreezingPlan = make_plan(config, inference_batchnorm=self.choices.batchnorm == "frozen",
+                                            new_head_conv=self.counters.start.get("lacks_head_conv", False))
+        if answers:
+            answers.examine(*examined(samples, self.contract, settings.seed))
         self._say_what_is_trained(len(samples))
         keras.utils.set_random_seed(settings.seed)
         self.model = self._build("mixed_float16" if self.choices.mixed_precision else "float32")
         # Evaluates raw and averaged weights in float32 without touching the network in training, and is what is saved.
         self.twin = self._build("float32")
-        self.optimizer = make_optimizer(settings, self.choices)
-        self.model.compile(
-            self.optimizer, keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
-            metrics=[keras.metrics.CategoricalAccuracy("accuracy")], jit_compile=self.choices.xla)
         self.twin.jit_compile = self.choices.xla
-        self.optimizer.build(self.model.trainable_variables)
-        self.variables = [*self.model.variables, *self.optimizer.variables]
-        self.counters = Counters()
+        if start:
+            self.counters.start = take_over(self.twin, start, dataset.class_names, self.plan, self.choices, self.batches,
+                                            settings.epochs, progress)
+            self.model.set_weights(self.twin.get_weights())
         self.ema: list[np.ndarray] | None = None
-        if run.state.exists():
-            self.ema, self.counters = load_state(run.state, self.variables)
+        self._enter(self.counters.stage)
+        if resumed:
+            self.ema = load_state(run.state, self.variables)
             self.progress.say(f"resuming after {self.counters.epoch} epochs and {self.counters.step} steps")
         self._validation = ContractPictures(dataset.split("val"), self.contract)
-        self.events = SummaryWriter(str(run.path / "tensorboard"))
+
+    def _enter(self, stage: int) -> None:
+        """Sets what is trained in a stage, with an optimizer of its own: the schedule of the rate goes on."""
+        settings, plan, choices = self.config.train, self.plan, self.choices
+        plan.apply(self.model, stage)
+        first_step = plan.starts[stage - 1] * self.batches.steps_per_epoch if stage else 0
+        rates = plan.rates(choices.backbone_rate, choices.layer_decay)
+        self.optimizer = make_optimizer(settings, choices, first_step=first_step,
+                                        rate_of=(lambda name: rates[plan.unit_of(name)]) if choices.rates_differ else None)
+        loss: keras.losses.Loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing)
+        accuracy: keras.metrics.Metric = keras.metrics.CategoricalAccuracy("accuracy")
+        if self.answers:
+            classes = len(self.dataset.class_names)
+            loss = DistillationLoss(classes, settings.teacher_weight, settings.teacher_temperature, settings.label_smoothing)
+            accuracy = LabelAccuracy(classes)
+        self.model.compile(self.optimizer, loss, metrics=[accuracy], jit_compile=choices.xla)
+        self.optimizer.build(self.model.trainable_variables)
+        self.variables = [*self.model.variables, *self.optimizer.variables]
+        self.counters.stage = stage
 
     def _say_what_is_trained(self, pictures: int) -> None:
         say = self.progress.say
@@ -118,8 +157,11 @@ class _Training:
         if self.batches.batch_size < self.config.train.batch_size:
             say(f"batch size {self.batches.batch_size}: there are fewer training pictures than "
                 f"{self.config.train.batch_size}")
-        for note in self.choices.notes:
+        for note in self._notes():
             say(note)
+
+    def _notes(self) -> list[str]:
+        return [*self.choices.notes, *self.plan.notes(), *(self.answers.notes if self.answers else ())]
 
     def _build(self, policy: str) -> keras.Model:
         before = keras.config.dtype_policy()
@@ -127,24 +169,29 @@ class _Training:
         try:
             model = self.config.model
             return MobileNetV3(
-                read_block_table(model.block_table) if model.block_table else model.name,
+                with_normalization(network_spec(model), self.counters.start.get("normalization")),
                 input_shape=(self.contract.height, self.contract.width, 3), alpha=model.alpha,
-                classes=len(self.dataset.class_names), dropout=model.dropout, inplanes=model.inplanes,
-                class_squeeze=model.class_squeeze, class_expand=model.class_expand, dialect=model.dialect,
+                classes=len(self.dataset.class_names), dropout=model.dropout,
                 batchnorm_momentum=self.choices.batchnorm_momentum)
         finally:
             keras.config.set_dtype_policy(before)
 
     def run(self) -> RunFolder:
         epochs, steps = self.config.train.epochs, self.batches.steps_per_epoch
+        self.events = SummaryWriter(str(self.run_folder.path / "tensorboard"))
+        if self.counters.start and not self.run_folder.state.exists():
+            self._save_state()  # from here on, the weights that the run starts from are not needed any more
         with self.progress.task("Training", epochs * steps) as advance, stop_on_signals() as stop:
             callback = _Steps(self, advance, stop)
             if self.counters.step and not stop:
                 # An epoch that was interrupted: what is left of it, in a fit of its own.
                 self._fit(callback, steps - self.counters.step, self.counters.epoch + 1)
-            if self.counters.epoch < epochs and not stop:
-                # One fit for all epochs: each fit on a generator leaves memory behind in TensorFlow.
-                self._fit(callback, steps, epochs)
+            while self.counters.epoch < epochs and not stop:
+                # One fit for all epochs of a stage: each fit on a generator leaves memory behind in TensorFlow.
+                stage = self.plan.stage(self.counters.epoch)
+                if stage != self.counters.stage:
+                    self._enter(stage)
+                self._fit(callback, steps, self.plan.ends(stage, epochs))
             if stop and self.counters.epoch < epochs:
                 self._save_state()
                 raise Interrupted(f"Stopped after {self.counters.epoch} epochs and {self.counters.step} steps; all of it "
@@ -161,7 +208,8 @@ class _Training:
     def _batches_until(self, last_epoch: int) -> Iterator[Batch]:
         first_step = self.counters.step
         for epoch in range(self.counters.epoch, last_epoch):
-            yield from self.batches.epoch(epoch, first_step)
+            for pixels, labels, weights in self.batches.epoch(epoch, first_step):
+                yield pixels, with_answers(labels, self.answers.logits(pixels)) if self.answers else labels, weights
             first_step = 0
 
     def validate(self, pictures_per_second: float) -> None:
@@ -210,7 +258,9 @@ class _Training:
         rate = counters.pictures / max(counters.seconds, 1e-9)
         run.write_card(
             kind="float run", config=self.config.to_dict(), classes=list(self.dataset.class_names),
-            preprocessing=self.contract.fingerprint(), notes=list(self.choices.notes), best=counters.best,
+            preprocessing=self.contract.fingerprint(), notes=self._notes(), best=counters.best,
+            **({"weights": counters.start} if counters.start else {}),
+            **({"teacher": self.answers.facts} if self.answers else {}),
             pictures_per_second=round(rate, 1), seconds=round(counters.seconds, 1), seeds={"train": self.config.train.seed},
             data=self.data, metrics=run.write_scores(scores))
         for split, values in scores.items():
@@ -283,6 +333,13 @@ class _Steps(keras.callbacks.Callback):
         # On JAX the variables lag behind the step's state until asked for.
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
+
+
+def examined(samples: tuple[Sample, ...], contract: Preprocessing, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Some training pictures that a teacher is tried on: uint8 (n, height, width, 3) and int (n,)."""
+    order = np.random.default_rng(seed).permutation(len(samples))[:_EXAMINED]
+    chosen = ContractPictures([samples[place] for place in order], contract)
+    return np.concatenate(list(chosen)), chosen.labels
 
 
 def _write_csv(path: Path, history: list[dict[str, Any]]) -> None:
