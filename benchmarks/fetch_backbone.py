@@ -8,20 +8,19 @@ The licence of these weights is unclear: the package says MIT of itself, and no 
 them. So nothing of them is part of this repository or of what it distributes; this program downloads them to your machine when
 you run it, from the registry, and whether you may use what it writes is for you to find out.
 
-The detector takes raw RGB pixels 0..255 (its own division by 255 is folded into the stem). The written model has the kit's
-Rescaling to -1..1, and its stem takes on the difference. What differs is the border: the zeros that convolutions pad with stand
-for black in the detector and for grey in the kit, so features are others until they are fine-tuned. `head_conv`, which the
-detector does not have, has random weights.
+The detector takes raw RGB pixels 0..255, and so does the written model, with black as the zero that convolutions pad with: it
+computes the detector's features. It ends where the backbone does; training puts the layers behind it on.
 """
 
 import argparse
+import dataclasses
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
 
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.files import cache_folder, sha256, write_json
+from mnv3_tf.files import cache_folder
 
 URL = "https://registry.npmjs.org/@vladmandic/human/-/human-3.3.6.tgz"
 # The registry's own `dist.integrity` of this version, in hexadecimal.
@@ -93,26 +92,15 @@ def extract(package: Path, folder: Path) -> Path:
 
 def write_backbone(package: Path, out: Path, side: int) -> tuple[str, ...]:
     """Writes the model and its card; returns what is worth knowing, a sentence each."""
-    from mnv3_tf.export.foreign import read_convolutions
-    from mnv3_tf.export.foreign.assign import to_keras
-    from mnv3_tf.export.foreign.match import require_match
-    from mnv3_tf.keras_model import save_keras
-    from mnv3_tf.run_card import make_card
+    from mnv3_tf.export.import_foreign import import_foreign
+    from mnv3_tf.weights.importing import check_out, save_imported
 
-    if out.suffix != ".keras":
-        raise InputError(f"{out}: the file to write must end in .keras.")
+    check_out(out)
     with tempfile.TemporaryDirectory() as folder:
-        source = extract(package, Path(folder))
-        network = read_convolutions(source)
-        match = require_match(network, name="large", alpha=0.75, dialect="keras")
-        assigned = to_keras(network, match, input_size=(side, side), pixels="0..255", complete=True)
-        hashes = {Path(name).name: sha256(source.with_name(Path(name).name)) for name in FILES}
-    save_keras(assigned.model, out)
-    write_json(out.with_name(f"{out.stem}.card.json"), make_card(
-        out.parent, [out], kind="imported weights", model={"name": "large", "alpha": 0.75, "dialect": "keras"},
-        origin={"format": "tfjs", "url": URL, "sha256": hashes}, licence=LICENCE, new=list(assigned.new),
-        notes=list(assigned.notes)))
-    return assigned.notes
+        imported = import_foreign(extract(package, Path(folder)), "tfjs", name="large", alpha=0.75, dialect="keras",
+                                  input_size=side, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
+        save_imported(dataclasses.replace(imported, facts={**imported.facts, "licence": LICENCE, "url": URL}), out)
+    return imported.notes
 
 
 if __name__ == "__main__":

@@ -154,6 +154,9 @@ class QuantizeConfig:
         epochs: of quantization-aware fine-tuning.
         learning_rate: its peak rate (cosine to zero), relative to the size of each tensor's parameters.
         calibration_pictures: training pictures that the activation ranges start from; fine-tuning then learns them.
+        equalize: give channels one size where that costs nothing behind, exactly in real numbers.
+        compensate_pictures: of these, unlabelled, that kernels and biases are fitted on to make up for 8 bits; 0 for rounding
+            alone.
         teacher_weight: share of the loss that asks for the float model's answers; the rest asks for the labels.
         temperature: of the teacher's probabilities.
         freeze: a block, such as "block_08": fine-tuning leaves the weights from the input to its end as they are.
@@ -163,6 +166,8 @@ class QuantizeConfig:
     batch_size: int = 64
     learning_rate: float = 1e-3
     calibration_pictures: int = 512
+    equalize: bool = True
+    compensate_pictures: int = 128
     teacher_weight: float = 0.5
     temperature: float = 2.0
     freeze: str | None = None
@@ -241,7 +246,8 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "train.teacher_weight": (0, 1, True), "train.teacher_temperature": (0, 100, False),
     "train.checkpoint_minutes": (0, 1e6, False), "train.seed": (0, 2**32 - 1, True),
     "quantize.epochs": (0, 1e6, True), "quantize.batch_size": (1, 1e6, True), "quantize.learning_rate": (0, 100, False),
-    "quantize.calibration_pictures": (1, 1e6, True), "quantize.teacher_weight": (0, 1, True),
+    "quantize.calibration_pictures": (1, 1e6, True), "quantize.compensate_pictures": (0, 1e5, True),
+    "quantize.teacher_weight": (0, 1, True),
     "quantize.temperature": (0, 100, False), "quantize.seed": (0, 2**32 - 1, True),
     "verify.pictures": (1, 1e6, True), "verify.layer_pictures": (1, 1e4, True), "verify.deploy_difference": (0, 1, True),
     "verify.accuracy_drop": (0, 1, True), "verify.quantized_agreement": (0, 1, True), "verify.agreement": (0, 1, True),

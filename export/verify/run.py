@@ -25,6 +25,7 @@ from mnv3_tf.export.verify.reference import ReferenceKernels
 from mnv3_tf.files import read_json
 from mnv3_tf.keras_model import batch_logits, load_keras
 from mnv3_tf.progress import Progress
+from mnv3_tf.quantization.equalize import like
 from mnv3_tf.quantization.graph import DeployGraph, leave_float, trace
 from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.twin import Twin, input_shift
@@ -248,6 +249,8 @@ class _Verification:
         source = str(chain.float_run.model)
         graph = trace(model)
         deploy = Twin(lower(graph), exact_input=True)
+        if chain.graph is not None:
+            graph = like(graph, chain.graph)
         forms = [Form(FLOAT, source, self._batched("Float Keras", lambda pixels: batch_logits(model, pixels))),
                  Form(DEPLOY, source, self._batched("Deploy form", deploy.logits))]
         if chain.graph is None or chain.quantized_run is None:

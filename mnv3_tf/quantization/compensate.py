@@ -8,7 +8,7 @@ Hassibi and Stork, "Second order derivatives for network pruning", 1993). The bi
 No label is looked at and nothing is trained by gradient.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 
 import numpy as np
 
@@ -20,23 +20,25 @@ from mnv3_tf.quantization.twin import Ranges, Twin, input_shift, input_units
 _ROWS = 10_000
 _DEPTHWISE_ROWS = 4_000
 # How strongly a kernel is held where training left it, as a share of the mean square of its inputs.
-_HOLD = 0.01
+_HOLD = 0.5
+# The same, while errors of rounding are spread.
 _DAMP = 0.01
 _LEVELS = 127
 
 
-def compensate(graph: DeployGraph, ranges: Ranges, pixels: np.ndarray,
+def compensate(graph: DeployGraph, ranges: Ranges, pixels: np.ndarray, *, kept: Collection[str] = (),
                advance: Callable[[int], None] = lambda done: None) -> DeployGraph:
     """Chooses kernels and biases for the integer form.
 
     Args:
         graph: the trained network.
         ranges: of its activations, from calibration.
-        pixels: uint8 (n, height, width, 3), a few dozen unlabelled pictures.
+        pixels: uint8 (n, height, width, 3), about a hundred unlabelled pictures.
+        kept: operations whose weights must stay as they are.
         advance: told the number of operations done.
 
     Returns:
-        The network with kernels that 8 bits per channel hold exactly. Blocks that are left float stay as they are.
+        The network with kernels that 8 bits per channel hold exactly.
     """
     lowered = lower(graph)
     exact, twin = Twin(lowered, exact_input=True), Twin(lowered, ranges)
@@ -46,11 +48,10 @@ def compensate(graph: DeployGraph, ranges: Ranges, pixels: np.ndarray,
     found = {first.name: twin.apply(first, [inputs])}
     last_use = {name: index for index, op in enumerate(lowered.ops) for name in op.inputs}
     for index, op in enumerate(lowered.ops[1:], start=1):
-        if op.kind in ("conv", "depthwise") and not lowered.is_float(op):
+        if op.kind in ("conv", "depthwise") and not lowered.is_float(op) and op.source not in kept:
             given, right = found[op.inputs[0]], wanted[op.inputs[0]]
-            if op.inputs[0] == first.name:
-                given = given + input_shift(graph)
-            twin.set_weights({op.name: _fit(op, given, right, *lowered.weights(op))})
+            shift = input_shift(graph) if op.inputs[0] == first.name else 0.0
+            twin.set_weights({op.name: _fit(op, given, right, *lowered.weights(op), shift=shift, floor=twin.kernel_floor(op))})
         wanted[op.name] = exact.apply(op, [wanted[name] for name in op.inputs])
         found[op.name] = twin.apply(op, [found[name] for name in op.inputs])
         for name in op.inputs:
@@ -95,11 +96,12 @@ class _Places:
         return found.reshape(len(found), height * width, -1)
 
 
-def _fit(op: LoweredOp, given: np.ndarray, right: np.ndarray, kernel: np.ndarray,
-         bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _fit(op: LoweredOp, given: np.ndarray, right: np.ndarray, kernel: np.ndarray, bias: np.ndarray, *,
+         shift: np.ndarray | float, floor: float) -> tuple[np.ndarray, np.ndarray]:
     """Kernel and bias, the kernel on the grid of 8 bits, that make of `given` what the float ones make of `right`."""
     places = _Places(op, given.shape, kernel)
-    rows, right_rows = places.rows(given), places.rows(right)
+    # The padding of an integer file is the zero of its units, not the float network's.
+    rows, right_rows = places.rows(given) + np.float32(shift), places.rows(right)
     height, width, channels = kernel.shape[:3]
     if op.kind == "depthwise":
         # One small problem for each channel: (channels, rows, h * w).
@@ -117,29 +119,32 @@ def _fit(op: LoweredOp, given: np.ndarray, right: np.ndarray, kernel: np.ndarray
     hold = _HOLD * np.maximum(np.trace(hessian, axis1=1, axis2=2) / size, 1e-12)[:, None, None] * np.eye(size)
     slope = np.matmul(centred.transpose(0, 2, 1), wanted - mean_out) / len(rows)
     best = np.linalg.solve(hessian + hold, slope + np.matmul(hold, start))
-    rounded = _round(best, hessian + hold * (_DAMP / _HOLD))
+    rounded = _round(best, hessian + hold * (_DAMP / _HOLD), floor)
     moved = (mean_out - np.matmul(mean_in, rounded))[:, 0].astype(np.float32)
     if op.kind == "depthwise":
         return rounded[..., 0].T.reshape(kernel.shape).astype(np.float32), moved[:, 0]
     return rounded[0].reshape(kernel.shape).astype(np.float32), moved[0]
 
 
-def _round(kernels: np.ndarray, hessians: np.ndarray) -> np.ndarray:
+def _round(kernels: np.ndarray, hessians: np.ndarray, floor: float) -> np.ndarray:
     """Rounds kernels (problems, inputs, outputs) to 127 steps either way for each output, one input at a time."""
     order = np.argsort(-np.einsum("pii->pi", hessians).sum(axis=0))
     inverse = np.linalg.inv(hessians[:, order][:, :, order])
     upper = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1)
-    step = np.maximum(np.abs(kernels).max(axis=1, keepdims=True) / _LEVELS, 1e-12)
+    least = floor / _LEVELS
+    step = np.maximum(np.abs(kernels).max(axis=1, keepdims=True) / _LEVELS, least)
     for _ in range(4):
         levels = _round_once(kernels[:, order].copy(), upper, step)
         most = np.abs(levels).max(axis=1, keepdims=True)
-        if (most == _LEVELS).all():
+        at_end = (most == _LEVELS) | (step <= least)
+        if at_end.all():
             break
-        step = np.where(most == _LEVELS, step, step * np.maximum(most, 1) / _LEVELS)
-    # A file's scale comes from the largest weight, which must therefore be at the end of the grid.
+        step = np.where(at_end, step, np.maximum(step * np.maximum(most, 1) / _LEVELS, least))
+    # A file's scale comes from the largest weight, or the floor: the largest weight must be at the end of the grid.
     largest = np.abs(levels).argmax(axis=1)[:, None]
-    sign = np.where(np.take_along_axis(levels, largest, 1) < 0, -1.0, 1.0)
-    np.put_along_axis(levels, largest, sign * _LEVELS, 1)
+    value = np.take_along_axis(levels, largest, 1)
+    end = np.where(value < 0, -1.0, 1.0) * _LEVELS
+    np.put_along_axis(levels, largest, np.where(step <= least, value, end), 1)
     rounded = np.empty_like(levels)
     rounded[:, order] = levels * step
     return rounded
@@ -153,5 +158,3 @@ def _round_once(kernels: np.ndarray, upper: np.ndarray, step: np.ndarray) -> np.
         kernels[:, i + 1:] -= upper[:, i, i + 1:, None] * error[:, None]
     return levels
 
-
-__all__: Sequence[str] = ("compensate",)

@@ -6,8 +6,8 @@ It computes the same function as the Keras model, in the same units, with a hand
 
 import dataclasses
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from mnv3_tf.yaml_text import nearest
 
 Kind = Literal["input", "conv", "depthwise", "hard_swish", "hard_sigmoid", "multiply", "add", "pool", "flatten"]
 _FORMAT = 1
+_SIZES = "channel_sizes/"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class DeployGraph:
         scale, offset: the first convolution expects ``scale * pixel + offset``, with pixels 0..255; an offset for each channel.
             Different scales of the channels are folded into its kernel.
         float_blocks: blocks that stay float where the rest is quantized, in the network's order (:func:`leave_float`).
+        split_stem: the stem's hard-swish is computed from two convolutions (:mod:`mnv3_tf.quantization.equalize`).
+        channel_sizes: by tensor, (channels,): what its channels are divided by, over the largest; empty as traced.
     """
 
     ops: tuple[Op, ...]
@@ -66,6 +69,8 @@ class DeployGraph:
     scale: float
     offset: tuple[float, float, float]
     float_blocks: tuple[str, ...] = ()
+    split_stem: bool = False
+    channel_sizes: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Op:
         return next(op for op in self.ops if op.name == name)
@@ -334,7 +339,8 @@ def save_graph(path: Path, graph: DeployGraph, ranges: dict[str, tuple[float, fl
             if value is not None:
                 arrays[f"{op.name}/{key}"] = value
     head = {"format": _FORMAT, "ops": rows, "ranges": ranges,
-            **{key: getattr(graph, key) for key in ("height", "width", "scale", "offset", "float_blocks")}}
+            **{key: getattr(graph, key) for key in ("height", "width", "scale", "offset", "float_blocks", "split_stem")}}
+    arrays.update({f"{_SIZES}{name}": size for name, size in graph.channel_sizes.items()})
     arrays["graph.json"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
@@ -360,5 +366,6 @@ def load_graph(path: Path) -> tuple[DeployGraph, dict[str, tuple[float, float]]]
                    bias=arrays.get(f"{row['name']}/bias")) for row in head["ops"])
     first, second, third = np.broadcast_to(head["offset"], 3)  # one number in files of the first versions
     graph = DeployGraph(ops, head["height"], head["width"], head["scale"], (float(first), float(second), float(third)),
-                        tuple(head.get("float_blocks", ())))
+                        tuple(head.get("float_blocks", ())), head.get("split_stem", False),
+                        {name.removeprefix(_SIZES): size for name, size in arrays.items() if name.startswith(_SIZES)})
     return graph, {name: (low, high) for name, (low, high) in head["ranges"].items()}

@@ -178,8 +178,11 @@ def range_rule(graph: DeployGraph, op: Op) -> tuple[float | None, float | None]:
 
     Returns:
         (floor, ceiling), None where free. A gate's range is its whole range; what feeds only hard-swishes may start at -3,
-        below which they are 0.
+        below which they are 0. The linear side of a split stem is multiplied by 0 below -3 of its channel, which is at most as
+        far from 0 as its largest channel gets.
     """
+    if graph.split_stem and op.name == graph.ops[1].name:
+        return -float(max(graph.channel_sizes[product.name].max() for product in graph.consumers(op.name))), None
     if op.kind == "hard_sigmoid":
         return 0.0, 1.0
     if op.activation == "relu":

@@ -1,7 +1,7 @@
 """From a float run to a quantized run: check the deploy form, calibrate, and fine-tune with the float model as teacher."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,8 @@ from mnv3_tf.network import display_name
 from mnv3_tf.progress import Progress
 from mnv3_tf.quantization.audit import audit, measure_content, refuse_nonsense
 from mnv3_tf.quantization.calibration import Calibration, calibrate
+from mnv3_tf.quantization.compensate import compensate
+from mnv3_tf.quantization.equalize import equalize
 from mnv3_tf.quantization.graph import DeployGraph, save_graph, trace
 from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.twin import Twin, input_shift, input_units
@@ -38,6 +40,8 @@ _CHECKED_PICTURES = 64
 # Memory for the activations of one training step, and how often each value is held (measured: quantizers and gradients).
 _STEP_BYTES = 1_200_000_000
 _COPIES = 5
+# Memory for the tensors of the pictures that weights are fitted on, if all of them were held.
+_COMPENSATE_BYTES = 6_000_000_000
 
 
 def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: str | Path, *, method: Method = "qat",
@@ -74,22 +78,31 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
     progress.say(f"deploy form equals the float model within {difference:.1e} of the logits' range")
 
     # Small batches: the calibration looks at every tensor of the network at once.
-    frozen_layers(graph, config.quantize.freeze)
+    frozen = frozen_layers(graph, config.quantize.freeze)
     pictures = ContractPictures(samples, contract, batch_size=16)
     content = measure_content(pictures)
     refuse_nonsense(content, dataset.root, smoke)
+    integer = graph
+    if config.quantize.equalize:
+        integer = equalize(graph, pictures, kept=frozen)
+        if integer.split_stem:
+            progress.say("the stem's channels differ much in size: its hard-swish is computed from two convolutions, so that "
+                         "8 bits serve all of them")
     with progress.task("Calibrating", 2 * len(samples)) as advance:
-        calibration = calibrate(graph, pictures, lambda done: advance(done, ""))
+        calibration = calibrate(integer, pictures, lambda done: advance(done, ""))
     progress.say(f"activation ranges from {calibration.pictures} training pictures")
+    if config.quantize.compensate_pictures:
+        integer = _compensated(integer, calibration, samples, contract, config.quantize, frozen, progress)
     looked_at = audit(dataset, samples, content, calibration.convergence, smoke)
     for line in looked_at.remarks():
         progress.say(line)
-    work = _Quantization(graph, calibration, contract, class_names, dataset, config, target, progress)
+    work = _Quantization(graph, integer, calibration, contract, class_names, dataset, config, target, progress)
     facts: dict[str, Any] = {
         "kind": "quantized run", "method": method, "parent": run.model, "data": data_facts(dataset, report),
         "classes": list(class_names), "preprocessing": contract.fingerprint(), "config": config.to_dict(),
         "calibration": {"fingerprint": fingerprint_samples(samples, dataset.class_names), "pictures": calibration.pictures},
-        "deploy_form_difference": difference, "seeds": {"train": config.train.seed, "quantize": config.quantize.seed}}
+        "split_stem": integer.split_stem, "deploy_form_difference": difference,
+        "seeds": {"train": config.train.seed, "quantize": config.quantize.seed}}
     if method == "qat" and config.quantize.epochs:
         facts["history"] = work.fine_tune()
     run = work.finish(facts)
@@ -122,12 +135,24 @@ def _calibration_samples(samples: tuple[Sample, ...], config: QuantizeConfig) ->
     return tuple(samples[i] for i in order)
 
 
+def _compensated(graph: DeployGraph, calibration: Calibration, samples: tuple[Sample, ...], contract: Preprocessing,
+                 config: QuantizeConfig, frozen: Collection[str], progress: Progress) -> DeployGraph:
+    """Weights that make up for 8 bits, from some of the calibration pictures."""
+    values = sum(math.prod(layer.output.shape[1:]) for layer in Twin(lower(graph)).model.layers)
+    count = max(8, min(config.compensate_pictures, _COMPENSATE_BYTES // (values * 4)))
+    pixels = np.concatenate(list(ContractPictures(samples[:count], contract)))
+    with progress.task("Fitting weights to 8 bits", len(graph.ops)) as advance:
+        return compensate(graph, calibration.ranges, pixels, kept=frozen, advance=lambda done: advance(done, ""))
+
+
 class _Quantization:
     """The twin, its scores and its fine-tuning."""
 
-    def __init__(self, graph: DeployGraph, calibration: Calibration, contract: Preprocessing, class_names: tuple[str, ...],
-                 dataset: PictureDataset, config: Config, target: RunFolder, progress: Progress):
-        self.graph, self.calibration, self.contract, self.class_names = graph, calibration, contract, class_names
+    def __init__(self, float_graph: DeployGraph, graph: DeployGraph, calibration: Calibration, contract: Preprocessing,
+                 class_names: tuple[str, ...], dataset: PictureDataset, config: Config, target: RunFolder,
+                 progress: Progress):
+        self.float_graph, self.graph, self.calibration = float_graph, graph, calibration
+        self.contract, self.class_names = contract, class_names
         self.dataset, self.config, self.target, self.progress = dataset, config, target, progress
         self.twin = Twin(lower(graph), calibration.ranges)
         self.validation = ContractPictures(dataset.split("val"), contract)
@@ -151,7 +176,7 @@ class _Quantization:
             augmentation=self.config.augment, seed=settings.seed, cache_mb=self.config.data.cache_mb,
             workers=self.config.data.workers)
         # The float model itself, with its own padding; that of an integer file is not quite its zero (see `Twin`).
-        teacher = Twin(lower(self.graph), exact_input=True)
+        teacher = Twin(lower(self.float_graph), exact_input=True)
         total = settings.epochs * batches.steps_per_epoch
         step = _training_step(self.twin, teacher, self.config, total)
         teacher_validation = softmax(np.concatenate([teacher.logits(pixels) for pixels in self.validation]))

@@ -19,10 +19,12 @@ class KernelQuantizer(quantizers.Quantizer):
     Args:
         depthwise: the kernel is (h, w, channels, 1) and has one scale per channel. It is reshaped to (h, w, 1, channels) for
             that, the one form that the converter recognises.
+        floor: the largest weight of a channel counts as at least this. A scale that is too small would make a bias too large
+            for the 32 bits that an integer file has for it.
     """
 
-    def __init__(self, depthwise: bool):
-        self.depthwise = depthwise
+    def __init__(self, depthwise: bool, floor: float = 1e-8):
+        self.depthwise, self.floor = depthwise, floor
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
         return {}
@@ -30,13 +32,13 @@ class KernelQuantizer(quantizers.Quantizer):
     def __call__(self, inputs: Any, training: Any, weights: dict[str, Any], **kwargs: Any) -> Any:
         height, width, channels, multiplier = inputs.shape
         kernel = tf.reshape(inputs, (height, width, 1, channels * multiplier)) if self.depthwise else inputs
-        high = tf.stop_gradient(tf.maximum(tf.reduce_max(tf.abs(kernel), axis=[0, 1, 2]), 1e-8))
+        high = tf.stop_gradient(tf.maximum(tf.reduce_max(tf.abs(kernel), axis=[0, 1, 2]), self.floor))
         fake = tf.quantization.fake_quant_with_min_max_vars_per_channel(kernel, -high, high, num_bits=BITS,
                                                                         narrow_range=True)
         return tf.reshape(fake, inputs.shape) if self.depthwise else fake
 
     def get_config(self) -> dict[str, Any]:
-        return {"depthwise": self.depthwise}
+        return {"depthwise": self.depthwise, "floor": self.floor}
 
 
 class RangeQuantizer(quantizers.Quantizer):
@@ -75,10 +77,11 @@ class OpConfig(quantize_config.QuantizeConfig):
     Args:
         kernel: None, "conv" or "depthwise".
         output: arguments of the output's :class:`RangeQuantizer`, or None for no quantization of the output.
+        kernel_floor: of the :class:`KernelQuantizer`.
     """
 
-    def __init__(self, kernel: str | None = None, output: dict[str, Any] | None = None):
-        self.kernel, self.output = kernel, output
+    def __init__(self, kernel: str | None = None, output: dict[str, Any] | None = None, kernel_floor: float = 1e-8):
+        self.kernel, self.output, self.kernel_floor = kernel, output, kernel_floor
 
     def _attribute(self) -> str:
         return "depthwise_kernel" if self.kernel == "depthwise" else "kernel"
@@ -86,7 +89,7 @@ class OpConfig(quantize_config.QuantizeConfig):
     def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
         if self.kernel is None:
             return []
-        return [(getattr(layer, self._attribute()), KernelQuantizer(self.kernel == "depthwise"))]
+        return [(getattr(layer, self._attribute()), KernelQuantizer(self.kernel == "depthwise", self.kernel_floor))]
 
     def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
         if self.kernel is not None:
@@ -102,7 +105,7 @@ class OpConfig(quantize_config.QuantizeConfig):
         return [] if self.output is None else [RangeQuantizer(**self.output)]
 
     def get_config(self) -> dict[str, Any]:
-        return {"kernel": self.kernel, "output": self.output}
+        return {"kernel": self.kernel, "output": self.output, "kernel_floor": self.kernel_floor}
 
 
 class InputUnits(tf_keras.layers.Layer):

@@ -32,6 +32,9 @@ from mnv3_tf.quantization.quantizers import (
 )
 
 Ranges = dict[str, tuple[float, float]]
+_LEAST_KERNEL = 1e-8
+# A bias may be so many steps; 32 bits have four times as many.
+_BIAS_LEVELS = 2.0 ** 29
 
 
 def input_units(graph: DeployGraph, pixels: np.ndarray) -> np.ndarray:
@@ -127,8 +130,9 @@ class Twin:
 
     def _config(self, op: LoweredOp) -> OpConfig:
         kernel = op.kind if self._has_quantized_kernel(op) else None
+        floor_of_kernel = self.kernel_floor(op) if kernel else _LEAST_KERNEL
         if not self.lowered.has_range(op):
-            return OpConfig(kernel)
+            return OpConfig(kernel, kernel_floor=floor_of_kernel)
         if op.kind == "gate":
             return OpConfig(output={"floor": GATE_RANGE[0], "ceiling": GATE_RANGE[1], "fixed": True})
         if op.kind == "input":
@@ -137,7 +141,20 @@ class Twin:
         factor = op.tensor_factor
         return OpConfig(kernel, {"floor": None if floor is None else floor * factor,
                                  "ceiling": None if ceiling is None else ceiling * factor,
-                                 "fixed": floor is not None and ceiling is not None})
+                                 "fixed": floor is not None and ceiling is not None}, floor_of_kernel)
+
+    def kernel_floor(self, op: LoweredOp) -> float:
+        """What the largest weight of a channel counts as at least, so that the biases fit an integer file's 32 bits.
+
+        It matters where a kernel is next to nothing beside its bias, such as that of a gate that is always open. A weight below
+        it changes the output by less than 1e-4 of the bias.
+        """
+        source = next(o for o in self.lowered.ops if o.name == op.inputs[0])
+        if not self.lowered.has_range(source):
+            return _LEAST_KERNEL
+        low, high = input_range(self.lowered.deploy) if source.kind == "input" else self._given[source.name]
+        step = max((high - low) * abs(source.tensor_factor) / 255, 1e-12)
+        return max(_LEAST_KERNEL, float(np.abs(self.lowered.weights(op)[1]).max()) * 127 / (step * _BIAS_LEVELS))
 
     def _has_quantized_kernel(self, op: LoweredOp) -> bool:
         return self._quantized and op.kind in ("conv", "depthwise") and not self.lowered.is_float(op)
@@ -222,7 +239,8 @@ class Twin:
             low, high = (float(self._variables(source)[end].numpy()) for end in ("low", "high"))
             kernel_variable, bias = self._kernel_bias(op)
             axes = (0, 1, 3) if op.kind == "depthwise" else (0, 1, 2)
-            kernel_scale = np.abs(kernel_variable.numpy().astype(np.float64)).max(axis=axes) / 127
+            kernel_scale = np.maximum(np.abs(kernel_variable.numpy().astype(np.float64)).max(axis=axes),
+                                      self.kernel_floor(op)) / 127
             step = np.maximum((high - low) / 255 * kernel_scale, 1e-30)
             bias.assign(np.rint(bias.numpy() / step) * step)
 
