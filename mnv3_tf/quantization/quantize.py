@@ -138,10 +138,11 @@ def _calibration_samples(samples: tuple[Sample, ...], config: QuantizeConfig) ->
 def _compensated(graph: DeployGraph, calibration: Calibration, samples: tuple[Sample, ...], contract: Preprocessing,
                  config: QuantizeConfig, frozen: Collection[str], progress: Progress) -> DeployGraph:
     """Weights that make up for 8 bits, from some of the calibration pictures."""
-    values = sum(math.prod(layer.output.shape[1:]) for layer in Twin(lower(graph)).model.layers)
+    lowered = lower(graph)
+    values = sum(math.prod(layer.output.shape[1:]) for layer in Twin(lowered).model.layers)
     count = max(8, min(config.compensate_pictures, _COMPENSATE_BYTES // (values * 4)))
     pixels = np.concatenate(list(ContractPictures(samples[:count], contract)))
-    with progress.task("Fitting weights to 8 bits", len(graph.ops)) as advance:
+    with progress.task("Fitting weights to 8 bits", len(lowered.ops) - 1) as advance:
         return compensate(graph, calibration.ranges, pixels, kept=frozen, advance=lambda done: advance(done, ""))
 
 
