@@ -11,6 +11,7 @@ import dataclasses
 import fnmatch
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -50,6 +51,7 @@ def MobileNetV3(
     class_expand: int | None = None,
     dialect: str | None = None,
     outputs: str | Sequence[str] | None = None,
+    weights: str | Path | None = None,
     name: str | None = None,
 ) -> keras.Model:
     """Builds the network.
@@ -73,19 +75,28 @@ def MobileNetV3(
             timm_tf or paddle; None: the table's own, or keras.
         outputs: instead of the classifier's output, a dict of named feature maps: "pyramid" for the last map of every
             stride, or stage names (``stride_8``), layer names or patterns (``block_0*_add``).
+        weights: None for random numbers; "imagenet" for what the dialect's package published for this network, of 1000 classes;
+            the name of published weights; or a `.keras` file or run folder of the same network. The normalization of the pixels
+            is then that of the weights.
         name: of the Keras model.
 
     Returns:
         A `keras.Model`; its output is (batch, classes) logits, or what `include_top`, `pooling` and `outputs` ask for.
 
     Raises:
-        InputError: an argument is out of range; the message says what is allowed.
+        InputError: an argument is out of range, or there are no such weights; the message says what is allowed.
     """
     spec = find_spec(spec) if isinstance(spec, str) else spec
     spec = in_dialect(spec, dialect) if dialect is not None else spec
     changes: dict[str, Any] = {"inplanes": inplanes, "class_squeeze": class_squeeze, "class_expand": class_expand}
     spec = dataclasses.replace(spec, **{key: value for key, value in changes.items() if value is not None})
     _check(spec, input_shape, alpha, classes, pooling, dropout)
+    found = None
+    if weights is not None:
+        from mnv3_tf.weights.loading import assign_weights, find_weights, with_their_normalization
+
+        found = find_weights(weights, spec, alpha, top=include_top)
+        spec = with_their_normalization(spec, found)
     builder = _Builder(spec, batchnorm_momentum)
 
     image = x = layers.Input(tuple(input_shape), name="image")
@@ -118,6 +129,8 @@ def MobileNetV3(
         x = pool(name=f"{pooling}_pool")(x)
     name = name or f"mobilenet_v3_{spec.name}"
     model = keras.Model(image, x, name=name)
+    if found is not None:
+        assign_weights(model, found)
     if outputs is None:
         return model
     return keras.Model(image, _select_outputs(model, stages, outputs), name=name)

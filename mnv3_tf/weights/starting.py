@@ -93,15 +93,15 @@ def starting_model(config: Config, progress: Progress | None = None) -> Starting
         from mnv3_tf.weights.importing import import_weights
 
         imported = import_weights(entry.name, progress=progress)
-        return StartingWeights(source, imported.source, sha256(imported.source), spec, _tensors(imported.model, ()),
+        return StartingWeights(source, imported.source, sha256(imported.source), spec, tensors_of(imported.model, ()),
                                imported.labels, (imported.mean, imported.std),
                                {"published": entry.name, "origin": imported.origin, "licence": entry.licence})
     from mnv3_tf.keras_model import load_keras
 
-    file = _keras_file(Path(source))
+    file = keras_file(Path(source))
     model, card = load_keras(file), read_card(file) or {}
-    return StartingWeights(source, file, sha256(file), spec, _tensors(model, card.get("new") or ()), _labels_of_file(file, card),
-                           _normalization(model), {"origin": card.get("origin"), "licence": card.get("licence")})
+    return StartingWeights(source, file, sha256(file), spec, tensors_of(model, card.get("new") or ()),
+                           _labels_of_file(file, card), normalization_of(model), {"origin": card.get("origin"), "licence": card.get("licence")})
 
 
 def weights_spec(model: ModelConfig) -> ModelConfig:
@@ -117,7 +117,7 @@ def weights_spec(model: ModelConfig) -> ModelConfig:
     entry = _published(model)
     if entry is not None:
         return _section(name=entry.network, alpha=entry.alpha, dialect=entry.dialect, weights=model.weights)
-    file = _keras_file(Path(str(model.weights)))
+    file = keras_file(Path(str(model.weights)))
     return dataclasses.replace(_spec_of_file(file, read_card(file) or {}), weights=model.weights)
 
 
@@ -140,14 +140,14 @@ def _published(model: ModelConfig) -> "PublishedWeights | None":
         raise InputError(f"model.weights is {source}: there is no such run folder or .keras file, and {rest}") from None
 
 
-def _tensors(model: Any, new: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:
+def tensors_of(model: Any, new: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:
     """By layer and variable, without the layers that are random numbers (`new`, with their BatchNorm)."""
     left = {name for layer in new for name in (layer, f"{layer}_bn")}
     return {layer.name: {variable.name: np.asarray(variable, np.float32) for variable in layer.weights}
             for layer in model.layers if layer.weights and layer.name not in left}
 
 
-def _normalization(model: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+def normalization_of(model: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Mean and std by the Rescaling layer, of which one number may stand for three channels."""
     layer = next((layer for layer in model.layers if layer.name == "rescale"), None)
     if layer is None:
@@ -172,7 +172,7 @@ def contradiction(wanted: ModelConfig, given: ModelConfig) -> str | None:
     return keys[0] if keys and _body(wanted) != _body(given) else None
 
 
-def _keras_file(path: Path) -> Path:
+def keras_file(path: Path) -> Path:
     """The `.keras` file of a run folder or of a path to one."""
     if path.is_dir():
         from mnv3_tf.training.run_folder import open_run

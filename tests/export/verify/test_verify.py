@@ -84,7 +84,7 @@ def plant(fault: str, graph: DeployGraph, ranges: Ranges) -> tuple[DeployGraph, 
         assert ranges["block_04_se_expand_hard_sigmoid"] == (0.0, 1.0)
         return graph, {**ranges, "block_04_se_expand_hard_sigmoid": (0.0, 0.4)}
     if fault == "input off":
-        return dataclasses.replace(graph, offset=graph.offset + 1.0), ranges
+        return dataclasses.replace(graph, offset=tuple(offset + 1.0 for offset in graph.offset)), ranges
     if fault == "BGR":
         return kernel_of(graph, "stem_conv", lambda op: {"kernel": np.ascontiguousarray(op.kernel[:, :, ::-1])}), ranges
     assert fault == "class order"

@@ -1,0 +1,96 @@
+"""Weights for a network that is built in one's own code: ``MobileNetV3(..., weights="imagenet")``."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mnv3_tf.errors import InputError
+from mnv3_tf.spec import SPECS, NetworkSpec
+
+if TYPE_CHECKING:
+    import keras
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedTensors:
+    """Weights by layer and variable.
+
+    Attributes:
+        source: where they are from, for messages.
+        tensors: layer -> variable -> float32.
+        normalization: (mean, std) of the input's channels as shares of 255; None: the dialect's.
+    """
+
+    source: str
+    tensors: dict[str, dict[str, np.ndarray]]
+    normalization: Normalization | None
+
+
+def find_weights(source: str | Path, spec: NetworkSpec, alpha: float, *, top: bool) -> NamedTensors:
+    """The weights that a name means; published ones are downloaded, or taken from where an earlier download left them.
+
+    Args:
+        source: "imagenet" (what the dialect's package published for this network), the name of published weights, a `.keras`
+            file, or a run folder.
+        spec: the network.
+        alpha: its width multiplier.
+        top: whether it has a classifier.
+
+    Raises:
+        InputError: there are no such weights; of "imagenet", the message says at which alphas there are. Nothing is downloaded.
+    """
+    from mnv3_tf.weights.importing import import_weights
+    from mnv3_tf.weights.registry import find_published, imagenet_for
+    from mnv3_tf.weights.starting import keras_file, normalization_of, tensors_of
+
+    path = Path(source)
+    if str(source) != "imagenet" and (path.exists() or path.suffix == ".keras" or path.is_absolute()):
+        from mnv3_tf.keras_model import load_keras
+
+        file = keras_file(path)
+        model = load_keras(file)
+        return NamedTensors(str(file), tensors_of(model, ()), normalization_of(model))
+    if str(source) == "imagenet":
+        if spec.name not in SPECS:
+            raise InputError(f"weights is imagenet, but nobody published weights of the network {spec.name}. Give a .keras file.")
+        # keras.applications publishes files without the classifier too, which are smaller; of the others' some layers are left.
+        entry = imagenet_for(spec.name, alpha, spec.dialect.name, top or spec.dialect.name != "keras")
+    else:
+        entry = find_published(str(source))
+    imported = import_weights(entry.name)
+    return NamedTensors(entry.name, tensors_of(imported.model, ()), (imported.mean, imported.std))
+
+
+def with_their_normalization(spec: NetworkSpec, weights: NamedTensors) -> NetworkSpec:
+    """The network for pixels normalized as the weights were trained on."""
+    from mnv3_tf.weights.importing import with_normalization
+
+    if weights.normalization is None or np.allclose(weights.normalization, (spec.dialect.mean, spec.dialect.std), rtol=1e-5):
+        return spec
+    return with_normalization(spec, *weights.normalization)
+
+
+def assign_weights(model: "keras.Model", weights: NamedTensors) -> None:
+    """Gives every layer the weights of its name.
+
+    Raises:
+        InputError: a layer is missing there or has another shape.
+    """
+    for layer in model.layers:
+        for variable in layer.weights:
+            value = weights.tensors.get(layer.name, {}).get(variable.name)
+            if value is None:
+                raise InputError(f"{weights.source}: has no {layer.name}/{variable.name}. Build the network with "
+                                 "include_top=False, or as the weights are.")
+            if value.shape != tuple(variable.shape):
+                remedy = f"Build it with classes={value.shape[-1]}, or with include_top=False" if layer.name == "classifier" \
+                    else "Build the network as the weights are"
+                raise InputError(f"{weights.source}: {layer.name}/{variable.name} is {'x'.join(map(str, value.shape))}, and the "
+                                 f"network has {'x'.join(map(str, variable.shape))}. {remedy}.")
+    for layer in model.layers:
+        for variable in layer.weights:
+            variable.assign(weights.tensors[layer.name][variable.name])
