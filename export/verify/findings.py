@@ -128,8 +128,8 @@ def kernel_findings(placed: list[Placed], lowered: LoweredGraph, own: LoweredGra
         kernel, bias = item.kernel_and_bias(constants)
         scales = np.asarray(constants.scales(item.operator.inputs[1]))
         expected = lowered.weights(item.op)[0]
-        lost = _lost_channels(kernel, expected, item.op.kind)
-        carried = own is not None and not _lost_channels(own.weights(item.op)[0], expected, item.op.kind)
+        lost = _lost_channels(kernel, expected, item.op.kind, scales)
+        carried = own is not None and not _lost_channels(own.weights(item.op)[0], expected, item.op.kind, scales)
         if lost:
             found.append(_lost(item, lost, REFERENCE if own is None or carried else FAKE_QUANTIZED))
         elif own is not None:
@@ -142,13 +142,18 @@ def _by_channel(kernel: np.ndarray, kind: str) -> np.ndarray:
     return np.moveaxis(kernel, 2 if kind == "depthwise" else 3, 0).reshape(kernel.shape[2 if kind == "depthwise" else 3], -1)
 
 
-def _lost_channels(kernel: np.ndarray, expected: np.ndarray, kind: str) -> list[tuple[int, float, float]]:
-    """(channel, cosine, ratio of sizes) of the channels that do not carry what they should, by what they carried."""
+def _lost_channels(kernel: np.ndarray, expected: np.ndarray, kind: str, steps: np.ndarray) -> list[tuple[int, float, float]]:
+    """(channel, cosine, ratio of sizes) of the channels that do not carry what they should, by what they carried.
+
+    A channel whose largest weight should be less than a step is none: beside its bias it is next to nothing.
+    """
     ours, theirs = (_by_channel(np.asarray(k, np.float64), kind) for k in (kernel, expected))
     size, wanted = np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1)
     cosine = (ours * theirs).sum(axis=1) / np.maximum(size * wanted, 1e-30)
     ratio = size / np.maximum(wanted, 1e-30)
     bad = ((cosine < _LEAST_COSINE) | (ratio < _LEAST_SIZE) | (ratio > 1 / _LEAST_SIZE)) & (wanted > _MATTERS * np.median(wanted))
+    if len(steps) == len(bad):
+        bad &= np.abs(theirs).max(axis=1) > steps
     return [(int(i), float(cosine[i]), float(ratio[i])) for i in np.argsort(-wanted) if bad[i]]
 
 

@@ -117,7 +117,10 @@ def _histograms(graph: DeployGraph, probe: Any, batches: Iterable[np.ndarray], l
         picked = []
         for tensor in probe(inputs, training=False):
             flat = tf.reshape(tensor, [-1])
-            picked.append(flat[::tf.maximum(tf.size(flat) // _VALUES_PER_BATCH, 1)])
+            # By chance: every n-th value would leave out channels and columns, whenever n has a factor in common with them.
+            places = tf.random.stateless_uniform([_VALUES_PER_BATCH], (0, 0), 0, tf.size(flat), tf.int32)
+            picked.append(tf.cond(tf.size(flat) > _VALUES_PER_BATCH, lambda v=flat, at=places: tf.gather(v, at),
+                                  lambda v=flat: v))
         return picked
 
     counts = np.zeros((len(low), _BINS))

@@ -101,7 +101,8 @@ def starting_model(config: Config, progress: Progress | None = None) -> Starting
     file = keras_file(Path(source))
     model, card = load_keras(file), read_card(file) or {}
     return StartingWeights(source, file, sha256(file), spec, tensors_of(model, card.get("new") or ()),
-                           _labels_of_file(file, card), normalization_of(model), {"origin": card.get("origin"), "licence": card.get("licence")})
+                           _labels_of_file(file, card), normalization_of(model),
+                           {"origin": card.get("origin"), "licence": card.get("licence")})
 
 
 def weights_spec(model: ModelConfig) -> ModelConfig:
