@@ -161,6 +161,8 @@ def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io 
         out.parent, own, kind="tflite", format=format, io=io, lowering=lowering, parent=source.path, file=fingerprint(out),
         preprocessing=source.contract.fingerprint(), classes=list(source.labels),
         float_blocks=list(source.graph.float_blocks) if format == "int8" else [], partitions=model.partitions,
+        form={"split_stem": source.graph.split_stem,
+              "channel_sizes": {name: [float(size) for size in sizes] for name, sizes in source.graph.channel_sizes.items()}},
         input=_tensor_facts(model.input_dtype, model.input_quantization),
         output=_tensor_facts(model.output_dtype, model.output_quantization)))
     return Converted(out, len(content), format, io, lowering, model.partitions, model.undelegated_operators, warnings)

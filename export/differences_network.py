@@ -38,10 +38,10 @@ def compare_networks(found: Differences) -> None:
     if any(quantized):
         (old_graph, old_ranges), (new_graph, new_ranges) = (_deploy_form(side) for side in sides)
         # A float network in the form that the quantized one has, or every rescaled layer would differ.
-        if not quantized[0] and _has_form(old_graph, new_graph):
-            old_graph = like(old_graph, new_graph)
-        if not quantized[1] and _has_form(new_graph, old_graph):
-            new_graph = like(new_graph, old_graph)
+        if not quantized[0]:
+            old_graph = like(old_graph, new_graph.channel_sizes, split_stem=new_graph.split_stem) or old_graph
+        if not quantized[1]:
+            new_graph = like(new_graph, old_graph.channel_sizes, split_stem=old_graph.split_stem) or new_graph
         old, new = _of_graph(old_graph), _of_graph(new_graph)
         form = " in the deploy form" if not all(quantized) else ""
     else:
@@ -150,13 +150,6 @@ def _deploy_form(side: Artefact) -> tuple[DeployGraph, Ranges]:
     from mnv3_tf.keras_model import load_keras
 
     return trace(load_keras(side.weights)), {}
-
-
-def _has_form(graph: DeployGraph, other: DeployGraph) -> bool:
-    """Whether a traced network has the tensors that the other's form divides, with as many channels."""
-    channels = {op.name: len(op.bias) for op in graph.ops if op.bias is not None}
-    channels.update({op.name: channels.get(op.inputs[0], 0) for op in graph.ops if op.kind == "hard_swish"})
-    return all(channels.get(name) == len(sizes) for name, sizes in other.channel_sizes.items())
 
 
 def _of_graph(graph: DeployGraph) -> Network:

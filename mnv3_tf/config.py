@@ -327,8 +327,9 @@ def _absolute(section: str, key: str, value: Any, folder: Path) -> Any:
     """A path as an absolute one: the run folder keeps the settings, and must find the file from wherever it is read."""
     if not isinstance(value, str) or (section, key) not in _PATHS or Path(value).is_absolute():
         return value
-    if (section, key) == ("model", "weights") and not value.endswith(".keras") and not (folder / value).exists():
-        return value  # a name, not a path
+    name = value == "imagenet" or (not value.endswith(".keras") and not (folder / value).exists())
+    if (section, key) == ("model", "weights") and name:
+        return value
     return str((folder / value).resolve())
 
 

@@ -174,6 +174,7 @@ class _Verification:
         self.limits, self.threads, self.progress = limits, threads, progress
         self.labels = np.array([sample.label for sample in self.samples])
         self.notes: list[str] = []
+        self.form_known = True
 
     def run(self) -> Verification:
         chain, say = self.chain, self.progress
@@ -249,8 +250,7 @@ class _Verification:
         source = str(chain.float_run.model)
         graph = trace(model)
         deploy = Twin(lower(graph), exact_input=True)
-        if chain.graph is not None:
-            graph = like(graph, chain.graph)
+        graph = self._in_form(graph)
         forms = [Form(FLOAT, source, self._batched("Float Keras", lambda pixels: batch_logits(model, pixels))),
                  Form(DEPLOY, source, self._batched("Deploy form", deploy.logits))]
         if chain.graph is None or chain.quantized_run is None:
@@ -260,6 +260,27 @@ class _Verification:
         forms.append(Form(FAKE_QUANTIZED, str(chain.quantized_run.quantized), self._batched("Fake-quantized Keras", twin.logits),
                           True))
         return graph, forms
+
+    def _in_form(self, graph: DeployGraph) -> DeployGraph:
+        """The float network with its channels divided as those of the subject are, so that tensor is compared with tensor.
+
+        Where nothing says how they are, :attr:`form_known` becomes false, and an integer file's tensors are not judged.
+        """
+        chain = self.chain
+        if chain.graph is not None:
+            sizes, split = dict(chain.graph.channel_sizes), chain.graph.split_stem
+        else:
+            card = read_card(chain.tflite) if chain.tflite is not None else None
+            form = (card or {}).get("form")
+            self.form_known = form is not None
+            form = form or {"channel_sizes": {}, "split_stem": False}
+            sizes = {name: np.asarray(size, np.float32) for name, size in form["channel_sizes"].items()}
+            split = form["split_stem"]
+        formed = like(graph, sizes, split_stem=split)
+        if formed is None:
+            raise InputError(f"{chain.float_run.path}: is another network than {chain.subject} was made from. Give the float run "
+                             "that it was made from with --against.")
+        return formed
 
     def _op_gate(self, content: bytes, model: LiteRTModel, int8: bool) -> tuple[Check, ...]:
         if not int8:
@@ -310,8 +331,12 @@ class _Verification:
             float_graph = leave_float(float_graph, own_graph.float_blocks)
         picked = np.unique(np.linspace(0, len(self.pixels) - 1, min(limits.layer_pictures, len(self.pixels))).astype(int))
         pixels = self.pixels[picked]
-        with self.progress.task("Comparing every tensor", len(pixels)) as advance:
-            table = examine_layers(content, float_graph, own_graph, pixels, lambda done: advance(done, ""))
+        if int8 and not self.form_known:
+            table = LayerTable((), "neither the quantized run nor the file's card says whether its channels were divided; "
+                                   "give the run with --quantized")
+        else:
+            with self.progress.task("Comparing every tensor", len(pixels)) as advance:
+                table = examine_layers(content, float_graph, own_graph, pixels, lambda done: advance(done, ""))
         found = checks.order_findings(forms, chain.labels) + checks.constant_findings(forms, self.labels, chain.labels)
         logits = next(form.logits for form in forms if form.name == XNNPACK)
         assert logits is not None and rungs[0].scores is not None

@@ -18,7 +18,7 @@ from mnv3_tf.quantization.twin import Ranges, Twin, input_shift, input_units
 
 # Rows of the least-squares problem of a convolution, at most: pictures times places.
 _ROWS = 10_000
-_DEPTHWISE_ROWS = 4_000
+_DEPTHWISE_ROWS = 2_000
 # How strongly a kernel is held where training left it, as a share of the mean square of its inputs.
 _HOLD = 0.5
 # The same, while errors of rounding are spread.
@@ -134,12 +134,13 @@ def _round(kernels: np.ndarray, hessians: np.ndarray, floor: float) -> np.ndarra
     least = floor / _LEVELS
     step = np.maximum(np.abs(kernels).max(axis=1, keepdims=True) / _LEVELS, least)
     for _ in range(4):
-        levels = _round_once(kernels[:, order].copy(), upper, step)
+        levels, used = _round_once(kernels[:, order].copy(), upper, step), step
         most = np.abs(levels).max(axis=1, keepdims=True)
         at_end = (most == _LEVELS) | (step <= least)
         if at_end.all():
             break
         step = np.where(at_end, step, np.maximum(step * np.maximum(most, 1) / _LEVELS, least))
+    step = used
     # A file's scale comes from the largest weight, or the floor: the largest weight must be at the end of the grid.
     largest = np.abs(levels).argmax(axis=1)[:, None]
     value = np.take_along_axis(levels, largest, 1)

@@ -24,6 +24,8 @@ from mnv3_tf.quantization.twin import Twin, input_units
 SPLIT_RATIO = 16.0
 # A channel below this share of the largest is dead.
 _DEAD = 1e-4
+# No channel is made more than so many times larger: 8 bits tell no more apart, and its bias grows with it.
+_MOST_GAIN = 256.0
 _GATE = "_gate"
 
 
@@ -67,9 +69,18 @@ def reform(graph: DeployGraph, sizes: Mapping[str, np.ndarray], *, split_stem: b
     return dataclasses.replace(graph, ops=tuple(work[op.name] for op in ops), split_stem=split_stem, channel_sizes=dict(sizes))
 
 
-def like(graph: DeployGraph, other: DeployGraph) -> DeployGraph:
-    """A traced network in the form that another of the same layers has."""
-    return reform(graph, other.channel_sizes, split_stem=other.split_stem)
+def like(graph: DeployGraph, sizes: Mapping[str, np.ndarray], *, split_stem: bool) -> DeployGraph | None:
+    """A traced network in the form that another has, or None where it has not the tensors for that."""
+    stem = _stem(graph)
+    if split_stem and (stem is None or stem.name not in sizes):
+        return None
+    channels = {op.name: len(op.bias) for op in graph.ops if op.bias is not None and _feeds_depthwise_only(graph, op)}
+    if split_stem and stem is not None:
+        bias = graph[stem.inputs[0]].bias
+        channels[stem.name] = 0 if bias is None else len(bias)
+    if any(channels.get(name) != len(size) for name, size in sizes.items()):
+        return None
+    return reform(graph, sizes, split_stem=split_stem)
 
 
 def _stem(graph: DeployGraph) -> Op | None:
@@ -112,7 +123,7 @@ def _channel_sizes(graph: DeployGraph, names: list[str], stem: Op | None,
     if stem is not None and stem.inputs[0] in high:
         name = stem.inputs[0]
         sizes[stem.name] = np.maximum(high[name], -np.maximum(low[name], PRE_SWISH_FLOOR))
-    return {name: np.where(size > _DEAD * size.max(), size, size.max()).astype(np.float32)
+    return {name: np.where(size > _DEAD * size.max(), np.maximum(size, size.max() / _MOST_GAIN), size.max()).astype(np.float32)
             for name, size in sizes.items() if size.max() > 0}
 
 

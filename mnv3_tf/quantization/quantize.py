@@ -140,7 +140,7 @@ def _compensated(graph: DeployGraph, calibration: Calibration, samples: tuple[Sa
     """Weights that make up for 8 bits, from some of the calibration pictures."""
     lowered = lower(graph)
     values = sum(math.prod(layer.output.shape[1:]) for layer in Twin(lowered).model.layers)
-    count = max(8, min(config.compensate_pictures, _COMPENSATE_BYTES // (values * 4)))
+    count = min(config.compensate_pictures, max(8, _COMPENSATE_BYTES // (values * 4)))
     pixels = np.concatenate(list(ContractPictures(samples[:count], contract)))
     with progress.task("Fitting weights to 8 bits", len(lowered.ops) - 1) as advance:
         return compensate(graph, calibration.ranges, pixels, kept=frozen, advance=lambda done: advance(done, ""))

@@ -64,8 +64,6 @@ def test_a_split_stem_is_the_same_function_in_one_partition(tmp_path: Path) -> N
     for lowering in LOWERINGS:
         found = Twin(lower(graph, lowering), exact_input=True).logits(pixels)
         assert np.abs(found - expected).max() < 1e-5 * np.ptp(expected)
-    again = like(traced, graph)
-    assert all(np.array_equal(a.kernel, b.kernel) for a, b in zip(again.ops, graph.ops, strict=True) if a.kernel is not None)
 
     ranges = calibrate(graph, [pixels]).ranges
     save_graph(tmp_path / "g.npz", graph, ranges)
@@ -184,3 +182,17 @@ def test_both_can_be_switched_off(key: str) -> None:
 
     settings = load_config(None, [f"quantize.{key}"]).quantize
     assert (settings.equalize, settings.compensate_pictures) in ((False, 128), (True, 0))
+
+
+def test_a_form_that_a_network_has_not_is_none() -> None:
+    traced = trace(uneven(60.0))
+    graph = equalize(traced, [pictures()])
+    again = like(traced, graph.channel_sizes, split_stem=graph.split_stem)
+    assert again is not None
+    assert all(np.array_equal(a.kernel, b.kernel) for a, b in zip(again.ops, graph.ops, strict=True) if a.kernel is not None)
+    minimal = trace(MobileNetV3("small_minimalistic", alpha=0.25, input_shape=(32, 32, 3), classes=5))
+    assert like(minimal, graph.channel_sizes, split_stem=True) is None
+    wider = trace(MobileNetV3(TABLE, alpha=2.0, input_shape=(48, 48, 3), classes=5))
+    assert like(wider, graph.channel_sizes, split_stem=True) is None
+    # A hard-swish between a convolution and the depthwise one lets no factor through.
+    assert like(traced, {"block_03_expand": np.ones(64, np.float32)}, split_stem=False) is None
