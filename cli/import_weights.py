@@ -20,6 +20,7 @@ NETWORKS = ("large", "small", "large_minimalistic", "small_minimalistic")
 @click.option("--dialect", type=click.Choice(["keras", "torchvision", "timm", "timm_tf", "paddle"]),
               help="Needed for timm, whose tf_* networks (timm_tf) have the same tensors.")
 @click.option("--model-name", metavar="NAME", help="The package's own name, such as tf_mobilenetv3_large_100, in place of these.")
+@click.option("--part", metavar="KEY", help="Of a checkpoint with several dicts of tensors, the one to take, such as state_dict.")
 @click.option("--size", metavar="PIXELS|HEIGHTxWIDTH", help="Input; that of published weights, or 224, where not given.")
 @click.option("--labels", type=click.Path(), metavar="FILE", help="Class names, one a line in the order of the outputs.")
 @click.option("--mean", type=float, nargs=3, help="Of the channels as shares of 255, such as 0.485 0.456 0.406.")
@@ -43,15 +44,13 @@ def import_weights(source: str, origin: str | None, size: str | None, labels: st
     """
     quiet_libraries()
     from mnv3_tf.data import read_labels
-    from mnv3_tf.weights.importing import check_out, save_imported, save_run
+    from mnv3_tf.weights.importing import save_imported, save_run
 
     run = Path(out).suffix == ""
-    data = _data(run, out, overrides)
-    if not run:
-        check_out(out)
+    _check_out(run, out, overrides)
     arguments = {**options, "input_size": _pixels(size), "labels": read_labels(labels) if labels else None}
     imported = _import(source, origin, arguments)
-    save_run(imported, out, data) if run else save_imported(imported, out)
+    save_run(imported, out, overrides) if run else save_imported(imported, out)
     facts = imported.report
     if as_json:
         print_json({**facts, "out": out})
@@ -69,18 +68,19 @@ def import_weights(source: str, origin: str | None, size: str | None, labels: st
                    f"{f' and {len(imported.left_out) - 5} more' if len(imported.left_out) > 5 else ''}.")
 
 
-def _data(run: bool, out: str, overrides: tuple[str, ...]) -> Any:
-    """The settings of pictures that the user gave; None for none."""
-    from mnv3_tf.config import load_config
+def _check_out(run: bool, out: str, overrides: tuple[str, ...]) -> None:
+    """Refuses, before anything is downloaded or read, a place that cannot be written to and settings that are none."""
     from mnv3_tf.errors import InputError
+    from mnv3_tf.training.run_folder import RunFolder
+    from mnv3_tf.weights.importing import check_out, check_picture_settings
 
-    for override in overrides:
-        if not run:
-            raise InputError(f"-o {override}: goes with a run folder; {out} is a file. Give --out a name without an ending.")
-        if not override.startswith("data.") or override.startswith("data.image_size"):
-            raise InputError(f"-o {override}: only settings of the section data are taken here, such as data.resize=crop; the "
-                             "network is that of the weights, its size is --size.")
-    return load_config(None, overrides).data if overrides else None
+    if run:
+        check_picture_settings(overrides)
+        RunFolder(Path(out)).refuse_if_used("Choose another --out.")
+        return
+    if overrides:
+        raise InputError(f"-o {overrides[0]}: goes with a run folder; {out} is a file. Give --out a name without an ending.")
+    check_out(out)
 
 
 def _import(source: str, origin: str | None, arguments: dict[str, Any]) -> Any:
@@ -91,10 +91,11 @@ def _import(source: str, origin: str | None, arguments: dict[str, Any]) -> Any:
     from mnv3_tf.errors import InputError
     from mnv3_tf.export.import_foreign import import_foreign
 
-    model_name = arguments.pop("model_name")
-    if model_name:
-        raise InputError(f"--model-name {model_name}: is for weights that are found by their names; those of a {origin} file "
-                         "are found by their order. Leave it away.")
+    for key, option in (("model_name", "--model-name"), ("part", "--part")):
+        value = arguments.pop(key)
+        if value:
+            raise InputError(f"{option} {value}: is for weights that are found by their names; those of a {origin} file "
+                             "are found by their order. Leave it away.")
     return import_foreign(source, origin, **arguments)
 
 

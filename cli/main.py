@@ -11,7 +11,7 @@ COMMANDS = {
     "train": "Train a network on pictures in folders.",
     "evaluate": "Score a run, a .keras or a .tflite file on labelled pictures.",
     "predict": "Say what is on pictures.",
-    "import-weights": "Take the weights of keras.applications, torchvision, timm, PaddleClas or a .tflite file.",
+    "import-weights": "Take the weights of keras.applications, torchvision, timm, PaddleClas, a .tflite file or TensorFlow.js.",
     "quantize": "Make the int8 form of a trained run (QAT or PTQ).",
     "sensitivity": "Find the blocks that 8 bits hurt, and leave the fewest float that meet a budget.",
     "convert": "Write a .tflite file.",

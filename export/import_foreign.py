@@ -13,8 +13,10 @@ from mnv3_tf.errors import GateError, InputError
 from mnv3_tf.export.foreign import ForeignNetwork, read_convolutions
 from mnv3_tf.export.foreign.assign import to_keras
 from mnv3_tf.export.foreign.match import Candidate, require_match
+from mnv3_tf.export.foreign.tfjs import weight_files
 from mnv3_tf.export.reference import synthetic_pictures
-from mnv3_tf.spec import find_spec, read_block_table
+from mnv3_tf.files import sha256
+from mnv3_tf.spec import check_alpha, find_spec, read_block_table
 from mnv3_tf.weights.importing import Imported, ImportedTensor, check_labels, with_normalization
 
 if TYPE_CHECKING:
@@ -73,16 +75,22 @@ def import_foreign(source: str | Path, origin: str, *, name: str | None = None, 
         dropout: before the classifier, in training.
 
     Returns:
-        The model; ``facts["comparison"]`` holds the :class:`Comparison` with a `.tflite` file as a dict.
+        The model; ``facts["comparison"]`` holds the :class:`Comparison` with a `.tflite` file as a dict, and
+        ``facts["weight_files"]`` the SHA-256 of each file that holds a graph model's weights, by its name.
 
     Raises:
         InputError: the file is damaged or holds no such network.
         GateError: the imported model answers otherwise than the `.tflite` file.
     """
+    if alpha is not None:
+        check_alpha(alpha)
     network = read_convolutions(source)
     if network.format != origin:
         raise InputError(f"{source}: is a {network.format} file. Give --from {network.format}.")
-    network = _with_pixels(network, mean, std)
+    if origin == "tflite" and not (network.height and network.width):
+        raise InputError(f"{source}: leaves height and width of its input open, so it cannot be run and compared with the "
+                         "imported model. Convert it again with a fixed size, such as 224x224; its batch size may stay open.")
+    network = with_pixels(network, mean, std)
     specs = None if table is None else [read_block_table(table)]
     candidate = require_match(network, name=name or None, alpha=alpha, dialect=dialect, specs=specs)
     labels = check_labels(Path(source), candidate.classes, classes, labels)
@@ -101,12 +109,15 @@ def import_foreign(source: str | Path, origin: str, *, name: str | None = None, 
     else:
         notes.append("a graph model is not run here, so its answers were not compared with the imported model's")
     settings, path = _settings(candidate, table, dropout), Path(source)
+    facts: dict[str, Any] = {"comparison": dataclasses.asdict(comparison) if comparison else None}
+    if origin == "tfjs":
+        facts["weight_files"] = {name: sha256(file) for name, file in weight_files(source).items()}
     details = candidate.spec.dialect
     return Imported(
         model=assigned.model, source=path / "model.json" if path.is_dir() else path, origin=origin, settings=settings,
         include_top=candidate.head == "classifier", classes=candidate.classes, labels=labels, mean=details.mean,
         std=details.std, preprocessing=None, tensors=_rows(network, assigned.layers), left_out=network.ignored,
-        notes=tuple(notes), facts={"comparison": dataclasses.asdict(comparison) if comparison else None})
+        notes=tuple(notes), facts=facts)
 
 
 def compare(network: ForeignNetwork, model: "keras.Model", candidate: Candidate) -> Comparison:
@@ -120,7 +131,7 @@ def compare(network: ForeignNetwork, model: "keras.Model", candidate: Candidate)
     """
     from mnv3_tf.export.runtime import LiteRTModel
 
-    runner = LiteRTModel(network.path, delegate="none", keep_tensors=True)
+    runner = LiteRTModel(network.path, delegate="none", keep_tensors=True, fix_batch=True)
     _, height, width, _ = runner.input_shape
     pictures = synthetic_pictures(_PICTURES, max(height, width))[:, :height, :width].astype(np.float32)
     pixels = np.asarray(pictures, np.float64)
@@ -168,7 +179,7 @@ def _precision(network: ForeignNetwork, input_dtype: str) -> str:
     return "float16" if halves else "float32"
 
 
-def _with_pixels(network: ForeignNetwork, mean: Sequence[float] | None, std: Sequence[float] | None) -> ForeignNetwork:
+def with_pixels(network: ForeignNetwork, mean: Sequence[float] | None, std: Sequence[float] | None) -> ForeignNetwork:
     """The network with what its stem sees of a pixel, from the file or, where that is open, from the user."""
     if network.pixel_scale is not None:
         if mean is not None or std is not None:

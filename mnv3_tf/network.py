@@ -22,6 +22,7 @@ from mnv3_tf.spec import (
     Dialect,
     NetworkSpec,
     ScaledBlock,
+    check_alpha,
     find_spec,
     head_widths,
     in_dialect,
@@ -249,8 +250,7 @@ def _check(spec: NetworkSpec, input_shape: Sequence[int | None], alpha: float, c
         if side is not None and side < SMALLEST_SIDE:
             raise InputError(f"The input is {input_shape[0]}x{input_shape[1]}; both sides must be at least "
                              f"{SMALLEST_SIDE}, since the network halves them five times.")
-    if not alpha > 0:
-        raise InputError(f"alpha is {alpha}; the width multiplier must be above 0, such as 0.5, 0.75 or 1.0.")
+    check_alpha(alpha)
     if classes < 1:
         raise InputError(f"classes is {classes}; at least 1 is needed.")
     if pooling not in (None, "avg", "max"):

@@ -205,6 +205,16 @@ def make_divisible(value: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
+def check_alpha(alpha: float) -> None:
+    """Refuses a width multiplier that is no positive, finite number.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise InputError(f"alpha is {alpha}; the width multiplier must be above 0, such as 0.5, 0.75 or 1.0.")
+
+
 def scale_blocks(spec: NetworkSpec, alpha: float) -> tuple[ScaledBlock, ...]:
     """Channel counts of every block at a width multiplier.
 

@@ -417,6 +417,7 @@ def test_unknown_outputs(outputs: str | list[str], message: str) -> None:
     ({"input_shape": (64, 64, None)}, "height, width, channels"), ({"input_shape": (64, 64, 0)}, "height, width, channels"),
     ({"input_shape": (1, 64, 64, 3)}, "height, width, channels"), ({"input_shape": (None, 16, 3)}, "at least 32"),
     ({"alpha": -1}, "alpha is -1; the width multiplier must be above 0"), ({"alpha": float("nan")}, "alpha is nan"),
+    ({"alpha": float("inf")}, "alpha is inf"),
     ({"classes": -2}, "classes is -2; at least 1"), ({"dropout": -0.1}, "dropout is -0.1; it must be at least 0 and below 1"),
     ({"dropout": float("nan")}, "dropout is nan"), ({"pooling": "MAX"}, "pooling is 'MAX'; allowed: None, 'avg', 'max'"),
     ({"class_squeeze": 0}, "class_squeeze is 0; at least 1 channel"), ({"class_expand": -3}, "class_expand is -3"),

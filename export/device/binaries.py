@@ -7,8 +7,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from mnv3_tf.downloads import download
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.export.device.downloads import fetch
 from mnv3_tf.files import cache_folder, read_json, sha256, write_json
 from mnv3_tf.progress import Progress
 
@@ -90,7 +90,7 @@ def _download(entry: dict[str, Any], progress: Progress) -> Binary:
 
 def _fetch(url: str, target: Path) -> None:
     try:
-        fetch(url, target)
+        download(url, target)
     except KitError as error:
         raise KitError(f"{error}. Without the internet, take the kit's own runner (--runner kit), or give the file with "
                        "--benchmark-binary PATH.") from error

@@ -1,29 +1,12 @@
-"""Downloads at a user's request: by a library, checked by SHA-256, kept in the kit's cache."""
+"""Downloads of known content: checked by SHA-256 and kept in the kit's cache."""
 
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from mnv3_tf.downloads import download
 from mnv3_tf.errors import KitError
 from mnv3_tf.files import sha256
-
-_SECONDS = 60
-
-
-def fetch(url: str, target: Path) -> None:
-    """Downloads an address to a file.
-
-    Raises:
-        KitError: it cannot be had.
-    """
-    import pooch
-    import requests
-
-    pooch.get_logger().setLevel("ERROR")
-    try:
-        pooch.HTTPDownloader(progressbar=False, timeout=_SECONDS)(url, str(target), None)
-    except (requests.RequestException, OSError, ValueError) as error:
-        raise KitError(f"{url}: the download failed ({str(error).splitlines()[0][:200]})") from error
 
 
 def fetch_checked(urls: Sequence[str], digest: str, folder: Path) -> Path:
@@ -41,7 +24,7 @@ def fetch_checked(urls: Sequence[str], digest: str, folder: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as store:
             target = Path(store) / "download"
             try:
-                fetch(url, target)
+                download(url, target)
             except KitError as error:
                 problems.append(str(error))
                 continue

@@ -9,14 +9,6 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.export.foreign.match import Candidate
 from mnv3_tf.export.foreign.network import Channels, ForeignConvolution, ForeignNetwork
 
-# What the input tensor of a float file can hold, as (scale, offset) on pixels 0..255.
-PIXEL_RANGES: dict[str, tuple[Channels, Channels]] = {
-    "0..255": ((1.0,) * 3, (0.0,) * 3),
-    "0..1": ((1 / 255,) * 3, (0.0,) * 3),
-    "-1..1": ((1 / 127.5,) * 3, (-1.0,) * 3),
-    "imagenet": ((1 / (255 * 0.229), 1 / (255 * 0.224), 1 / (255 * 0.225)), (-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225)),
-}
-
 
 @dataclass(frozen=True, eq=False)
 class Assigned:
@@ -25,7 +17,6 @@ class Assigned:
     Attributes:
         model: takes RGB pixels 0..255; gives logits, or without a head the last feature map.
         layers: names of the layers that took weights, in order.
-        new: names of layers with weights that the file does not have; their weights are random.
         notes: what a user should know, a sentence each.
         border_pixel: the pixel value that the zeros around the picture stand for, by channel: (in the file, in the model).
             Where they differ, so do the features at the border.
@@ -33,13 +24,12 @@ class Assigned:
 
     model: Any
     layers: tuple[str, ...]
-    new: tuple[str, ...]
     notes: tuple[str, ...]
     border_pixel: tuple[Channels, Channels]
 
 
 def to_keras(network: ForeignNetwork, candidate: Candidate, *, input_size: tuple[int, int] | None = None,
-             pixels: str | None = None, dropout: float = 0.2, complete: bool = False) -> Assigned:
+             dropout: float = 0.2) -> Assigned:
     """Builds the candidate and assigns the convolutions by order.
 
     Every BatchNorm becomes the addition of a bias, exactly: gamma is sqrt(1 + epsilon), the moving mean 0 and variance 1. The
@@ -52,10 +42,7 @@ def to_keras(network: ForeignNetwork, candidate: Candidate, *, input_size: tuple
         network: from :func:`mnv3_tf.export.foreign.read_convolutions`.
         candidate: from :func:`mnv3_tf.export.foreign.match.match_spec`.
         input_size: (height, width) of the model; the file's own if None.
-        pixels: what the file's input tensor holds, a key of :data:`PIXEL_RANGES`; needed where the file does not say.
         dropout: before the classifier, in training.
-        complete: a network without a head goes on to the convolution before pooling all the same, with random weights
-            (:attr:`Assigned.new` names it), as fine-tuning wants it.
 
     Raises:
         InputError: it is not known what the file's input holds or how large it is, or a bias has no place in the dialect.
@@ -67,12 +54,15 @@ def to_keras(network: ForeignNetwork, candidate: Candidate, *, input_size: tuple
     size = input_size or (network.height, network.width)
     if not size[0] or not size[1]:
         raise InputError(f"{network.path}: leaves the size of its input open; give the size, such as 224.")
-    scale, offset = _file_pixels(network, pixels)
+    if network.pixel_scale is None or network.pixel_offset is None:
+        raise InputError(f"{network.path}: does not say what its float input holds, and nothing is assumed. Give mean and std of "
+                         "its pixels.")
+    scale, offset = np.asarray(network.pixel_scale), np.asarray(network.pixel_offset)
     model = MobileNetV3(candidate.spec, input_shape=(*size, 3), alpha=candidate.alpha, classes=candidate.classes or 1,
                         include_top=candidate.head == "classifier", dropout=dropout)
     count = {"none": 0, "features": 1, "classifier": 3}[candidate.head]
     kept = [conv for conv in network.convolutions if conv not in network.head] + list(network.head[:count])
-    if candidate.head == "none" and not complete:
+    if candidate.head == "none":
         last = f"block_{network.block_count:02d}_"
         end = next(name for name in (f"{last}add", f"{last}project_bn") if name in {layer.name for layer in model.layers})
         model = keras.Model(model.input, model.get_layer(end).output, name=model.name)
@@ -85,24 +75,7 @@ def to_keras(network: ForeignNetwork, candidate: Candidate, *, input_size: tuple
             kernel = (kernel * gain[:, None]).astype(np.float32)
         _assign(model, network, conv, kernel, bias)
     borders = (_channels(-offset / scale), _channels(-model_offset / model_scale))
-    new = ("head_conv",) if candidate.head == "none" and complete else ()
-    return Assigned(model, tuple(conv.layer for conv in kept), new, _notes(network, candidate, borders, new), borders)
-
-
-def _file_pixels(network: ForeignNetwork, pixels: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """What the file's first convolution sees of a pixel: (scale, offset), by channel."""
-    if pixels is not None and pixels not in PIXEL_RANGES:
-        raise InputError(f"pixels is {pixels!r}; allowed: {', '.join(PIXEL_RANGES)}.")
-    if network.pixel_scale is not None and network.pixel_offset is not None:
-        if pixels is not None:
-            raise InputError(f"{network.path}: says itself what its input holds; leave out pixels={pixels!r}.")
-        return np.asarray(network.pixel_scale), np.asarray(network.pixel_offset)
-    if pixels is None:
-        raise InputError(f"{network.path}: does not say what its float input holds, and nothing is assumed. Say how its pictures "
-                         f"were prepared: {', '.join(PIXEL_RANGES)}.")
-    scale, offset = map(np.asarray, PIXEL_RANGES[pixels])
-    own_scale, own_offset = np.asarray(network.input_scale), np.asarray(network.input_offset)
-    return own_scale * scale, own_scale * offset + own_offset
+    return Assigned(model, tuple(conv.layer for conv in kept), _notes(network, candidate, borders), borders)
 
 
 def _assign(model: Any, network: ForeignNetwork, conv: ForeignConvolution, kernel: np.ndarray, bias: np.ndarray) -> None:
@@ -123,9 +96,8 @@ def _assign(model: Any, network: ForeignNetwork, conv: ForeignConvolution, kerne
         raise InputError(f"{network.path}: {conv.place} has a bias, and {conv.layer} has none in this dialect.")
 
 
-def _notes(network: ForeignNetwork, candidate: Candidate, borders: tuple[Channels, Channels], new: tuple[str, ...]
-           ) -> tuple[str, ...]:
-    notes = [f"{', '.join(new)} is not in the file and has random weights."] if new else []
+def _notes(network: ForeignNetwork, candidate: Candidate, borders: tuple[Channels, Channels]) -> tuple[str, ...]:
+    notes = []
     if candidate.head != "classifier":
         notes.append("The file's network has no classifier" + (f": {network.stopped}." if network.stopped else "."))
     if network.ignored:

@@ -31,7 +31,6 @@ class _Chain:
 
     convolutions: list[_Found] = field(default_factory=list)
     adds: list[int] = field(default_factory=list)
-    pooled: bool = False
 
 
 class _Refused(Exception):
@@ -55,7 +54,7 @@ def find_network(walked: Walked) -> ForeignNetwork:
     return ForeignNetwork(
         path=graph.path, format=graph.format, convolutions=tuple(map(_foreign, chain.convolutions)), height=graph.height,
         width=graph.width, residual_adds=tuple(chain.adds), input_scale=scale, input_offset=offset, pixel_scale=pixel_scale,
-        pixel_offset=pixel_offset, pooled=chain.pooled,
+        pixel_offset=pixel_offset,
         ignored=tuple(operator.place for operator in graph.operators
                       if operator not in used and not finder.adds_nothing(operator, end)), stopped=stopped)
 
@@ -211,8 +210,7 @@ class _Finder:
             if not self._after[Mean(y)] and Mean(y) not in self._bases and not self._is_output(y):
                 continue
             chain.convolutions.append(_Found(conv, "head_conv", None, activation))
-            chain.pooled = Mean(y) in self._bases or bool(self._after[Mean(y)])
-            if not chain.pooled:
+            if Mean(y) not in self._bases and not self._after[Mean(y)]:
                 return y, "the file ends before the pooling"
             for expand in self._after[Mean(y)]:
                 last = self._activation(expand)

@@ -8,7 +8,7 @@ Kinds of operators, with their attributes:
 - ``add``, ``sub``, ``mul``, ``div``: two inputs. ``neg``. ``rsqrt`` (of constants only).
 - ``relu``, ``hard_swish``, ``clip`` (`low`, `high`).
 - ``batchnorm``: picture, gamma, beta, mean, variance; `epsilon`.
-- ``mean``: `axes`, `keepdims`. ``average_pool``: `window` and `stride` (vertical, horizontal), `padding`.
+- ``mean``: `axes`. ``average_pool``: `window` and `stride` (vertical, horizontal), `padding`.
 - ``pad``: `pads` (top, bottom, left, right).
 - ``reshape``: also squeezes and flattenings; the order of the values stays. `shape` where it is known and matters.
 - ``identity``: also conversions between types.

@@ -38,11 +38,6 @@ class Candidate:
     classes: int | None
     rescaling_fits: bool
 
-    @property
-    def has_head(self) -> bool:
-        """Whether the classifier's whole head is there."""
-        return self.head == "classifier"
-
 
 @dataclass(frozen=True)
 class _Expected:

@@ -68,7 +68,6 @@ class ForeignNetwork:
         input_scale, input_offset: by channel: the first convolution sees scale * (input tensor, as a real number) + offset.
         pixel_scale, pixel_offset: by channel: it sees scale * pixel + offset, for RGB pixels 0..255; None where the file does
             not say how pixels become its input (a float input without rescaling).
-        pooled: whether the network goes on to the global average pooling.
         ignored: places of the operators that are no part of the network: heads of other tasks, a softmax.
         stopped: why the network ends where it does, None where it goes on to a classifier.
     """
@@ -83,7 +82,6 @@ class ForeignNetwork:
     input_offset: Channels
     pixel_scale: Channels | None
     pixel_offset: Channels | None
-    pooled: bool
     ignored: tuple[str, ...]
     stopped: str | None
 

@@ -7,8 +7,9 @@ uint8 or uint16 with a scale and a minimum).
 import base64
 import binascii
 import math
+import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,16 @@ def is_tfjs(path: str | Path) -> bool:
     return Path(path).suffix == ".json" or (Path(path) / "model.json").is_file()
 
 
+def weight_files(path: str | Path) -> dict[str, Path]:
+    """The files of a graph model's weights, by the names that its manifest gives them; for one that :func:`read_tfjs` reads."""
+    path = _document_path(path)
+    return {name: path.parent / name for group in read_json(path)["weightsManifest"] for name in group["paths"]}
+
+
+def _document_path(path: str | Path) -> Path:
+    return Path(path) / "model.json" if Path(path).is_dir() else Path(path)
+
+
 def read_tfjs(path: str | Path) -> Graph:
     """Reads a graph model.
 
@@ -42,8 +53,7 @@ def read_tfjs(path: str | Path) -> Graph:
     Raises:
         InputError: a file is missing, cut or of another kind; the message names it and what to do.
     """
-    path = Path(path)
-    path = path / "model.json" if path.is_dir() else path
+    path = _document_path(path)
     document = read_json(path)
     if not isinstance(document, Mapping) or "modelTopology" not in document:
         raise InputError(f"{path}: is no TensorFlow.js model (it has no modelTopology). Give the model.json of a graph model.")
@@ -86,7 +96,7 @@ def _read_weights(path: Path, manifest: Any) -> dict[str, Constant]:
         raise InputError(f"{path}: has no weightsManifest, so its weights cannot be read.")
     weights: dict[str, Constant] = {}
     for group in manifest:
-        files = [path.parent / name for name in group["paths"]]
+        files = [_beside(path, name) for name in group["paths"]]
         content = b"".join(read_bytes(file) for file in files)
         offset = 0
         for entry in group["weights"]:
@@ -104,6 +114,15 @@ def _read_weights(path: Path, manifest: Any) -> dict[str, Constant]:
             raise InputError(f"{files[-1]}: holds {len(content)} bytes where {path.name} describes {offset}; "
                              "the two do not belong together.")
     return weights
+
+
+def _beside(path: Path, name: Any) -> Path:
+    """A file of weights, which lies in the folder of the JSON file or below it."""
+    if not isinstance(name, str) or not name or name.startswith(("/", "\\")) or PureWindowsPath(name).drive \
+            or ".." in re.split(r"[/\\]", name):
+        raise InputError(f"{path}: its weightsManifest names the file {name!r}; only files beside it are read. Put the weights "
+                         "there and name them so.")
+    return path.parent / name
 
 
 def _constant(raw: np.ndarray, entry: Mapping[str, Any]) -> Constant:
@@ -181,8 +200,7 @@ def _operator(path: Path, number: int, node: Mapping[str, Any], constants: Mappi
     if op in _BATCHNORMS:
         return made("batchnorm", epsilon=float(attributes.get("epsilon", {}).get("f", 1e-4)))
     if op == "Mean" and value(1) is not None:
-        return made("mean", take=1, axes=tuple(whole(1)),
-                    keepdims=bool(attributes.get("keep_dims", {}).get("b", False)))
+        return made("mean", take=1, axes=tuple(whole(1)))
     if op == "AvgPool":
         return made("average_pool", window=_pair(attributes, "ksize"), stride=_pair(attributes, "strides"),
                     padding=_text(attributes, "padding", "VALID").lower())

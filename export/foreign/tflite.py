@@ -110,7 +110,7 @@ class _Reader:
                 return made("other", reason="its weights are shuffled")
             return made("fully_connected", transposed=True)
         if info.name == "MEAN":
-            return made("mean", take=1, axes=tuple(self._whole(info, 1)), keepdims=bool(options.keepDims))
+            return made("mean", take=1, axes=tuple(self._whole(info, 1)))
         if info.name == "AVERAGE_POOL_2D":
             return made("average_pool", window=(options.filterHeight, options.filterWidth),
                         stride=(options.strideH, options.strideW), padding=_padding(options))

@@ -23,6 +23,7 @@ from mnv3_tf.weights.torch_files import ZIP_ERRORS
 
 _SPARE_BYTES = 1 << 26
 _DEPTH = 32
+_GROUPS = 100_000
 # Top-level groups of a Keras 3 file that hold no layer.
 _NO_LAYERS = ("optimizer", "metrics", "loss")
 
@@ -129,6 +130,7 @@ class _Reader:
     def __init__(self, path: Path, size_bytes: int) -> None:
         self.path = path
         self.bytes_left = 8 * size_bytes + _SPARE_BYTES
+        self.groups_left = _GROUPS
 
     def older(self, root: Any) -> Iterator[Group]:
         """Layers named by the attribute `layer_names`, tensors by `weight_names`."""
@@ -154,6 +156,10 @@ class _Reader:
 
         if depth > _DEPTH:
             raise InputError(f"{self.path}: groups nested deeper than {_DEPTH}: no file of Keras.")
+        self.groups_left -= 1
+        if self.groups_left < 0:
+            raise InputError(f"{self.path}: more than {_GROUPS} groups, as far as they can be followed: no file of Keras, or "
+                             "made to take for ever.")
         for name in natsorted(group.keys()):
             if depth == 0 and name in _NO_LAYERS:
                 continue

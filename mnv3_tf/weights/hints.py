@@ -74,7 +74,7 @@ def read_hints(path: Path) -> Hints:
 
 def published_hints(entry: "PublishedWeights") -> Hints:
     """What the table of published weights says."""
-    return Hints(found_in="registry.json", mean=entry.mean, std=entry.std, crop=entry.input_size / entry.resize,
+    return Hints(found_in="the table of published weights", mean=entry.mean, std=entry.std, crop=entry.input_size / entry.resize,
                  interpolation=entry.interpolation, licence=entry.licence, top1=entry.top1)
 
 
@@ -110,7 +110,7 @@ def _safetensors_metadata(path: Path) -> Mapping[str, Any]:
             return {}
         try:
             header = json.loads(file.read(size))
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
     return metadata if isinstance(metadata, Mapping) else {}

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnv3_tf.config import Config, DataConfig, ModelConfig
+from mnv3_tf.config import Config, DataConfig, ModelConfig, load_config
 from mnv3_tf.data import Preprocessing, write_labels
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import sha256, write_json
 from mnv3_tf.progress import Progress
-from mnv3_tf.spec import DIALECTS, SPECS, NetworkSpec, find_spec, in_dialect, read_block_table
+from mnv3_tf.spec import DIALECTS, SPECS, NetworkSpec, check_alpha, find_spec, in_dialect, read_block_table
 from mnv3_tf.weights.hints import Hints, published_hints, read_hints
 from mnv3_tf.weights.matching import ALPHAS, Variant, advice, check_fit, class_count, left_out_names, nearest_variants
 from mnv3_tf.weights.names import ORIGINS, Entry, source_entries
@@ -91,7 +91,7 @@ def import_weights(source: str | Path, origin: str | None = None, *, name: str |
                    dialect: str | None = None, model_name: str | None = None, input_size: int | Sequence[int] | None = None,
                    classes: int | None = None, labels: Sequence[str] | None = None, mean: Sequence[float] | None = None,
                    std: Sequence[float] | None = None, table: str | Path | None = None, dropout: float = 0.2,
-                   progress: Progress | None = None) -> Imported:
+                   part: str | None = None, progress: Progress | None = None) -> Imported:
     """Builds the network that a file's tensors are of, and puts them in.
 
     Args:
@@ -109,11 +109,13 @@ def import_weights(source: str | Path, origin: str | None = None, *, name: str |
         mean, std: of the input's three channels as shares of 255, where they are not the dialect's.
         table: YAML of a network of your own (:func:`mnv3_tf.read_block_table`) that was trained in the other package.
         dropout: share dropped before the classifier. PaddleClas multiplies by the rest when it predicts.
+        part: of a checkpoint with several dicts of tensors, the key of the one to take; None takes averaged weights where there
+            are some, else the model's.
         progress: told of a download.
 
     Raises:
-        InputError: the file cannot be read, or is not of that network: every tensor that does not fit is named, and the variant
-            that does.
+        InputError: the file cannot be read, or two of the arguments contradict each other, or it is not of that network: every
+            tensor that does not fit is named, and the variant that does.
     """
     from mnv3_tf.weights.readers import read_source
 
@@ -130,14 +132,20 @@ def import_weights(source: str | Path, origin: str | None = None, *, name: str |
         own = entry.dialect.removesuffix("_tf")
         if origin not in (None, own):
             raise InputError(f"--from {origin}: {entry.name} was published by {own}. Leave --from away.")
+        if model_name:
+            raise InputError(f"--model-name {model_name}: {entry.name} says already which network it is. Leave "
+                             "--model-name away.")
+        _refuse_others(entry.name, Published(entry.dialect, entry.network, entry.alpha), name, alpha, dialect)
         path, hints, origin = fetch(entry, progress), published_hints(entry), own
-        name, alpha, dialect = name or entry.network, alpha if alpha is not None else entry.alpha, dialect or entry.dialect
+        name, alpha, dialect = entry.network, entry.alpha, entry.dialect
         input_size = entry.input_size if input_size is None else input_size
     if origin is None:
-        raise InputError(f"{source}: say which package saved it, with --from {', '.join(ORIGINS)}.")
+        foreign = "tflite" if path.suffix.lower() == ".tflite" else "tfjs" if path.suffix.lower() == ".json" else None
+        raise InputError(f"{source}: say that it is a network's graph, with --from {foreign}." if foreign else
+                         f"{source}: say which package saved it, with --from {', '.join(ORIGINS)}.")
+    read = read_source(path, part)
     if hints is None and origin == "timm":
         hints = read_hints(path)
-    read = read_source(path)
     imported = import_tensors(read.tensors, path, origin, name=name, alpha=alpha, dialect=dialect, model_name=model_name,
                               input_size=224 if input_size is None else input_size, classes=classes, labels=labels, mean=mean,
                               std=std, table=table, dropout=dropout, hints=hints)
@@ -152,8 +160,14 @@ def import_tensors(tensors: Mapping[str, np.ndarray], path: Path, origin: str, *
     """:func:`import_weights` for tensors that are read already, by their names in the file `path`."""
     hints = hints or Hints()
     notes: list[str] = []
-    # Who gives the dialect knows better than a file beside the weights.
+    hints = _fitting_hints(origin, hints, model_name, dialect, notes)
     published = _published(origin, model_name, hints if dialect is None else Hints(), notes)
+    if model_name and published is not None:
+        own = (name, alpha) if table is None else (None, None)  # with a table, the name says the dialect alone
+        _refuse_others(f"--model-name {model_name}", published, *own, dialect)
+    known = [key for key, given, found in (("mean", mean, hints.mean), ("std", std, hints.std)) if given is None and found]
+    if known:
+        notes.append(f"{' and '.join(known)} of the input {'are' if len(known) > 1 else 'is'} as {hints.found_in} says")
     spec, alpha, settings = _settle(tensors, path, origin, name, alpha, _dialect(path, origin, dialect, published), published,
                                     table, notes)
     found = class_count(origin, spec, tensors)
@@ -214,43 +228,62 @@ def check_out(out: str | Path) -> Path:
     return out
 
 
-def save_run(imported: Imported, folder: str | Path, data: DataConfig | None = None) -> "RunFolder":
+def check_picture_settings(overrides: Sequence[str]) -> None:
+    """Refuses overrides that are not of how pictures are prepared, or that no configuration takes.
+
+    Raises:
+        InputError: names the first of them.
+    """
+    for override in overrides:
+        if not override.startswith("data.") or override.startswith("data.image_size"):
+            raise InputError(f"-o {override}: only settings of the section data are taken here, such as data.resize=crop; the "
+                             "network is that of the weights, its size is --size.")
+    load_config(None, overrides)
+
+
+def save_run(imported: Imported, folder: str | Path, overrides: Sequence[str] = ()) -> "RunFolder":
     """Writes a float run, as training does, that `quantize`, `evaluate`, `predict`, `convert` and `verify` take.
 
     Args:
         imported: a whole network, with class names.
         folder: to make.
-        data: how pictures become its input, where `imported` does not know it; the size is the model's.
+        overrides: how pictures become its input, such as ``data.resize=crop``: on top of what `imported` knows of it, and
+            needed where that is nothing. The size is the model's.
 
     Raises:
-        InputError: the folder is taken, the network has no classifier or no class names, or nobody says how pictures were
-            prepared.
+        InputError: the folder is taken, the network has no classifier or no class names, nobody says how pictures were prepared,
+            or an override is none of that.
     """
     from mnv3_tf.keras_model import save_keras
     from mnv3_tf.training.run_folder import RunFolder, contract_from
 
     run = RunFolder(Path(folder))
     run.refuse_if_used("Choose another --out.")
+    check_picture_settings(overrides)
     if imported.classes is None:
         raise InputError(f"{imported.source}: has no classifier, so it is no run yet. Write it to a .keras file, and train it "
                          "with -o model.weights=FILE.keras.")
     if not imported.labels:
         raise InputError(f"{imported.source}: the names of its {imported.classes} classes are not known. Give them with --labels "
                          "FILE, one a line in the order of the outputs.")
-    if imported.preprocessing is None and data is None:
+    if imported.preprocessing is None and not overrides:
         raise InputError(f"{imported.source}: it is not known how its pictures were prepared. Say it with -o, such as "
                          "-o data.resize=crop -o data.crop_fraction=0.875 -o data.interpolation=bicubic.")
     contract, (height, width) = imported.preprocessing, imported.model.input_shape[1:3]
-    if data is None and contract is not None:
-        data = DataConfig(resize=contract.resize, crop_fraction=contract.crop_fraction, interpolation=contract.interpolation)
-    assert data is not None
-    config = Config(model=imported.settings, data=dataclasses.replace(data, image_size=(height, width)))
+    known = {} if contract is None else {"resize": contract.resize, "crop_fraction": contract.crop_fraction,
+                                         "interpolation": contract.interpolation}
+    data = DataConfig(image_size=(height, width), **known)  # type: ignore[arg-type]
+    config = load_config(None, overrides, Config(model=imported.settings, data=data))
+    if config.data.resize != "crop":  # what a crop was known to keep is of no meaning then
+        cut = load_config(None, overrides).data.crop_fraction
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, crop_fraction=cut))
+    prepared = contract_from(config)
     run.path.mkdir(parents=True, exist_ok=True)
-    run.write_head(config, contract_from(config), imported.labels)
+    run.write_head(config, prepared, imported.labels)
     save_keras(imported.model, run.model)
     facts = imported.report
     run.write_card(kind="float run", config=config.to_dict(), classes=list(imported.labels), data={}, seeds={},
-                   preprocessing=contract_from(config).fingerprint(), notes=facts["notes"],
+                   preprocessing=prepared.fingerprint(), notes=facts["notes"],
                    imported={"origin": imported.origin, "file": imported.source.name, "sha256": sha256(imported.source),
                              "mean": facts["mean"], "std": facts["std"], **imported.facts})
     return run
@@ -290,6 +323,30 @@ def save_imported(imported: Imported, out: str | Path) -> Path:
     return out
 
 
+def _fitting_hints(origin: str, hints: Hints, model_name: str | None, dialect: str | None, notes: list[str]) -> Hints:
+    """The hints, or none of them where they are of another network than the user says: who asks knows better."""
+    if hints.model_name is None or not (model_name or dialect):
+        return hints
+    try:
+        found = find_published_name(origin, hints.model_name)
+    except InputError:  # no name of that package, which says nothing against the user's
+        return hints
+    agrees = found == find_published_name(origin, model_name) if model_name else found.dialect == dialect
+    if agrees:
+        return hints
+    notes.append(f"{hints.found_in} is of {hints.model_name}, another network than was asked for, so nothing was taken from it")
+    return Hints()
+
+
+def _refuse_others(what: str, published: Published, name: str | None, alpha: float | None, dialect: str | None) -> None:
+    """Refuses a network, alpha or dialect beside a name that means another."""
+    for option, given, own in (("--model", name, published.name), ("--alpha", alpha, published.alpha),
+                               ("--dialect", dialect, published.dialect)):
+        if given is not None and given != own:
+            raise InputError(f"{option} {given}: {what} is {published.name} at alpha {published.alpha:g} in the dialect "
+                             f"{published.dialect}. Leave {option} away.")
+
+
 def _published(origin: str, model_name: str | None, hints: Hints, notes: list[str]) -> Published | None:
     """The network that a name means: the user's, or the one that lies in or beside the file."""
     if model_name:
@@ -320,8 +377,8 @@ def _settle(tensors: Mapping[str, np.ndarray], path: Path, origin: str, name: st
             published: Published | None, table: str | Path | None,
             notes: list[str]) -> tuple[NetworkSpec, float, ModelConfig]:
     """Network and alpha: as given, as the package's name says, or as the shapes say."""
-    if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
-        raise InputError(f"alpha is {alpha}; the width multiplier must be above 0, such as 0.5, 0.75 or 1.0.")
+    if alpha is not None:
+        check_alpha(alpha)
     if table is not None:
         spec = in_dialect(read_block_table(table), dialect)
         alpha = 1.0 if alpha is None else alpha

@@ -1,13 +1,14 @@
 """Weights for a network that is built in one's own code: ``MobileNetV3(..., weights="imagenet")``."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.spec import SPECS, NetworkSpec
+from mnv3_tf.spec import DIALECTS, SPECS, NetworkSpec
 
 if TYPE_CHECKING:
     import keras
@@ -41,7 +42,8 @@ def find_weights(source: str | Path, spec: NetworkSpec, alpha: float, *, top: bo
         top: whether it has a classifier.
 
     Raises:
-        InputError: there are no such weights; of "imagenet", the message says at which alphas there are. Nothing is downloaded.
+        InputError: there are no such weights; of "imagenet", the message says at which alphas there are. Or they are of a dialect
+            that computes another function with equal tensors. Nothing is downloaded then.
     """
     from mnv3_tf.weights.importing import import_weights
     from mnv3_tf.weights.registry import find_published, imagenet_for
@@ -53,6 +55,7 @@ def find_weights(source: str | Path, spec: NetworkSpec, alpha: float, *, top: bo
 
         file = keras_file(path)
         model = load_keras(file)
+        _check_layers(file, model, spec)
         return NamedTensors(str(file), tensors_of(model, ()), normalization_of(model))
     if str(source) == "imagenet":
         if spec.name not in SPECS:
@@ -61,8 +64,46 @@ def find_weights(source: str | Path, spec: NetworkSpec, alpha: float, *, top: bo
         entry = imagenet_for(spec.name, alpha, spec.dialect.name, top or spec.dialect.name != "keras")
     else:
         entry = find_published(str(source))
+    theirs = DIALECTS[entry.dialect]
+    if _function(theirs.symmetric_padding, theirs.batchnorm_epsilon) != _own_function(spec):
+        raise InputError(_other_dialect(entry.name, [entry.dialect], spec))
     imported = import_weights(entry.name)
     return NamedTensors(entry.name, tensors_of(imported.model, ()), (imported.mean, imported.std))
+
+
+def _function(symmetric_padding: bool, epsilon: float) -> tuple[bool, float]:
+    """What of a dialect decides the answers of equal tensors, beside the normalization, which is that of the weights."""
+    return symmetric_padding, float(f"{epsilon:.3g}")
+
+
+def _own_function(spec: NetworkSpec) -> tuple[bool, float]:
+    return _function(spec.dialect.symmetric_padding, spec.dialect.batchnorm_epsilon)
+
+
+def _check_layers(file: Path, model: "keras.Model", spec: NetworkSpec) -> None:
+    """Refuses a file whose layers pad or normalize otherwise than the network's."""
+    from mnv3_tf.run_card import read_card
+    from mnv3_tf.weights.starting import spec_of_file
+
+    layers = {layer.name: layer for layer in model.layers}
+    if "stem_conv_bn" not in layers:
+        return  # no network of this kit; what is missing is said when the weights are assigned
+    theirs = _function("stem_conv_pad" in layers, layers["stem_conv_bn"].epsilon)
+    if theirs == _own_function(spec):
+        return
+    try:
+        dialects: list[str] = [spec_of_file(file, read_card(file) or {}).dialect]
+    except InputError:  # a table of somebody's own; the dialects with such layers are known all the same
+        dialects = [name for name, each in DIALECTS.items()
+                    if _function(each.symmetric_padding, each.batchnorm_epsilon) == theirs]
+    raise InputError(_other_dialect(str(file), dialects, spec))
+
+
+def _other_dialect(source: str, dialects: Sequence[str], spec: NetworkSpec) -> str:
+    remedy = f"dialect={' or '.join(map(repr, dialects))}" if dialects else "the dialect that they were trained in"
+    return (f"{source}: weights of the dialect {' or '.join(dialects) or '(none of this kit)'}, and the network is built in the "
+            f"dialect {spec.dialect.name}, whose padding or BatchNorm epsilon differs: the same tensors would answer otherwise. "
+            f"Build it with {remedy}.")
 
 
 def with_their_normalization(spec: NetworkSpec, weights: NamedTensors) -> NetworkSpec:

@@ -188,8 +188,8 @@ def identify(model: "keras.Model") -> ModelConfig:
     layers = {layer.name: layer for layer in model.layers}
     dropout = float(layers["head_dropout"].rate) if "head_dropout" in layers else (0.0 if classes else 0.2)
     # A normalization of no dialect is one that was given on import; then padding and epsilon decide.
-    fitting = sorted((name for name in DIALECTS if _same_details(layers, name)),
-                     key=lambda name: not _same_normalization(layers, name))
+    fitting = sorted((name for name in DIALECTS if same_details(layers, name)),
+                     key=lambda name: not same_normalization(layers, name))
     for config in _candidates(shapes, fitting):
         if expected_shapes(_spec_of(config), config.alpha, classes) == shapes:
             return dataclasses.replace(config, dropout=dropout)
@@ -227,14 +227,14 @@ def _spec_of(config: ModelConfig) -> NetworkSpec:
     return dataclasses.replace(spec, **changes)
 
 
-def _same_details(layers: Mapping[str, Any], dialect: str) -> bool:
+def same_details(layers: Mapping[str, Any], dialect: str) -> bool:
     """Whether a model has the dialect's padding and BatchNorm epsilon."""
     details, batchnorm = DIALECTS[dialect], layers.get("stem_conv_bn")
     return (batchnorm is not None and ("stem_conv_pad" in layers) == details.symmetric_padding
             and bool(np.isclose(batchnorm.epsilon, details.batchnorm_epsilon, rtol=1e-3)))
 
 
-def _same_normalization(layers: Mapping[str, Any], dialect: str) -> bool:
+def same_normalization(layers: Mapping[str, Any], dialect: str) -> bool:
     """Whether a model brings pixels to what the dialect's stem expects, or takes them like that."""
     rescale = layers.get("rescale")
     return rescale is None or all(np.allclose(given, own, rtol=1e-5) for given, own in

@@ -166,7 +166,7 @@ def _joined(path: Path, value: Any) -> Any:
         for name, facts in sliced.items():
             parts = [_array(path, key, value.pop(key)) for key in facts["slices"]]
             value[name] = np.concatenate(parts).reshape(facts["OriginShape"])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: damaged: the slices of a big tensor do not fit together ({error}). Save it again.") from None
     return value
 
@@ -265,7 +265,7 @@ def _choose(path: Path, value: Any, part: str | None, notes: _Notes) -> dict[Any
         notes.sentences.append(f"the tensors are those of its part {key!r}")
         return only
     if found:
-        raise InputError(f"{path}: has several dicts of tensors ({', '.join(list(found)[:8])}). Say which to take.")
+        raise InputError(f"{path}: has several dicts of tensors ({', '.join(list(found)[:8])}). Say which to take with --part.")
     keys = ", ".join(str(key)[:40] for key in list(value)[:8])
     raise InputError(f"{path}: holds no tensors (its keys: {keys or 'none'}). Save model.state_dict().")
 

@@ -202,7 +202,8 @@ def _load_by_keras(entry: PublishedWeights, folder: str) -> Path:
             arrived = Path(folder) / entry.file_name
             if arrived.is_file():  # it came whole and has another hash; the caller says which
                 return arrived
-            raise KitError(f"{entry.url}: the download failed ({str(error).splitlines()[0][:200]})") from error
+            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+            raise KitError(f"{entry.url}: the download failed ({reason})") from error
 
 
 @contextlib.contextmanager

@@ -119,7 +119,7 @@ def weights_spec(model: ModelConfig) -> ModelConfig:
     if entry is not None:
         return _section(name=entry.network, alpha=entry.alpha, dialect=entry.dialect, weights=model.weights)
     file = keras_file(Path(str(model.weights)))
-    return dataclasses.replace(_spec_of_file(file, read_card(file) or {}), weights=model.weights)
+    return dataclasses.replace(spec_of_file(file, read_card(file) or {}), weights=model.weights)
 
 
 def _published(model: ModelConfig) -> "PublishedWeights | None":
@@ -191,7 +191,7 @@ def keras_file(path: Path) -> Path:
     raise InputError(f"model.weights is {path}: there is no such run folder or .keras file.")
 
 
-def _spec_of_file(file: Path, card: Mapping[str, Any]) -> ModelConfig:
+def spec_of_file(file: Path, card: Mapping[str, Any]) -> ModelConfig:
     """What network a file holds: by its card, by its run folder, or by the layers' shapes."""
     if card.get("kind") == "imported weights":
         names = {field.name for field in dataclasses.fields(ModelConfig)} - {"weights"}

@@ -94,7 +94,8 @@ class Tensor:
         """The values, contiguous, in the machine's byte order."""
         if 0 in self.shape:
             return np.zeros(self.shape, self.dtype)
-        stored = np.frombuffer(self.storage.read(self.storage), self.dtype)
+        content = self.storage.read(self.storage)
+        stored = np.frombuffer(content, self.dtype, len(content) // self.dtype.itemsize)
         if self.storage.swapped and self.dtype.itemsize > 1:
             stored = stored.view(f"u{self.dtype.itemsize}").byteswap().view(self.dtype)
         step = self.dtype.itemsize

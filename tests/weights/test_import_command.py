@@ -1,6 +1,7 @@
 """`mnv3 import-weights` as a user meets it."""
 
 import contextlib
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from seeded import golden, tensors_of
 
 from mnv3_tf.cli.main import main
+from mnv3_tf.errors import InputError
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
@@ -87,6 +89,9 @@ def test_errors_are_of_the_user_and_leave_nothing(timm_folder: Path, tmp_path: P
             ((file, "--from", "timm", "--size", "big", "--out", out), ("--size big: one side in pixels",)),
             ((file, "--from", "timm", "--out", tmp_path / "m.h5"), ("the model is written as a .keras file",)),
             ((tmp_path / "none.pth", "--from", "torchvision", "--out", out), ("none.pth: cannot be read",)),
+            ((tmp_path / "none.safetensors", "--from", "timm", "--out", out), ("none.safetensors: cannot be read",)),
+            (("detector.tflite", "--out", out), ("with --from tflite",)), (("model.json", "--out", out), ("with --from tfjs",)),
+            ((file, "--from", "timm", "--alpha", "nan", "--out", out), ("alpha is nan; the width multiplier must be above 0",)),
             (("torchvision/mobilenet_v3_smal", "--out", out),
              ("no published weights of that name", "mobilenet_v3_small", "There is no file of that name either")),
             ((file, "--from", "timm", "--labels", tmp_path / "none.txt", "--out", out), ("none.txt: cannot be read",))):
@@ -136,6 +141,8 @@ def test_a_run_folder_goes_down_the_road(timm_folder: Path, pictures: Path, tmp_
     opened = open_run(folder)
     assert opened.labels()[:3] == ("blue", "green", "red") and opened.config().model.dialect == "timm_tf"
     assert opened.contract().resize == "pad" and opened.contract().height == 64
+    # What was not given is as config.json says; the crop that belonged to its resizing is not.
+    assert (opened.contract().interpolation, opened.contract().crop_fraction) == ("bicubic", 1.0)
     code, text, error = run("evaluate", folder, "--data", pictures, "--json")
     assert code == 0 and json.loads(text)["kind"] == "keras", error
     code, _, error = run("quantize", folder, "--data", pictures, "--out", tmp_path / "ptq", "--method", "ptq",
@@ -143,8 +150,57 @@ def test_a_run_folder_goes_down_the_road(timm_folder: Path, pictures: Path, tmp_
     assert code == 0, error
     code, text, error = run("diff", folder, tmp_path / "ptq", "--json")
     assert code in (0, 1), error
-    code, _, error = run(*arguments, "--labels", names)
+    code, _, error = run("import-weights", tmp_path / "none.pth", "--from", "torchvision", "--out", folder)
     assert code == 2 and "already holds files" in error
+
+
+def test_settings_of_pictures_come_on_top(timm_folder: Path, tmp_path: Path) -> None:
+    from mnv3_tf.training.run_folder import open_run
+    from mnv3_tf.weights.importing import import_weights, save_run
+
+    imported = import_weights(timm_folder / "model.safetensors", "timm", input_size=64, labels=[f"kind {n}" for n in range(12)])
+    for overrides, crop in ((["data.strict=true"], 0.875), (["data.crop_fraction=0.5"], 0.5)):
+        contract = save_run(imported, tmp_path / str(crop), overrides).contract()
+        assert (contract.resize, contract.crop_fraction, contract.interpolation) == ("crop", crop, "bicubic")
+    assert open_run(tmp_path / "0.875").config().data.strict
+    with pytest.raises(InputError, match="only settings of the section data"):
+        save_run(imported, tmp_path / "run", ["model.alpha=0.5"])
+    with pytest.raises(InputError, match="it is not known how its pictures were prepared"):
+        save_run(dataclasses.replace(imported, preprocessing=None), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_of_another_network_is_left_alone(timm_folder: Path, tmp_path: Path) -> None:
+    """The user's word comes before the file beside the weights, and two words that disagree are refused."""
+    file, out = timm_folder / "model.safetensors", tmp_path / "m.keras"
+    options = ("--from", "timm", "--size", 64, "--out", out, "--json")
+    code, text, error = run("import-weights", file, *options)
+    assert code == 0, error
+    assert f"mean and std of the input are as {timm_folder / 'config.json'} says" in json.loads(text)["notes"]
+    code, text, error = run("import-weights", file, *options, "--model-name", "mobilenetv3_small_075")
+    report = json.loads(text)
+    assert code == 0 and np.allclose(report["mean"], [0.485, 0.456, 0.406]) and report["preprocessing"] is None, error
+    assert any("is of tf_mobilenetv3_small_075, another network than was asked for" in note for note in report["notes"])
+    code, _, error = run("import-weights", file, *options, "--model-name", "mobilenetv3_small_075", "--dialect", "timm_tf")
+    assert code == 2
+    assert "--dialect timm_tf: --model-name mobilenetv3_small_075 is small at alpha 0.75 in the dialect timm" in error
+    for extra, said in ((("--model-name", "mobilenetv3_small_100"), "says already which network it is"),
+                        (("--alpha", 0.5), "--alpha 0.5: timm/mobilenetv3_small_100.lamb_in1k is small at alpha 1"),
+                        (("--dialect", "timm_tf"), "Leave --dialect away")):
+        code, _, error = run("import-weights", "timm/mobilenetv3_small_100.lamb_in1k", "--out", tmp_path / "p.keras", *extra)
+        assert code == 2 and said in error
+
+
+def test_a_part_of_a_checkpoint(timm_folder: Path, tmp_path: Path) -> None:
+    import pickle
+
+    tensors = tensors_of(golden("paddle", "MobileNetV3_small_x0_35", 0.35))
+    (tmp_path / "w.pdparams").write_bytes(pickle.dumps({"student": tensors, "teacher": tensors}, protocol=4))
+    arguments = ("import-weights", tmp_path / "w.pdparams", "--from", "paddle", "--size", 64, "--out", tmp_path / "m.keras")
+    code, _, error = run(*arguments)
+    assert code == 2 and "Say which to take with --part" in error
+    code, _, error = run(*arguments, "--part", "teacher")
+    assert code == 0, error
 
 
 def test_settings_of_pictures_go_with_a_run_folder(timm_folder: Path, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from seeded import golden, tensors_of
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.network import MobileNetV3, MobileNetV3Small
+from mnv3_tf.spec import Block, NetworkSpec, find_spec, in_dialect
+from mnv3_tf.weights.importing import with_normalization
 from mnv3_tf.weights.registry import cached_path, find_published
 
 
@@ -62,7 +64,30 @@ def test_another_network_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_the_normalization_is_that_of_the_weights(tmp_path: Path) -> None:
-    source = MobileNetV3("small", alpha=0.35, dialect="timm", classes=3, input_shape=(32, 32, 3))
+    """Such as timm's `miil` weights, whose pixels are 0..1."""
+    arguments = {"alpha": 0.35, "classes": 3, "input_shape": (32, 32, 3)}
+    spec = with_normalization(find_spec("small", "timm"), (0, 0, 0), (1, 1, 1))
+    MobileNetV3(spec, **arguments).save(tmp_path / "m.keras")
+    loaded = MobileNetV3("small", dialect="timm", weights=tmp_path / "m.keras", **arguments)
+    assert np.allclose(loaded.get_layer("rescale").scale, 1 / 255) and np.allclose(loaded.get_layer("rescale").offset, 0)
+
+
+def test_another_dialect_of_equal_shapes_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """timm's own networks and those it ported differ in padding and epsilon alone; keras and timm_tf at alpha 1 in nothing."""
+    arguments = {"alpha": 1.0, "classes": 3, "input_shape": (32, 32, 3)}
+    source = MobileNetV3("small", dialect="timm_tf", **arguments)
     source.save(tmp_path / "m.keras")
-    other = MobileNetV3("small", alpha=0.35, dialect="timm_tf", classes=3, input_shape=(32, 32, 3), weights=tmp_path / "m.keras")
-    assert np.allclose(other.get_layer("rescale").scale, source.get_layer("rescale").scale)
+    MobileNetV3("small", dialect="keras", weights=tmp_path / "m.keras", **arguments)
+    with pytest.raises(InputError, match=r"m\.keras: weights of the dialect keras, and the network is built in the dialect timm, "
+                                         r".*Build it with dialect='keras'"):
+        MobileNetV3("small", dialect="timm", weights=tmp_path / "m.keras", **arguments)
+    own = NetworkSpec("own", (Block(3, 16, 16, False, "relu", 1), Block(5, 48, 24, True, "relu", 2)), "relu", class_expand=64)
+    MobileNetV3(in_dialect(own, "timm"), **arguments).save(tmp_path / "own.keras")
+    MobileNetV3(in_dialect(own, "timm"), weights=tmp_path / "own.keras", **arguments)
+    with pytest.raises(InputError, match="weights of the dialect timm or paddle, and the network is built in the dialect keras"):
+        MobileNetV3(own, weights=tmp_path / "own.keras", **arguments)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(InputError, match=r"lamb_in1k: weights of the dialect timm, .*Build it with dialect='timm'"):
+        MobileNetV3("small", weights="timm/mobilenetv3_small_100.lamb_in1k", input_shape=(32, 32, 3))
+    assert not (tmp_path / "cache").exists()

@@ -15,7 +15,7 @@ import pytest
 from mnv3_tf.errors import InputError
 from mnv3_tf.weights.pickles import Machine
 from mnv3_tf.weights.readers import read_source
-from mnv3_tf.weights.torch_files import TORCH_NAMES
+from mnv3_tf.weights.torch_files import TORCH_NAMES, Storage, Tensor
 
 DATA = Path(__file__).parent / "data"
 START = b"\x80\x02"
@@ -190,6 +190,12 @@ BOMBS = {
         text(f"w{i}") + tensor("0", 1 << 16, (1 << 16,), (1,)) + b"s" for i in range(3000)) + b".", {"0": bytes(1 << 18)}),
     "a legacy storage of 2**40 numbers": as_legacy(one_entry(tensor("0", 1 << 40, (1 << 40,), (1,)))),
 }
+
+
+def test_a_storage_that_is_no_multiple_of_the_elements(tmp_path):
+    """Six bytes looked at as one float32: what is whole is read."""
+    raw = Storage("0", np.dtype("u1"), 6, lambda storage: np.float32(1.5).tobytes() + b"ab")
+    np.testing.assert_array_equal(Tensor(raw, 0, (1,), (1,), np.dtype("<f4")).array(), [1.5])
 
 
 @pytest.mark.parametrize("case", BOMBS)

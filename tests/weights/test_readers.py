@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from mnv3_tf.errors import InputError
+from mnv3_tf.weights import h5_files
+from mnv3_tf.weights.hints import read_hints
 from mnv3_tf.weights.readers import read_source, read_tensors
 
 DATA = Path(__file__).parent / "data"
@@ -83,9 +85,10 @@ def test_big_tensors_of_paddle_are_put_together():
     np.testing.assert_array_equal(tensors["conv.weight"], goldens.values(0, (4, 2, 1, 1)))
 
 
-def test_slices_that_do_not_fit_are_refused(tmp_path):
+@pytest.mark.parametrize("piece", [np.zeros(3, np.float32), ()])
+def test_slices_that_do_not_fit_are_refused(piece, tmp_path):
     path = tmp_path / "w.pdparams"
-    path.write_bytes(pickle.dumps({"a@@.0": np.zeros(3, np.float32),
+    path.write_bytes(pickle.dumps({"a@@.0": piece,
                                    "UnpackBigParamInfor@@": {"a": {"OriginShape": (2, 2), "slices": ["a@@.0"]}}}, 4))
     with pytest.raises(InputError, match="slices"):
         read_source(path)
@@ -320,6 +323,24 @@ def test_hdf5_that_reaches_elsewhere_or_too_far_is_refused(tmp_path):
     assert "numbers are needed" in h5(tmp_path, lambda g: g.create_dataset("0", data=["text"]))
     assert "no tensor" in h5(tmp_path, lambda g: g.create_group("0"))
     assert "without Keras weights" in h5(tmp_path, lambda g: None)
+
+
+def test_groups_of_two_names_each_are_not_followed_for_ever(tmp_path, monkeypatch):
+    """Twelve groups in each other, which 2**12 ways lead through."""
+    def doubled(group):
+        for _ in range(12):
+            below = group.create_group("0")
+            group["1"] = below
+            group = below
+
+    monkeypatch.setattr(h5_files, "_GROUPS", 500)
+    assert "more than 500 groups" in h5(tmp_path, lambda group: doubled(group.parent))
+
+
+def test_a_header_nested_too_deep_has_no_hints(tmp_path):
+    header = b"[" * 200_000
+    (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    assert read_hints(tmp_path / "w.safetensors").model_name is None
 
 
 def test_damaged_hdf5_and_archives_are_named(tmp_path, small_model):

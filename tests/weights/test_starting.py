@@ -27,6 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "kind": "imported weights", "model": {"name": "large", "alpha": 0.35, "dialect": "timm"}, "classes": list("abcd")})
     body = MobileNetV3("small", alpha=0.5, input_shape=(32, 32, 3), include_top=False, outputs="block_11_add")
     body.save(folder / "extractor.keras")
+    own = with_normalization(find_spec("small", "timm"), [[0.0] * 3, [1.0] * 3])
+    MobileNetV3(own, alpha=0.5, input_shape=(32, 32, 3), include_top=False, outputs="block_11_add").save(folder / "own.keras")
     return folder
 
 
@@ -70,6 +72,8 @@ def test_what_is_read(folder: Path) -> None:
 def test_a_feature_extractor_without_a_card_is_recognised(folder: Path) -> None:
     config = load_settings(None, [f"model.weights={folder / 'extractor.keras'}"])
     assert (config.model.name, config.model.alpha, config.model.dialect) == ("small", 0.5, "keras")
+    config = load_settings(None, [f"model.weights={folder / 'own.keras'}"])
+    assert (config.model.name, config.model.alpha, config.model.dialect) == ("small", 0.5, "timm")
 
 
 def test_a_run_folder_gives_its_settings(source_run: Path, tuned_config) -> None:

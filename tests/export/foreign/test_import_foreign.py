@@ -12,6 +12,8 @@ from mnv3_tf.errors import GateError, InputError
 from mnv3_tf.export import import_foreign as module
 from mnv3_tf.export.import_foreign import import_foreign
 from mnv3_tf.export.reference import convert_model_standard, synthetic_pictures
+from mnv3_tf.export.runtime import LiteRTModel
+from mnv3_tf.files import sha256
 from mnv3_tf.weights.importing import save_imported
 
 TABLE = """blocks:
@@ -66,7 +68,9 @@ def test_the_command(float_file: Path, table: Path, tmp_path: Path, capsys: pyte
             (("--table", table), 0,
              f"Imported: {out} (the network of {table} at alpha 1, dialect keras, 5 classes, input 32x32, "),
             (("--model", "large"), 2, "are no network that the kit builds with name large"),
-            (("--table", table, "--model-name", "x"), 2, "those of a tflite file are found by their order")):
+            (("--table", table, "--model-name", "x"), 2, "those of a tflite file are found by their order"),
+            (("--table", table, "--part", "ema"), 2, "--part ema: is for weights that are found by their names"),
+            (("--table", table, "--alpha", "inf"), 2, "alpha is inf; the width multiplier must be above 0")):
         with pytest.raises(SystemExit) as stopped:
             main(["import-weights", str(float_file), "--from", "tflite", "--out", str(out), *map(str, arguments)])
         printed = capsys.readouterr()
@@ -89,6 +93,19 @@ def test_an_8_bit_file(table: Path, network: keras.Model, tmp_path: Path) -> Non
     comparison = imported.facts["comparison"]
     assert comparison["precision"] == "8 bits" and 0 < comparison["mean"] < 0.1
     assert any(note.startswith("against the file itself (8 bits") for note in imported.notes)
+
+
+def test_open_sizes(network: keras.Model, table: Path, tmp_path: Path) -> None:
+    """TFLite's converter leaves the batch open; that is run as 1. Without height and width there is nothing to run."""
+    import tensorflow as tf
+
+    path = tmp_path / "m.tflite"
+    path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(network).convert())
+    assert LiteRTModel(path, fix_batch=True).dynamic_batch
+    assert import_foreign(path, "tflite", table=table).facts["comparison"]["largest"] < 1e-5
+    path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(build(input_shape=(None, None, 3))).convert())
+    with pytest.raises(InputError, match="leaves height and width of its input open"):
+        import_foreign(path, "tflite", table=table, input_size=32)
 
 
 def test_a_backbone_without_a_head(table: Path, tmp_path: Path) -> None:
@@ -144,4 +161,6 @@ def test_a_graph_model(tfjs: Path, network: keras.Model, table: Path, tmp_path: 
     assert imported.facts["comparison"] is None and any("were not compared" in note for note in imported.notes)
     assert imported.model.input_shape == (None, SIDE, SIDE, 3)
     save_imported(imported, tmp_path / "m.keras")
-    assert json.loads((tmp_path / "m.card.json").read_text())["source"]["file"] == "model.json"
+    card = json.loads((tmp_path / "m.card.json").read_text())
+    assert card["source"] == {"file": "model.json", "sha256": sha256(tfjs)}
+    assert card["weight_files"] == {"model.bin": sha256(tfjs.with_name("model.bin"))}

@@ -17,6 +17,7 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.export.foreign import read_convolutions
 from mnv3_tf.export.foreign.assign import to_keras
 from mnv3_tf.export.foreign.match import require_match
+from mnv3_tf.export.import_foreign import with_pixels
 from mnv3_tf.files import read_json
 
 ROOT = Path(__file__).parents[3]
@@ -90,12 +91,12 @@ def compute(path: Path, pixels: np.ndarray, wanted: str) -> np.ndarray:
 @pytest.mark.slow
 def test_the_backbone_computes_what_the_detector_does(program: ModuleType, package: Path, tmp_path: Path) -> None:
     path = program.extract(program.checked(package), tmp_path)
-    network = read_convolutions(path)
+    network = with_pixels(read_convolutions(path), (0.0,) * 3, (1 / 255,) * 3)
     assert (len(network.convolutions), network.block_count, network.head, network.height) == (61, 15, (), 512)
-    assert network.residual_adds == (1, 3, 5, 6, 8, 9, 10, 12, 14, 15) and network.pixel_scale is None
+    assert network.residual_adds == (1, 3, 5, 6, 8, 9, 10, 12, 14, 15)
     match = require_match(network)
     assert (match.name, match.alpha, match.dialect, match.head) == ("large", 0.75, "keras", "none")
-    model = to_keras(network, match, input_size=(96, 96), pixels="0..255").model
+    model = to_keras(network, match, input_size=(96, 96)).model
     # The file's own stem on raw pixels, so that the border is padded with black as there.
     stem = network.convolutions[0]
     model.get_layer("stem_conv").kernel.assign(stem.kernel)
@@ -113,10 +114,12 @@ def test_the_backbone_computes_what_the_detector_does(program: ModuleType, packa
 def test_the_program_writes_the_model_and_its_card(program: ModuleType, package: Path, tmp_path: Path) -> None:
     notes = program.write_backbone(package, tmp_path / "b.keras", 96)
     model = keras.models.load_model(tmp_path / "b.keras")
-    assert model.input_shape == (None, 96, 96, 3) and model.output_shape == (None, 3, 3, 720)
+    assert model.input_shape == (None, 96, 96, 3) and model.output_shape == (None, 3, 3, 120)
     card = read_json(tmp_path / "b.card.json")
-    assert card["kind"] == "imported weights" and card["model"] == {"name": "large", "alpha": 0.75, "dialect": "keras"}
-    assert card["licence"].startswith("unclear") and card["new"] == ["head_conv"] and tuple(card["notes"]) == notes
+    assert card["kind"] == "imported weights" and not card["include_top"]
+    assert (card["model"]["name"], card["model"]["alpha"], card["model"]["dialect"]) == ("large", 0.75, "keras")
+    assert card["licence"].startswith("unclear") and "new" not in card and tuple(card["notes"]) == notes
+    assert list(card["weight_files"]) == ["centernet.bin"]
 
 
 def test_another_file_is_refused(program: ModuleType, tmp_path: Path) -> None:

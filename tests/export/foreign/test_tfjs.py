@@ -87,6 +87,8 @@ def _damaged(tfjs: Path, tmp_path: Path, change: str) -> Path:
         (tmp_path / "model.bin").write_bytes((tmp_path / "model.bin").read_bytes() + b"12345678")
     elif change == "gone":
         (tmp_path / "model.bin").unlink()
+    elif change in ("/model.bin", "../model.bin", "a\\..\\model.bin", "C:model.bin"):
+        document["weightsManifest"][0]["paths"] = [change]
     elif change == "layers":
         document["modelTopology"] = {"model_config": {}}
     elif change == "loop":
@@ -107,7 +109,8 @@ def _damaged(tfjs: Path, tmp_path: Path, change: str) -> Path:
 @pytest.mark.parametrize(("change", "message"), [
     ("cut", "model.bin: ends within weight"), ("long", "do not belong together"), ("gone", "model.bin: cannot be read"),
     ("layers", "layers model; only graph models"), ("loop", "depends on itself"), ("lost", "'nowhere', which is not in the file"),
-    ("two inputs", "has 2 inputs"), ("nameless", "is damaged .KeyError: 'name'"), ("nchw", "its data format is NCHW")])
+    ("two inputs", "has 2 inputs"), ("nameless", "is damaged .KeyError: 'name'"), ("nchw", "its data format is NCHW"),
+    *((name, "only files beside it are read") for name in ("/model.bin", "../model.bin", "a\\..\\model.bin", "C:model.bin"))])
 def test_damage_is_named(tfjs: Path, tmp_path: Path, change: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_convolutions(_damaged(tfjs, tmp_path, change))
