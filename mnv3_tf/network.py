@@ -97,7 +97,7 @@ def MobileNetV3(
         from mnv3_tf.weights.loading import assign_weights, find_weights, with_their_normalization
 
         found = find_weights(weights, spec, alpha, top=include_top)
-        spec = with_their_normalization(spec, found)
+        spec = with_their_normalization(spec, found.normalization)
     builder = _Builder(spec, batchnorm_momentum)
 
     image = x = layers.Input(tuple(input_shape), name="image")

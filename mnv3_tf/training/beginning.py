@@ -1,7 +1,6 @@
 """The first weights of a run: random, or taken over from another network and fitted to the pictures."""
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -9,7 +8,6 @@ import keras
 import numpy as np
 
 from mnv3_tf.progress import Progress
-from mnv3_tf.spec import NetworkSpec
 from mnv3_tf.training.batches import TrainingBatches
 from mnv3_tf.training.batchnorm import adapt_statistics, measure, normalizations, set_statistics
 from mnv3_tf.training.choices import Choices
@@ -27,15 +25,6 @@ def facts_of(start: StartingWeights) -> dict[str, Any]:
             "folded": is_folded(start), "lacks_head_conv": lacks_head_conv(start),
             "model": {key: value for key, value in vars(start.spec).items() if key != "weights"},
             "normalization": start.normalization and [list(values) for values in start.normalization], **start.facts}
-
-
-def with_normalization(spec: NetworkSpec, normalization: Sequence[Sequence[float]] | None) -> NetworkSpec:
-    """The network for pixels normalized as the weights have it: (mean, std) of the channels, or None for the dialect's."""
-    if normalization is None or np.allclose(normalization, (spec.dialect.mean, spec.dialect.std), rtol=1e-5):
-        return spec
-    (red, green, blue), (red_std, green_std, blue_std) = normalization
-    own = dataclasses.replace(spec.dialect, mean=(red, green, blue), std=(red_std, green_std, blue_std))
-    return dataclasses.replace(spec, dialect=own)
 
 
 def take_over(model: keras.Model, start: StartingWeights, class_names: tuple[str, ...], plan: FreezingPlan, choices: Choices,

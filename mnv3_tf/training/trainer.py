@@ -21,7 +21,7 @@ from mnv3_tf.network import MobileNetV3
 from mnv3_tf.progress import Advance, Progress
 from mnv3_tf.run_card import data_facts
 from mnv3_tf.training.batches import Batch, ContractPictures, TrainingBatches
-from mnv3_tf.training.beginning import facts_of, take_over, with_normalization
+from mnv3_tf.training.beginning import facts_of, take_over
 from mnv3_tf.training.checking import check_pictures
 from mnv3_tf.training.choices import Choices, balanced_weights, make_optimizer, settle
 from mnv3_tf.training.distill import DistillationLoss, LabelAccuracy, Teacher, TeacherAnswers, open_teacher, with_answers
@@ -29,6 +29,7 @@ from mnv3_tf.training.freezing import FreezingPlan, make_plan
 from mnv3_tf.training.interrupt import Interrupted, stop_on_signals
 from mnv3_tf.training.run_folder import RunFolder, contract_from
 from mnv3_tf.training.state import Counters, load_state, read_counters, save_state
+from mnv3_tf.weights.loading import with_their_normalization
 from mnv3_tf.weights.starting import StartingWeights, network_spec, starting_model
 
 # The averaged weights are updated once in so many steps, with the decay raised to that power.
@@ -169,7 +170,7 @@ class _Training:
         try:
             model = self.config.model
             return MobileNetV3(
-                with_normalization(network_spec(model), self.counters.start.get("normalization")),
+                with_their_normalization(network_spec(model), self.counters.start.get("normalization")),
                 input_shape=(self.contract.height, self.contract.width, 3), alpha=model.alpha,
                 classes=len(self.dataset.class_names), dropout=model.dropout,
                 batchnorm_momentum=self.choices.batchnorm_momentum)

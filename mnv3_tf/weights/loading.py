@@ -106,13 +106,13 @@ def _other_dialect(source: str, dialects: Sequence[str], spec: NetworkSpec) -> s
             f"Build it with {remedy}.")
 
 
-def with_their_normalization(spec: NetworkSpec, weights: NamedTensors) -> NetworkSpec:
-    """The network for pixels normalized as the weights were trained on."""
-    from mnv3_tf.weights.importing import with_normalization
-
-    if weights.normalization is None or np.allclose(weights.normalization, (spec.dialect.mean, spec.dialect.std), rtol=1e-5):
+def with_their_normalization(spec: NetworkSpec, normalization: Sequence[Sequence[float]] | None) -> NetworkSpec:
+    """The network for pixels normalized as its weights have it: (mean, std) of the channels, or None for the dialect's."""
+    if normalization is None or np.allclose(normalization, (spec.dialect.mean, spec.dialect.std), rtol=1e-5):
         return spec
-    return with_normalization(spec, *weights.normalization)
+    (red, green, blue), (red_std, green_std, blue_std) = normalization
+    own = dataclasses.replace(spec.dialect, mean=(red, green, blue), std=(red_std, green_std, blue_std))
+    return dataclasses.replace(spec, dialect=own)
 
 
 def assign_weights(model: "keras.Model", weights: NamedTensors) -> None:
