@@ -1,5 +1,6 @@
 """What differs between two artefacts, with right values."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -80,9 +81,10 @@ def test_a_run_and_what_was_quantized_from_it(float_run: Path, ptq_run: Path) ->
     assert compare(ptq_run, float_run).relations == ["A was quantized from B."]
     assert group(found, "Kind") == ("A is a float run, B is a quantized run",)
     assert group(found, "Network structure") == ()
-    # Calibration leaves kernels as they are and rounds biases to the integer grid.
-    assert len(group(found, "Weights in the deploy form")) > 1
-    assert all("kernel" not in sentence for sentence in group(found, "Weights")[1:])
+    # Kernels are fitted to 8 bits, which moves them a little; channels that were divided are compared as they are there.
+    moved = [float(share) for sentence in group(found, "Weights in the deploy form")[1:]
+             for share in re.findall(r"kernel ([\d.]+)%", sentence)]
+    assert len(moved) > 20 and 0 < max(moved) < 60
     assert found.not_compared == ["activation ranges, which A lacks"]
 
 
