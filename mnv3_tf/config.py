@@ -155,6 +155,8 @@ class QuantizeConfig:
         learning_rate: its peak rate (cosine to zero), relative to the size of each tensor's parameters.
         calibration_pictures: training pictures that the activation ranges start from; fine-tuning then learns them.
         equalize: give channels one size where that costs nothing behind, exactly in real numbers.
+        split_stem: whether that includes the stem, whose hard-swish is then computed from two convolutions; null: where its
+            channels differ much.
         compensate_pictures: of these, unlabelled, that kernels and biases are fitted on to make up for 8 bits; 0 for rounding
             alone.
         teacher_weight: share of the loss that asks for the float model's answers; the rest asks for the labels.
@@ -167,6 +169,7 @@ class QuantizeConfig:
     learning_rate: float = 1e-3
     calibration_pictures: int = 512
     equalize: bool = True
+    split_stem: bool | None = None
     compensate_pictures: int = 128
     teacher_weight: float = 0.5
     temperature: float = 2.0

@@ -29,13 +29,15 @@ _MOST_GAIN = 256.0
 _GATE = "_gate"
 
 
-def equalize(graph: DeployGraph, batches: Iterable[np.ndarray], *, kept: Collection[str] = ()) -> DeployGraph:
+def equalize(graph: DeployGraph, batches: Iterable[np.ndarray], *, kept: Collection[str] = (),
+             split_stem: bool | None = None) -> DeployGraph:
     """Gives channels one size, wherever that costs nothing behind.
 
     Args:
         graph: the network as traced.
         batches: pixels uint8 (n, height, width, 3), to see how large channels get.
         kept: operations whose weights must stay as they are.
+        split_stem: whether a stem with a hard-swish is split; None: where its channels differ by :data:`SPLIT_RATIO`.
 
     Returns:
         The network, with :attr:`DeployGraph.split_stem` and :attr:`DeployGraph.channel_sizes` telling what was done.
@@ -43,8 +45,10 @@ def equalize(graph: DeployGraph, batches: Iterable[np.ndarray], *, kept: Collect
     stem = _stem(graph)
     names = [op.name for op in graph.ops if _feeds_depthwise_only(graph, op)]
     sizes = _channel_sizes(graph, names, stem, batches)
-    if stem is not None and stem.name in sizes and _unevenness(sizes[stem.name]) <= SPLIT_RATIO:
-        sizes.pop(stem.name)
+    if stem is not None and stem.name in sizes:
+        wanted = _unevenness(sizes[stem.name]) > SPLIT_RATIO if split_stem is None else split_stem
+        if not wanted:
+            sizes.pop(stem.name)
     chosen = {name: size for name, size in sizes.items() if not _touched(graph, name).intersection(kept)}
     return reform(graph, chosen, split_stem=stem is not None and stem.name in chosen)
 

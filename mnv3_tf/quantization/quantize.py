@@ -84,10 +84,10 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
     refuse_nonsense(content, dataset.root, smoke)
     integer = graph
     if config.quantize.equalize:
-        integer = equalize(graph, pictures, kept=frozen)
+        integer = equalize(graph, pictures, kept=frozen, split_stem=config.quantize.split_stem)
         if integer.split_stem:
-            progress.say("the stem's channels differ much in size: its hard-swish is computed from two convolutions, so that "
-                         "8 bits serve all of them")
+            progress.say("the stem's hard-swish is computed from two convolutions, so that 8 bits serve all of its channels, "
+                         "which differ much in size (quantize.split_stem=false leaves it: faster, less exact)")
     with progress.task("Calibrating", 2 * len(samples)) as advance:
         calibration = calibrate(integer, pictures, lambda done: advance(done, ""))
     progress.say(f"activation ranges from {calibration.pictures} training pictures")

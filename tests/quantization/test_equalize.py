@@ -81,6 +81,8 @@ def test_it_is_split_only_where_channels_differ_much() -> None:
     even = equalize(trace(model), [pictures()])
     assert not even.split_stem and "stem_conv_hard_swish" not in even.channel_sizes
     assert SPLIT_RATIO == 16.0
+    assert equalize(trace(model), [pictures()], split_stem=True).split_stem
+    assert not equalize(trace(uneven(60.0)), [pictures()], split_stem=False).split_stem
 
 
 def test_channels_of_one_size_lose_less() -> None:
