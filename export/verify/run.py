@@ -174,7 +174,7 @@ class _Verification:
         self.limits, self.threads, self.progress = limits, threads, progress
         self.labels = np.array([sample.label for sample in self.samples])
         self.notes: list[str] = []
-        self.form_known = True
+        self.not_comparable = ""
 
     def run(self) -> Verification:
         chain, say = self.chain, self.progress
@@ -264,7 +264,7 @@ class _Verification:
     def _in_form(self, graph: DeployGraph) -> DeployGraph:
         """The float network with its channels divided as those of the subject are, so that tensor is compared with tensor.
 
-        Where nothing says how they are, :attr:`form_known` becomes false, and an integer file's tensors are not judged.
+        Where that is not known or not possible, :attr:`not_comparable` says why, and an integer file's tensors are not judged.
         """
         chain = self.chain
         if chain.graph is not None:
@@ -272,15 +272,16 @@ class _Verification:
         else:
             card = read_card(chain.tflite) if chain.tflite is not None else None
             form = (card or {}).get("form")
-            self.form_known = form is not None
+            if form is None:
+                self.not_comparable = ("neither the quantized run nor the file's card says whether its channels were divided; "
+                                       "give the run with --quantized")
             form = form or {"channel_sizes": {}, "split_stem": False}
             sizes = {name: np.asarray(size, np.float32) for name, size in form["channel_sizes"].items()}
             split = form["split_stem"]
         formed = like(graph, sizes, split_stem=split)
         if formed is None:
-            raise InputError(f"{chain.float_run.path}: is another network than {chain.subject} was made from. Give the float run "
-                             "that it was made from with --against.")
-        return formed
+            self.not_comparable = f"{chain.float_run.path} is another network than {chain.subject} was made from"
+        return formed or graph
 
     def _op_gate(self, content: bytes, model: LiteRTModel, int8: bool) -> tuple[Check, ...]:
         if not int8:
@@ -331,9 +332,8 @@ class _Verification:
             float_graph = leave_float(float_graph, own_graph.float_blocks)
         picked = np.unique(np.linspace(0, len(self.pixels) - 1, min(limits.layer_pictures, len(self.pixels))).astype(int))
         pixels = self.pixels[picked]
-        if int8 and not self.form_known:
-            table = LayerTable((), "neither the quantized run nor the file's card says whether its channels were divided; "
-                                   "give the run with --quantized")
+        if int8 and self.not_comparable:
+            table = LayerTable((), self.not_comparable)
         else:
             with self.progress.task("Comparing every tensor", len(pixels)) as advance:
                 table = examine_layers(content, float_graph, own_graph, pixels, lambda done: advance(done, ""))

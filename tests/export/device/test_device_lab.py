@@ -270,29 +270,32 @@ def test_slow(client: AdbClient, make: Make, big: Path) -> None:
 
 
 # How a command is started, the command, and whether it goes on when the client is killed. Taken from a real adbd.
-SURVIVAL = (("shell", "BEGIN; sleep 0.9; END", False), ("shell", "BEGIN; sh -c 'sleep 0.9; END'; true", True),
-            ("shell", "BEGIN; exec sh -c 'sleep 0.9; END'", False), ("shell", "trap '' HUP; BEGIN; sleep 0.9; END", True),
-            ("shell", "trap 'END' HUP; BEGIN; sleep 0.9", True), ("exec-out", "BEGIN; sleep 0.9; END", True),
-            ("shell -tt", "BEGIN; sh -c 'sleep 0.9; END'; true", False))
+SURVIVAL = (("shell", "BEGIN; WAIT; END", False), ("shell", "BEGIN; sh -c 'WAIT; END'; true", True),
+            ("shell", "BEGIN; exec sh -c 'WAIT; END'", False), ("shell", "trap '' HUP; BEGIN; WAIT; END", True),
+            ("shell", "trap 'END' HUP; BEGIN; WAIT", True), ("exec-out", "BEGIN; WAIT; END", True),
+            ("shell -tt", "BEGIN; sh -c 'WAIT; END'; true", False))
 # Before there was shell_v2 every shell command had a terminal.
-OLD_SURVIVAL = (("shell", "BEGIN; sh -c 'sleep 0.9; END'; true", False), ("exec-out", "BEGIN; sleep 0.9; END", True))
+OLD_SURVIVAL = (("shell", "BEGIN; sh -c 'WAIT; END'; true", False), ("exec-out", "BEGIN; WAIT; END", True))
 
 
 def check_survival(client: AdbClient, phone: SimulatedPhone, table: tuple[tuple[str, str, bool], ...]) -> None:
-    """All at once: each leaves marks of its own."""
+    """All at once: each leaves marks of its own, and goes on only when all clients have been killed."""
     folder = phone.root / "data/local/tmp"
     children = []
     for number, (how, script, _) in enumerate(table):
         text = script.replace("BEGIN", f"touch {TMP}/begun{number}").replace("END", f"touch {TMP}/ended{number}")
+        text = text.replace("WAIT", f"until [ -e {TMP}/go ]; do sleep 0.1; done")
         children.append(client.start("-s", phone.serial, *how.split(), text))
     for number in range(len(table)):
-        assert wait((folder / f"begun{number}").exists)
+        assert wait((folder / f"begun{number}").exists, 30.0)
     for child in children:
         child.kill()
         child.communicate(timeout=5)
+    time.sleep(0.5)
+    (folder / "go").touch()
     for number, (how, script, survives) in enumerate(table):
-        assert not survives or wait((folder / f"ended{number}").exists, 3.0), (how, script)
-    time.sleep(0.7)
+        assert not survives or wait((folder / f"ended{number}").exists, 30.0), (how, script)
+    time.sleep(0.5)
     for number, (how, script, survives) in enumerate(table):
         assert (folder / f"ended{number}").exists() == survives, (how, script)
     for path in folder.iterdir():

@@ -210,7 +210,7 @@ def test_wrong_subjects_are_refused(small_runs: Path, small_file: Path, float_ru
 def test_a_foreign_structure_is_said(small_file: Path, float_run: Path, pictures: Path) -> None:
     """Another network of the same classes and size: answers are compared, tensors cannot be."""
     result = check(small_file, pictures, against=float_run)
-    assert not result.layers.layers and "operations where the network has" in result.layers.refused
+    assert not result.layers.layers and "is another network than" in result.layers.refused
     assert any("no tensors are compared" in note for note in result.notes)
 
 
@@ -265,3 +265,22 @@ def test_the_report_is_one_offline_page(sound: Verification, tmp_path: Path) -> 
     assert len(facts["rungs"]) == 5 and facts["rungs"][0]["name"] == FLOAT
     assert (tmp_path / "report" / "layers.png").stat().st_size > 5000
     json.dumps(facts, allow_nan=False)
+
+
+def test_without_the_quantized_run_the_card_says_how_channels_were_divided(small_runs: Path, small_file: Path, pictures: Path,
+                                                                           tmp_path: Path) -> None:
+    """The same tensors are compared; without the card they are not judged rather than called broken."""
+    for kind in ("tflite", "card.json", "labels.txt", "preprocessing.json"):
+        source = small_file.with_name(f"{small_file.stem}.{kind}")
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    card = json.loads((tmp_path / "small.card.json").read_text())
+    assert card["form"]["channel_sizes"], "a form that divides channels is what this is about"
+    card["parent"] = None
+    (tmp_path / "small.card.json").write_text(json.dumps(card))
+    result = check(tmp_path / "small.tflite", pictures, against=small_runs / "float")
+    assert result.layers.refused == "" and result.layers.layers
+    assert not any(finding.broken for finding in result.findings if finding.kind in ("kernel", "noise"))
+    del card["form"]
+    (tmp_path / "small.card.json").write_text(json.dumps(card))
+    result = check(tmp_path / "small.tflite", pictures, against=small_runs / "float")
+    assert "says whether its channels were divided" in result.layers.refused
