@@ -58,21 +58,27 @@ def open_classifier(path: str | Path, *, threads: int = 1) -> Classifier:
     if not path.exists():
         raise InputError(f"{path}: there is no such run folder or file.")
     if path.suffix == ".keras":
-        own = f"{path.stem}." if path.with_name(f"{path.stem}.card.json").exists() else ""
-        contract, labels = path.with_name(f"{own}preprocessing.json"), path.with_name(f"{own}labels.txt")
         make: Callable[[Path], Callable[[np.ndarray], np.ndarray]] = _keras
     elif path.suffix == ".tflite":
-        from mnv3_tf.export.convert import sidecar
-
-        contract, labels = sidecar(path, "preprocessing.json"), sidecar(path, "labels.txt")
         make = lambda file: _tflite(file, threads)  # noqa: E731
     else:
         raise InputError(f"{path}: is no model. Give a run folder, a .keras file or a .tflite file.")
+    return _checked(path, path.suffix[1:], *contract_and_labels(path), make(path))
+
+
+def contract_and_labels(path: Path) -> tuple[Preprocessing, tuple[str, ...]]:
+    """What lies beside a `.keras` or `.tflite` file: its preprocessing contract and class names.
+
+    Raises:
+        InputError: one of them is missing.
+    """
+    own = f"{path.stem}." if path.suffix == ".tflite" or path.with_name(f"{path.stem}.card.json").exists() else ""
+    contract, labels = path.with_name(f"{own}preprocessing.json"), path.with_name(f"{own}labels.txt")
     for file, what in ((contract, "preprocessing contract"), (labels, "class names")):
         if not file.exists():
             raise InputError(f"{path}: its {what} is missing; {file} was expected. It is written beside the model, and "
                              "moves with it.")
-    return _checked(path, path.suffix[1:], Preprocessing.read(contract), read_labels(labels), make(path))
+    return Preprocessing.read(contract), read_labels(labels)
 
 
 def _keras(path: Path) -> Callable[[np.ndarray], np.ndarray]:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mnv3_tf.data import Preprocessing, read_labels, write_labels
+from mnv3_tf.data import Preprocessing, write_labels
 from mnv3_tf.errors import GateError, InputError, KitError
+from mnv3_tf.export.classifier import contract_and_labels
 from mnv3_tf.export.runtime import PIXEL_INPUT, LiteRTModel, captured_stderr
 from mnv3_tf.export.tflite_file import (
     TfliteFile,
@@ -99,7 +100,7 @@ def open_source(path: str | Path) -> Source:
         if not path.exists():
             raise InputError(f"{path}: there is no such run folder or .keras file.")
     if file.suffix == ".keras" and sidecar(file, "card.json").exists():
-        contract, labels = _imported_contract(file)
+        contract, labels = contract_and_labels(file)
     else:
         contract, labels = run.contract(), run.labels()
     if run.is_quantized and file == run.quantized:
@@ -108,16 +109,6 @@ def open_source(path: str | Path) -> Source:
     from mnv3_tf.keras_model import load_keras
 
     return Source(file, trace(load_keras(file)), None, contract, labels)
-
-
-def _imported_contract(file: Path) -> tuple[Preprocessing, tuple[str, ...]]:
-    """Contract and class names of an imported model, which lie beside it under its own name."""
-    contract, labels = sidecar(file, "preprocessing.json"), sidecar(file, "labels.txt")
-    for path, what in ((contract, "preprocessing contract"), (labels, "class names")):
-        if not path.exists():
-            raise InputError(f"{file}: its {what} is missing; {path} was expected. `mnv3 import-weights` into a run folder asks "
-                             "for what is not known.")
-    return Preprocessing.read(contract), read_labels(labels)
 
 
 def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io | None = None,

@@ -88,6 +88,10 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
         if integer.split_stem:
             progress.say("the stem's hard-swish is computed from two convolutions, so that 8 bits serve all of its channels, "
                          "which differ much in size (quantize.split_stem=false leaves it: faster, less exact)")
+    if config.quantize.split_stem and not integer.split_stem:
+        raise InputError("quantize.split_stem is true, but the stem cannot be split: quantize.equalize is false, quantize.freeze "
+                         "keeps it as it is, or it has no hard-swish in front of a depthwise convolution. Leave the setting "
+                         "away, or change the other.")
     with progress.task("Calibrating", 2 * len(samples)) as advance:
         calibration = calibrate(integer, pictures, lambda done: advance(done, ""))
     progress.say(f"activation ranges from {calibration.pictures} training pictures")
@@ -139,8 +143,7 @@ def _compensated(graph: DeployGraph, calibration: Calibration, samples: tuple[Sa
                  config: QuantizeConfig, frozen: Collection[str], progress: Progress) -> DeployGraph:
     """Weights that make up for 8 bits, from some of the calibration pictures."""
     lowered = lower(graph)
-    values = sum(math.prod(layer.output.shape[1:]) for layer in Twin(lowered).model.layers)
-    count = min(config.compensate_pictures, max(8, _COMPENSATE_BYTES // (values * 4)))
+    count = min(config.compensate_pictures, max(8, _COMPENSATE_BYTES // (_values(Twin(lowered).model) * 4)))
     pixels = np.concatenate(list(ContractPictures(samples[:count], contract)))
     with progress.task("Fitting weights to 8 bits", len(lowered.ops) - 1) as advance:
         return compensate(graph, calibration.ranges, pixels, kept=frozen, advance=lambda done: advance(done, ""))
@@ -318,5 +321,9 @@ def _training_step(twin: Twin, teacher: Twin, config: Config, total: int) -> Cal
 
 def _pictures_at_once(model: Any) -> int:
     """How many pictures go through the twin at once, so that their activations and gradients stay within a budget."""
-    values = sum(math.prod(layer.output.shape[1:]) for layer in model.layers)
-    return max(1, _STEP_BYTES // (values * 4 * _COPIES))
+    return max(1, _STEP_BYTES // (_values(model) * 4 * _COPIES))
+
+
+def _values(model: Any) -> int:
+    """How many numbers all tensors of one picture have."""
+    return sum(math.prod(layer.output.shape[1:]) for layer in model.layers)

@@ -178,6 +178,13 @@ def test_a_used_folder_is_refused(ptq_run: Path, float_run: Path, pictures: Path
         quantize(float_run, open_dataset(pictures), tiny_config, ptq_run, progress=Silent())
 
 
+def test_a_stem_that_cannot_be_split_is_said(float_run: Path, pictures: Path, tiny_config: Config, tmp_path: Path) -> None:
+    config = load_config(None, ["quantize.equalize=false", "quantize.split_stem=true"], base=tiny_config)
+    with pytest.raises(InputError, match=r"quantize.split_stem is true, but .* quantize.equalize is false"):
+        quantize(float_run, open_dataset(pictures), config, tmp_path / "q", method="ptq", progress=Silent())
+    assert not (tmp_path / "q").exists()
+
+
 def test_a_wrong_deploy_form_stops_everything(float_run: Path, pictures: Path, tiny_config: Config, tmp_path: Path,
                                               monkeypatch: pytest.MonkeyPatch) -> None:
     """One bias of the folded network off by a little: nothing is written."""
