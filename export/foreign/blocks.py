@@ -63,6 +63,8 @@ class _Finder:
     def __init__(self, walked: Walked):
         self._walked = walked
         self._bases: set[Base] = {_settled(value.base) for value in walked.values.values()}
+        # Maps of one place, whose mean converters leave out.
+        self._one_place: set[Base] = {_settled(value.base) for value in walked.values.values() if value.size == (1, 1)}
         self._after: dict[Base, list[Convolution]] = defaultdict(list)
         for conv in walked.convolutions:
             self._after[conv.input].append(conv)
@@ -135,6 +137,10 @@ class _Finder:
         found = taken or [name for name in reversed(_ACTIVATIONS) if Out(conv, name) in self._bases][:1]
         return found[0] if len(found) == 1 else None
 
+    def _after_mean(self, base: Base) -> list[Convolution]:
+        """The convolutions that take the mean of a map."""
+        return self._after[Mean(base)] + (self._after[base] if base in self._one_place else [])
+
     def _is_taken(self, base: Base) -> bool:
         """Whether a convolution, a mean or a gate takes it."""
         return bool(self._after[base]) or Mean(base) in self._bases or any(
@@ -179,7 +185,7 @@ class _Finder:
             raise _Refused(f"{depthwise.operator.place} is gated {len(gates)} times")
         if gates:
             gate = gates[0].gate
-            reduce = next((conv for conv in self._after[Mean(y)] if gate.input == Out(conv, "relu")), None)
+            reduce = next((conv for conv in self._after_mean(y) if gate.input == Out(conv, "relu")), None)
             if reduce is None or not _is_pointwise(reduce) or not _is_pointwise(gate):
                 raise _Refused(f"the gate {gate.operator.place} does not come from the mean through two 1x1 convolutions "
                                "with a ReLU between")
@@ -207,12 +213,12 @@ class _Finder:
             if conv.kind != "conv" or not _is_pointwise(conv) or activation is None:
                 continue
             y: Base = Out(conv, activation)
-            if not self._after[Mean(y)] and Mean(y) not in self._bases and not self._is_output(y):
+            if not self._after_mean(y) and Mean(y) not in self._bases and not self._is_output(y):
                 continue
             chain.convolutions.append(_Found(conv, "head_conv", None, activation))
-            if Mean(y) not in self._bases and not self._after[Mean(y)]:
+            if Mean(y) not in self._bases and not self._after_mean(y):
                 return y, "the file ends before the pooling"
-            for expand in self._after[Mean(y)]:
+            for expand in self._after_mean(y):
                 last = self._activation(expand)
                 classifiers = [c for c in self._after[Out(expand, last)] if self._is_linear(c)] if last else []
                 if len(classifiers) == 1:

@@ -228,7 +228,8 @@ def product(first: Value, second: Value) -> Value:
         if isinstance(gate.base, Clip) and gate.base.is_gate and not gate.has_offset:
             if isinstance(value.base, Raw) and value.base.conv is gate.base.conv:
                 return _swish(value, gate, gate.base)
-            if gate.pooled and not (value.pooled and isinstance(value.base, Clip)):
+            # A map of one place is its own mean, which converters leave out.
+            if (gate.pooled or gate.size == (1, 1)) and not (value.pooled and isinstance(value.base, Clip)):
                 return _gated(settle(value), gate, gate.base)
     raise NotUnderstood("it multiplies two tensors of which neither is a gate relu6(x + 3) or clip(slope * x + 0.5, 0, 1)")
 

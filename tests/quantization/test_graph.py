@@ -8,9 +8,11 @@ import pytest
 
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.network import MobileNetV3
+from mnv3_tf.quantization.calibration import calibrate
 from mnv3_tf.quantization.graph import DeployGraph, Op, load_graph, save_graph, trace
 from mnv3_tf.quantization.lowering import LOWERINGS, lower, range_rule
 from mnv3_tf.quantization.twin import Twin
+from mnv3_tf.spec import Block, NetworkSpec
 
 
 def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
@@ -72,6 +74,25 @@ def test_residual_on_the_stem_shares_its_factor() -> None:
     assert lowered["block_01_add"].factor == 6.0
     assert lowered["block_01_project"].factor == 6.0
     assert lowered["block_02_expand"].kernel_scale == pytest.approx(1 / 6)
+
+
+def test_the_mean_of_one_place_is_no_operation() -> None:
+    """At 32x32 the last map has one place. The converter leaves its mean out; the network must have the same operations."""
+    from mnv3_tf.export.convert import convert_graph
+    from mnv3_tf.export.tflite_file import parse_tflite
+    from mnv3_tf.export.verify.layers import examine_layers, place
+
+    blocks = (Block(3, 16, 16, True, "relu", 2), Block(3, 32, 16, False, "hard_swish", 2),
+              Block(3, 32, 24, True, "relu", 2), Block(5, 32, 24, True, "hard_swish", 2))
+    spec = NetworkSpec("four", blocks, "hard_swish", class_expand=32)
+    graph = trace(randomized(MobileNetV3(spec, input_shape=(32, 32, 3), classes=3)))
+    assert [op.name for op in graph.ops if op.kind == "pool"] == ["block_01_se_pool", "block_03_se_pool"]
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype(np.uint8)
+    ranges = calibrate(graph, [pixels]).ranges
+    content = convert_graph(graph, ranges, format="int8", io="int8", lowering="xnnpack")
+    placed = place(parse_tflite(content), lower(graph))
+    assert not isinstance(placed, str) and [item.op.name for item in placed][-1] == "logits"
+    assert examine_layers(content, graph, None, pixels).refused == ""
 
 
 def test_no_factor_is_needed_without_hard_swish() -> None:

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from foreign_models import SIDE, SPEC, answers, build, folded, noise, randomize, relative
 
+from mnv3_tf import MobileNetV3
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.foreign import ForeignNetwork, read_convolutions
 from mnv3_tf.export.foreign.assign import Assigned, to_keras
 from mnv3_tf.export.foreign.match import match_spec, require_match
 from mnv3_tf.export.foreign.tflite import _constant
 from mnv3_tf.export.reference import convert_model_standard, synthetic_pictures
-from mnv3_tf.export.tflite_file import TensorInfo, TfliteFile
+from mnv3_tf.export.tflite_file import TensorInfo, TfliteFile, parse_tflite
+from mnv3_tf.spec import Block, NetworkSpec
 
-# The last maps must be larger than one pixel, or the converter leaves the averages out.
 WIDE = 64
 LIMITS = {"float32": 1e-4, "float16": 1e-2}
 
@@ -73,6 +74,30 @@ def test_standard_converter(standard: keras.Model, tmp_path: Path, kind: str) ->
             step = 0 if conv.kernel_step is None else (
                 conv.kernel_step[:, None] if conv.kind == "depthwise" else conv.kernel_step)
             assert np.all(np.abs(conv.kernel - kernel) <= 0.502 * step + 1e-6), conv.layer
+
+
+# At 32x32 the maps of its last two blocks have one place.
+DEEP = NetworkSpec("deep", (Block(3, 16, 16, False, "relu", 2), Block(3, 32, 24, True, "hard_swish", 2),
+                            Block(3, 48, 24, False, "hard_swish", 2), Block(5, 48, 24, True, "hard_swish", 2),
+                            Block(3, 48, 24, True, "relu", 1)), "hard_swish", class_expand=64)
+
+
+@pytest.mark.parametrize("kind", ["float32", pytest.param("int8", marks=pytest.mark.slow)])
+def test_maps_of_one_place(tmp_path: Path, kind: str) -> None:
+    """The converter leaves the means of such maps out, in the gates and in the head."""
+    keras.utils.set_random_seed(2)
+    model = randomize(MobileNetV3(DEEP, input_shape=(32, 32, 3), classes=7))
+    path = tmp_path / "m.tflite"
+    path.write_bytes(convert_model_standard(model, kind, synthetic_pictures(8, 32)))
+    assert [operator.name for operator in parse_tflite(path.read_bytes()).operators].count("MEAN") == 1
+    network = read_convolutions(path)
+    best = require_match(network, specs=[DEEP])
+    assert (best.name, best.alpha, best.dialect, best.head, best.classes) == ("deep", 1.0, "keras", "classifier", 7)
+    assigned = to_keras(network, best)
+    if kind == "int8":
+        check_steps(network, assigned, model)
+    else:
+        assert relative(answers(assigned.model, noise(2, 32)), answers(model, noise(2, 32))) < 1e-4
 
 
 @pytest.fixture(scope="module")
