@@ -51,7 +51,7 @@ EXTRAS = {
     "demo": ["scikit-learn>=1.5,<2"],
     # Compiles the program that measures on a phone.
     "device": [ZIG],
-    "test": [ZIG, "adbutils>=2.8,<3", "jsonschema>=4.21,<5", "pytest>=8.2,<10", "pytest-timeout>=2.3,<3",
+    "test": [ZIG, "adbutils>=2.8,<3", "jsonschema>=4.21,<5", "pytest>=8.2,<10", "pytest-timeout>=2.3,<3", "pytest-xdist>=3.6,<4",
              "hypothesis>=6.100,<7", "ruff>=0.9", "mypy>=1.11", "types-PyYAML"],
 }
 
