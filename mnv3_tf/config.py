@@ -152,7 +152,7 @@ class QuantizeConfig:
 
     Attributes:
         epochs: of quantization-aware fine-tuning.
-        learning_rate: its peak rate (cosine to zero), relative to the size of each tensor's parameters.
+        learning_rate: its peak rate (warm-up, then cosine to zero), relative to the size of each tensor's parameters.
         calibration_pictures: training pictures that the activation ranges start from; fine-tuning then learns them.
         equalize: give channels one size where that costs nothing behind, exactly in real numbers.
         split_stem: whether that includes the stem, whose hard-swish is then computed from two convolutions; null: where its
@@ -166,12 +166,12 @@ class QuantizeConfig:
 
     epochs: int = 10
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     calibration_pictures: int = 512
     equalize: bool = True
     split_stem: bool | None = None
     compensate_pictures: int = 128
-    teacher_weight: float = 0.5
+    teacher_weight: float = 1.0
     temperature: float = 2.0
     freeze: str | None = None
     seed: int = 0

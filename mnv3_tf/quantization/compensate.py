@@ -19,6 +19,8 @@ from mnv3_tf.quantization.twin import Ranges, Twin, input_shift, input_units
 # Rows of the least-squares problem of a convolution, at most: pictures times places.
 _ROWS = 10_000
 _DEPTHWISE_ROWS = 2_000
+# Channels of a depthwise convolution that are fitted together: memory stays small for wide layers.
+_CHANNELS_AT_ONCE = 64
 # How strongly a kernel is held where training left it, as a share of the mean square of its inputs.
 _HOLD = 0.5
 # The same, while errors of rounding are spread.
@@ -100,30 +102,50 @@ def _fit(op: LoweredOp, given: np.ndarray, right: np.ndarray, kernel: np.ndarray
          shift: np.ndarray | float, floor: float) -> tuple[np.ndarray, np.ndarray]:
     """Kernel and bias, the kernel on the grid of 8 bits, that make of `given` what the float ones make of `right`."""
     places = _Places(op, given.shape, kernel)
-    # The padding of an integer file is the zero of its units, not the float network's.
-    rows, right_rows = places.rows(given) + np.float32(shift), places.rows(right)
     height, width, channels = kernel.shape[:3]
-    if op.kind == "depthwise":
-        # One small problem for each channel: (channels, rows, h * w).
-        problems = np.moveaxis(rows, 2, 0).astype(np.float64)
-        start = kernel[..., 0].reshape(height * width, channels).T[:, :, None].astype(np.float64)
-        wanted = np.matmul(np.moveaxis(right_rows, 2, 0), start) + bias[:, None, None]
-    else:
-        problems = rows.reshape(1, len(rows), -1).astype(np.float64)
-        start = kernel.reshape(1, -1, kernel.shape[-1]).astype(np.float64)
-        wanted = np.matmul(right_rows.reshape(1, len(rows), -1), start) + bias
+    if op.kind != "depthwise":
+        # The padding of an integer file is the zero of its units, not the float network's.
+        rows, right_rows = places.rows(given) + np.float32(shift), places.rows(right)
+        start = kernel.reshape(1, -1, kernel.shape[-1])
+        rounded, moved = _solve(rows.reshape(1, len(rows), -1), right_rows.reshape(1, len(rows), -1), start, bias[None], floor)
+        return rounded[0].reshape(kernel.shape), moved[0]
+    # One small problem for each channel: (channels, rows, h * w).
+    start = kernel[..., 0].reshape(height * width, channels).T[:, :, None]
+    parts = []
+    for first in range(0, channels, _CHANNELS_AT_ONCE):
+        part = slice(first, first + _CHANNELS_AT_ONCE)
+        of_part = shift[part] if isinstance(shift, np.ndarray) else shift
+        rows = np.moveaxis(places.rows(given[..., part]) + np.float32(of_part), 2, 0)
+        right_rows = np.moveaxis(places.rows(right[..., part]), 2, 0)
+        parts.append(_solve(rows, right_rows, start[part], bias[part, None], floor))
+    rounded, moved = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return rounded[..., 0].T.reshape(kernel.shape), moved[:, 0]
+
+
+def _solve(given: np.ndarray, right: np.ndarray, start: np.ndarray, bias: np.ndarray,
+           floor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Separate problems of :func:`_fit`.
+
+    Args:
+        given, right: (problems, rows, inputs).
+        start: (problems, inputs, outputs).
+        bias: (problems, outputs).
+
+    Returns:
+        Kernels and biases, float32, in the shapes of `start` and `bias`.
+    """
+    problems, start = given.astype(np.float64), start.astype(np.float64)
+    wanted = np.matmul(right, start) + bias[:, None]
     mean_in, mean_out = problems.mean(axis=1, keepdims=True), wanted.mean(axis=1, keepdims=True)
     centred = problems - mean_in
-    hessian = np.matmul(centred.transpose(0, 2, 1), centred) / len(rows)
-    size = hessian.shape[-1]
+    count, size = centred.shape[1:]
+    hessian = np.matmul(centred.transpose(0, 2, 1), centred) / count
     hold = _HOLD * np.maximum(np.trace(hessian, axis1=1, axis2=2) / size, 1e-12)[:, None, None] * np.eye(size)
-    slope = np.matmul(centred.transpose(0, 2, 1), wanted - mean_out) / len(rows)
+    slope = np.matmul(centred.transpose(0, 2, 1), wanted - mean_out) / count
     best = np.linalg.solve(hessian + hold, slope + np.matmul(hold, start))
     rounded = _round(best, hessian + hold * (_DAMP / _HOLD), floor)
-    moved = (mean_out - np.matmul(mean_in, rounded))[:, 0].astype(np.float32)
-    if op.kind == "depthwise":
-        return rounded[..., 0].T.reshape(kernel.shape).astype(np.float32), moved[:, 0]
-    return rounded[0].reshape(kernel.shape).astype(np.float32), moved[0]
+    moved = (mean_out - np.matmul(mean_in, rounded))[:, 0]
+    return rounded.astype(np.float32), moved.astype(np.float32)
 
 
 def _round(kernels: np.ndarray, hessians: np.ndarray, floor: float) -> np.ndarray:

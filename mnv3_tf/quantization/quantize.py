@@ -1,14 +1,13 @@
 """From a float run to a quantized run: check the deploy form, calibrate, and fine-tune with the float model as teacher."""
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
-import tf_keras
 
 from mnv3_tf.config import Config, QuantizeConfig
 from mnv3_tf.data import PictureDataset, Preprocessing, Sample, evaluation_split, fingerprint_samples
@@ -22,9 +21,10 @@ from mnv3_tf.quantization.audit import audit, measure_content, refuse_nonsense
 from mnv3_tf.quantization.calibration import Calibration, calibrate
 from mnv3_tf.quantization.compensate import compensate
 from mnv3_tf.quantization.equalize import equalize
+from mnv3_tf.quantization.fine_tuning import FineTuning, count_values
 from mnv3_tf.quantization.graph import DeployGraph, save_graph, trace
 from mnv3_tf.quantization.lowering import lower
-from mnv3_tf.quantization.twin import Twin, input_shift, input_units
+from mnv3_tf.quantization.twin import Twin, input_units
 from mnv3_tf.run_card import data_facts
 from mnv3_tf.training.batches import ContractPictures, TrainingBatches
 from mnv3_tf.training.checking import check_pictures
@@ -37,9 +37,6 @@ Method = Literal["qat", "ptq"]
 # Largest difference between the Keras model and its deploy form, as a share of the logits' range.
 DEPLOY_TOLERANCE = 1e-4
 _CHECKED_PICTURES = 64
-# Memory for the activations of one training step, and how often each value is held (measured: quantizers and gradients).
-_STEP_BYTES = 1_200_000_000
-_COPIES = 5
 # Memory for the tensors of the pictures that weights are fitted on, if all of them were held.
 _COMPENSATE_BYTES = 6_000_000_000
 
@@ -143,7 +140,7 @@ def _compensated(graph: DeployGraph, calibration: Calibration, samples: tuple[Sa
                  config: QuantizeConfig, frozen: Collection[str], progress: Progress) -> DeployGraph:
     """Weights that make up for 8 bits, from some of the calibration pictures."""
     lowered = lower(graph)
-    count = min(config.compensate_pictures, max(8, _COMPENSATE_BYTES // (_values(Twin(lowered).model) * 4)))
+    count = min(config.compensate_pictures, max(8, _COMPENSATE_BYTES // (count_values(Twin(lowered).model) * 4)))
     pixels = np.concatenate(list(ContractPictures(samples[:count], contract)))
     with progress.task("Fitting weights to 8 bits", len(lowered.ops) - 1) as advance:
         return compensate(graph, calibration.ranges, pixels, kept=frozen, advance=lambda done: advance(done, ""))
@@ -182,7 +179,7 @@ class _Quantization:
         # The float model itself, with its own padding; that of an integer file is not quite its zero (see `Twin`).
         teacher = Twin(lower(self.float_graph), exact_input=True)
         total = settings.epochs * batches.steps_per_epoch
-        step = _training_step(self.twin, teacher, self.config, total)
+        tuning = FineTuning(self.twin, teacher, self.config, frozen_layers(self.graph, settings.freeze), total)
         teacher_validation = softmax(np.concatenate([teacher.logits(pixels) for pixels in self.validation]))
         history: list[dict[str, float]] = []
         self._judge(teacher_validation, history, epoch=0, loss=math.nan)
@@ -191,14 +188,15 @@ class _Quantization:
             for epoch in range(settings.epochs):
                 losses = []
                 for pixels, labels, _ in _until(batches.epoch(epoch), stop):
-                    losses.append(step(input_units(self.graph, pixels), labels))
+                    losses.append(tuning.step(input_units(self.graph, pixels), labels))
                     done += 1
                     advance(done, f"epoch {epoch + 1}/{settings.epochs}, loss {np.mean(losses):.3f}")
                 if stop:
                     self._save()
                     raise Interrupted(f"Stopped in epoch {epoch + 1} of {settings.epochs}; the best finished epoch is saved "
                                       f"in {self.target.path}, which can be converted.")
-                self._judge(teacher_validation, history, epoch=epoch + 1, loss=float(np.mean(losses)))
+                with tuning.averaged():
+                    self._judge(teacher_validation, history, epoch=epoch + 1, loss=float(np.mean(losses)))
         return history
 
     def _judge(self, teacher: np.ndarray, history: list[dict[str, float]], *, epoch: int, loss: float) -> None:
@@ -263,67 +261,3 @@ def _until(batches: Iterator[Any], stop: list[int]) -> Iterator[Any]:
         if stop:
             return
         yield batch
-
-
-def _training_step(twin: Twin, teacher: Twin, config: Config, total: int) -> Callable[[np.ndarray, np.ndarray], float]:
-    """A step of fine-tuning: (inputs, labels) -> loss.
-
-    Adam moves every parameter by about the learning rate, whatever its size; but with BatchNorm folded and factors of 6
-    and 36 moved between layers, sizes differ by orders of magnitude. So it works on parameters divided by their tensor's
-    root mean square, which makes the learning rate a relative one.
-    """
-    settings, smoothing = config.quantize, config.train.label_smoothing
-    schedule = tf_keras.optimizers.schedules.CosineDecay(settings.learning_rate, max(total, 1))
-    optimizer = tf_keras.optimizers.Adam(schedule)
-    model, temperature, share = twin.model, settings.temperature, settings.teacher_weight
-    variables = twin.trainable_variables(frozen_layers(twin.lowered.deploy, settings.freeze))
-    sizes = [max(float(np.sqrt(np.mean(np.square(v.numpy())))), 1e-3) for v in variables]
-    relative = [tf.Variable(v / size) for v, size in zip(variables, sizes, strict=True)]
-    optimizer.build(relative)
-
-    shift = tf.constant(input_shift(twin.lowered.deploy))
-    sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in variables]
-
-    @tf.function(reduce_retracing=True)
-    def accumulate(inputs: Any, labels: Any, weight: Any) -> Any:
-        answers = tf.nn.softmax(teacher.model(inputs + shift, training=False) / temperature)
-        smooth = labels * (1 - smoothing) + smoothing / labels.shape[-1]
-        with tf.GradientTape() as tape:
-            logits = model(inputs, training=True)
-            from_teacher = tf.nn.softmax_cross_entropy_with_logits(answers, logits / temperature) * temperature ** 2
-            from_labels = tf.nn.softmax_cross_entropy_with_logits(smooth, logits)
-            loss = weight * tf.reduce_mean(share * from_teacher + (1 - share) * from_labels)
-        for total_gradient, gradient in zip(sums, tape.gradient(loss, variables), strict=True):
-            total_gradient.assign_add(gradient)
-        return loss
-
-    @tf.function
-    def apply() -> None:
-        optimizer.apply_gradients([(gradient * size, own) for gradient, size, own
-                                   in zip(sums, sizes, relative, strict=True)])
-        for variable, size, own, gradient in zip(variables, sizes, relative, sums, strict=True):
-            variable.assign(own * size)
-            gradient.assign(tf.zeros_like(gradient))
-
-    part = _pictures_at_once(model)
-
-    def step(inputs: np.ndarray, labels: np.ndarray) -> float:
-        # With BatchNorm folded, the gradient of a batch is exactly the mean of its parts'.
-        loss = 0.0
-        for start in range(0, len(inputs), part):
-            chunk = slice(start, start + part)
-            loss += float(accumulate(inputs[chunk], labels[chunk], tf.constant(len(labels[chunk]) / len(labels))))
-        apply()
-        return loss
-
-    return step
-
-
-def _pictures_at_once(model: Any) -> int:
-    """How many pictures go through the twin at once, so that their activations and gradients stay within a budget."""
-    return max(1, _STEP_BYTES // (_values(model) * 4 * _COPIES))
-
-
-def _values(model: Any) -> int:
-    """How many numbers all tensors of one picture have."""
-    return sum(math.prod(layer.output.shape[1:]) for layer in model.layers)

@@ -1,0 +1,123 @@
+"""One step of quantization-aware fine-tuning after another, with the float network as teacher."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from mnv3_tf.config import Config
+from mnv3_tf.quantization.twin import Twin, input_shift
+
+# Memory for the activations of one training step, and how often each value is held (measured: quantizers and gradients).
+_STEP_BYTES = 1_200_000_000
+_COPIES = 5
+# Share of the steps over which the rate rises.
+_WARM_UP = 0.1
+# Of the running average of the parameters: it reaches about fifty steps back.
+_DECAY = 0.98
+
+
+class FineTuning:
+    """The fake-quantized network, its optimizer and the running average of what is trained.
+
+    Adam moves every parameter by about the learning rate, whatever its size; but with BatchNorm folded and factors of 6 and 36
+    moved between layers, sizes differ by orders of magnitude. So it works on parameters divided by their tensor's root mean
+    square, which makes the learning rate a relative one. The rate rises from zero over the first tenth of the steps: until its
+    moments have seen some gradients, Adam takes steps of full length in the direction of noise.
+
+    What is kept is the average of the parameters over the last steps, :meth:`averaged`.
+
+    Args:
+        twin: is trained.
+        teacher: the float form.
+        config: sections `quantize` and `train.label_smoothing`.
+        frozen: operations whose weights stay as they are.
+        total: number of steps that will be taken.
+    """
+
+    def __init__(self, twin: Twin, teacher: Twin, config: Config, frozen: frozenset[str], total: int):
+        settings = config.quantize
+        warm_up = max(round(_WARM_UP * total), 1)
+        self._optimizer = tf_keras.optimizers.Adam(tf_keras.optimizers.schedules.CosineDecay(
+            0.0, max(total - warm_up, 1), warmup_target=settings.learning_rate, warmup_steps=warm_up))
+        self._variables = twin.trainable_variables(frozen)
+        self._sizes = [max(float(np.sqrt(np.mean(np.square(v.numpy())))), 1e-3) for v in self._variables]
+        self._relative = [tf.Variable(v / size) for v, size in zip(self._variables, self._sizes, strict=True)]
+        self._averages = [tf.Variable(v, trainable=False) for v in self._relative]
+        self._gradients = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._variables]
+        self._steps = tf.Variable(0.0, trainable=False)
+        self._optimizer.build(self._relative)
+        self._model, self._teacher = twin.model, teacher.model
+        self._shift = tf.constant(input_shift(twin.lowered.deploy))
+        self._temperature, self._share = settings.temperature, settings.teacher_weight
+        self._smoothing = config.train.label_smoothing
+        self._part = pictures_at_once(twin.model)
+
+    def step(self, inputs: np.ndarray, labels: np.ndarray) -> float:
+        """One step.
+
+        Args:
+            inputs: float32 (n, height, width, 3) in input units.
+            labels: float32 (n, classes), probabilities.
+
+        Returns:
+            The loss.
+        """
+        # With BatchNorm folded, the gradient of a batch is exactly the mean of its parts'.
+        loss = 0.0
+        for start in range(0, len(inputs), self._part):
+            chunk = slice(start, start + self._part)
+            loss += float(self._accumulate(inputs[chunk], labels[chunk], tf.constant(len(labels[chunk]) / len(labels))))
+        self._apply()
+        return loss
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """For as long as it is entered, the twin has the averaged parameters."""
+        self._put(self._averages)
+        yield
+        self._put(self._relative)
+
+    def _put(self, values: list[Any]) -> None:
+        for variable, size, value in zip(self._variables, self._sizes, values, strict=True):
+            variable.assign(value * size)
+
+    @tf.function(reduce_retracing=True)
+    def _accumulate(self, inputs: Any, labels: Any, weight: Any) -> Any:
+        answers = tf.nn.softmax(self._teacher(inputs + self._shift, training=False) / self._temperature)
+        smooth = labels * (1 - self._smoothing) + self._smoothing / labels.shape[-1]
+        with tf.GradientTape() as tape:
+            logits = self._model(inputs, training=True)
+            from_teacher = tf.nn.softmax_cross_entropy_with_logits(answers, logits / self._temperature) * self._temperature ** 2
+            from_labels = tf.nn.softmax_cross_entropy_with_logits(smooth, logits)
+            loss = weight * tf.reduce_mean(self._share * from_teacher + (1 - self._share) * from_labels)
+        for total, gradient in zip(self._gradients, tape.gradient(loss, self._variables), strict=True):
+            total.assign_add(gradient)
+        return loss
+
+    @tf.function
+    def _apply(self) -> None:
+        self._optimizer.apply_gradients([(gradient * size, own) for gradient, size, own
+                                         in zip(self._gradients, self._sizes, self._relative, strict=True)])
+        self._steps.assign_add(1.0)
+        # The first averages are over what there is.
+        decay = tf.minimum(_DECAY, self._steps / (self._steps + 9.0))
+        for variable, size, own, average, gradient in zip(self._variables, self._sizes, self._relative, self._averages,
+                                                          self._gradients, strict=True):
+            variable.assign(own * size)
+            average.assign(decay * average + (1 - decay) * own)
+            gradient.assign(tf.zeros_like(gradient))
+
+
+def pictures_at_once(model: Any) -> int:
+    """How many pictures go through the twin at once, so that their activations and gradients stay within a budget."""
+    return max(1, _STEP_BYTES // (count_values(model) * 4 * _COPIES))
+
+
+def count_values(model: Any) -> int:
+    """How many numbers all tensors of one picture have."""
+    return sum(math.prod(layer.output.shape[1:]) for layer in model.layers)

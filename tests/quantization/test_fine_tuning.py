@@ -1,0 +1,95 @@
+"""Steps of quantization-aware fine-tuning: how far they go, what they average, what they leave alone."""
+
+import numpy as np
+import pytest
+
+from mnv3_tf.config import Config, load_config
+from mnv3_tf.network import MobileNetV3
+from mnv3_tf.quantization.calibration import calibrate
+from mnv3_tf.quantization.fine_tuning import FineTuning
+from mnv3_tf.quantization.graph import trace
+from mnv3_tf.quantization.lowering import lower
+from mnv3_tf.quantization.twin import Twin, input_units
+from mnv3_tf.spec import Block, NetworkSpec
+
+SPEC = NetworkSpec("two", (Block(3, 16, 16, True, "relu", 2), Block(3, 32, 16, False, "hard_swish", 2)), "hard_swish",
+                   class_expand=32)
+RATE = 0.01
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return load_config(None, [f"quantize.learning_rate={RATE}"])
+
+
+class Network:
+    """A twin, its teacher, and a batch that both learn from."""
+
+    def __init__(self) -> None:
+        graph = trace(MobileNetV3(SPEC, input_shape=(32, 32, 3), classes=3))
+        pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype(np.uint8)
+        self.twin = Twin(lower(graph), calibrate(graph, [pixels]).ranges)
+        self.teacher = Twin(lower(graph), exact_input=True)
+        self.inputs = input_units(graph, pixels)
+        self.labels = np.eye(3, dtype=np.float32)[np.arange(8) % 3]
+
+    def values(self, frozen: frozenset[str] = frozenset()) -> list[np.ndarray]:
+        """All that is trained, as it is."""
+        return [variable.numpy() for variable in self.twin.trainable_variables(frozen)]
+
+
+def test_the_rate_rises_and_the_average_is_kept(config: Config) -> None:
+    network = Network()
+    tuning = FineTuning(network.twin, network.teacher, config, frozenset(), STEPS)
+    start = network.values()
+    sizes = [max(float(np.sqrt(np.mean(np.square(value)))), 1e-3) for value in start]
+    average, before, moved = start, start, []
+    for step in range(1, 7):
+        assert np.isfinite(tuning.step(network.inputs, network.labels))
+        after = network.values()
+        moved.append(max(float(np.abs(new - old).max()) / size for new, old, size in zip(after, before, sizes, strict=True)))
+        decay = min(0.98, step / (step + 9))
+        average = [decay * old + (1 - decay) * new for old, new in zip(average, after, strict=True)]
+        before = after
+    # A tenth of 40 steps: 0, a quarter, a half, three quarters, then the whole rate; Adam's steps are about as long.
+    assert moved[0] < 1e-6
+    for length, share in zip(moved[1:], (0.25, 0.5, 0.75, 1.0, 1.0), strict=True):
+        assert 0.2 * share * RATE < length < 1.5 * share * RATE
+    with tuning.averaged():
+        for found, wanted, size in zip(network.values(), average, sizes, strict=True):
+            assert np.allclose(found, wanted, rtol=0, atol=1e-5 * size)
+        assert any(np.abs(now - then).max() > 0 for now, then in zip(network.values(), before, strict=True))
+    assert all(np.array_equal(now, then) for now, then in zip(network.values(), before, strict=True))
+
+
+def test_frozen_weights_are_neither_moved_nor_averaged(config: Config) -> None:
+    network = Network()
+    frozen = frozenset({"stem_conv"})
+    tuning = FineTuning(network.twin, network.teacher, config, frozen, 1)
+    kernel, bias = network.twin.weights()["stem_conv"]
+    others = network.values(frozen)
+    for _ in range(3):
+        tuning.step(network.inputs, network.labels)
+    with tuning.averaged():
+        assert all(np.array_equal(now, then) for now, then in
+                   zip(network.twin.weights()["stem_conv"], (kernel, bias), strict=True))
+    assert len(others) == len(network.values()) - 2
+
+
+def test_parts_of_a_batch_make_the_same_step(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory is short, a batch goes through in parts; the gradient is the whole batch's."""
+    import keras
+
+    found = []
+    for part in (8, 3):
+        keras.utils.set_random_seed(0)
+        network = Network()
+        tuning = FineTuning(network.twin, network.teacher, config, frozenset(), STEPS)
+        monkeypatch.setattr(tuning, "_part", part)
+        losses = [tuning.step(network.inputs, network.labels) for _ in range(3)]
+        found.append((losses, network.values()))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
+    # Adam makes much of the least difference where a gradient is next to nothing: most values, not all, are the same.
+    near = [np.isclose(one, other, rtol=1e-3, atol=1e-5) for one, other in zip(found[0][1], found[1][1], strict=True)]
+    assert sum(same.sum() for same in near) > 0.99 * sum(same.size for same in near)
