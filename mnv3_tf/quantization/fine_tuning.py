@@ -79,8 +79,10 @@ class FineTuning:
     def averaged(self) -> Iterator[None]:
         """For as long as it is entered, the twin has the averaged parameters."""
         self._put(self._averages)
-        yield
-        self._put(self._relative)
+        try:
+            yield
+        finally:
+            self._put(self._relative)
 
     def _put(self, values: list[Any]) -> None:
         for variable, size, value in zip(self._variables, self._sizes, values, strict=True):
