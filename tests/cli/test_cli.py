@@ -89,7 +89,8 @@ def test_evaluate_and_predict_take_every_kind_of_model(kind: str, float_run: Pat
     code, text, err = run("evaluate", model, "--data", pictures, "--json")
     assert code == 0, err
     result = json.loads(text)
-    assert result["samples"] == 36 and 0.8 <= result["top1"] <= 1.0 and result["split"] == "test"
+    least = 0.9 if kind in ("run", "keras") else 0.8
+    assert result["samples"] == 36 and least <= result["top1"] <= 1.0 and result["split"] == "test"
     red, blue = (pictures / "test" / name / f"{name}_0.png" for name in ("red", "blue"))
     code, text, err = run("predict", model, red, blue, "--top-k", "2", "--json")
     assert code == 0, err
@@ -137,7 +138,7 @@ def test_evaluate_against_another_model(qat_run: Path, tflite: Path, float_run: 
     code, text, err = run("evaluate", tflite, "--data", pictures, "--against", qat_run, "--json")
     assert code == 0, err
     agreement = json.loads(text)["agreement"]
-    assert agreement["top1"] >= 0.87 and 0 <= agreement["mean_difference"] <= agreement["largest_difference"] < 0.5
+    assert agreement["top1"] >= 0.97 and 0 <= agreement["mean_difference"] <= agreement["largest_difference"] < 0.5
     code, text, err = run("evaluate", tflite, "--data", pictures, "--against", float_run, "--json")
     assert code == 0 and 0 < json.loads(text)["agreement"]["mean_difference"] < 1, err
     code, text, _ = run("evaluate", float_run, "--data", pictures, "--against", float_run)
@@ -204,4 +205,4 @@ def test_the_whole_road_by_the_command(pictures: Path, tiny_settings: tuple[str,
     assert "Next: mnv3 convert" in mnv3("quantize", tmp_path / "run", "--data", pictures, "--out", tmp_path / "q",
                                         "--epochs", 1)
     mnv3("convert", tmp_path / "q", "--out", tmp_path / "m.tflite", "--io", "int8")
-    assert json.loads(mnv3("evaluate", tmp_path / "m.tflite", "--data", pictures, "--json"))["top1"] >= 0.8
+    assert json.loads(mnv3("evaluate", tmp_path / "m.tflite", "--data", pictures, "--json"))["top1"] >= 0.9

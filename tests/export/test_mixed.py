@@ -166,7 +166,7 @@ def test_a_recipe_becomes_a_run_that_can_be_converted(analysed: mixed_module.Ana
     assert graph.float_blocks == ("stem", "block_05") and run.labels() == RunFolder(qat_run).labels()
     card = read_json(run.card)
     assert card["float_blocks"] == ["stem", "block_05"] and card["parent"]["run"] == str(float_run.resolve())
-    assert card["quantized_parent"]["run"] == str(qat_run.resolve()) and card["metrics"]["test"]["top1"] >= 0.8
+    assert card["quantized_parent"]["run"] == str(qat_run.resolve()) and card["metrics"]["test"]["top1"] >= 0.9
     file = convert(open_source(run.path), tmp_path / "m.tflite")
     found, expected = LiteRTModel(file.path).predict(test_pixels), open_classifier(run.path).logits(test_pixels)
     assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.97
