@@ -17,7 +17,7 @@ class Classifier:
 
     Attributes:
         path: what the user named.
-        kind: "keras", "fake-quantized" or "tflite".
+        kind: "keras", "quantized" or "tflite".
         contract: how pictures become its input.
         labels: class names in the order of the logits.
         forward: pixels uint8 (n, height, width, 3) -> logits float32 (n, classes); n is at most :data:`EVALUATION_BATCH`.
@@ -53,7 +53,7 @@ def open_classifier(path: str | Path, *, threads: int = 1) -> Classifier:
 
         run = open_run(path)
         if run.is_quantized:
-            return _checked(path, "fake-quantized", run.contract(), run.labels(), _fake_quantized(run.quantized))
+            return _checked(path, "quantized", run.contract(), run.labels(), _quantized(run.quantized))
         return _checked(path, "keras", run.contract(), run.labels(), _keras(run.model))
     if not path.exists():
         raise InputError(f"{path}: there is no such run folder or file.")
@@ -92,13 +92,11 @@ def _keras(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     return lambda pixels: batch_logits(model, pixels)
 
 
-def _fake_quantized(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+def _quantized(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     from mnv3_tf.quantization.graph import load_graph
-    from mnv3_tf.quantization.lowering import lower
-    from mnv3_tf.quantization.twin import Twin
+    from mnv3_tf.quantization.integers import QuantizedNetwork
 
-    graph, ranges = load_graph(path)
-    return Twin(lower(graph), ranges).logits
+    return QuantizedNetwork.of(*load_graph(path)).logits
 
 
 def _tflite(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from mnv3_tf.config import Config, QuantizeConfig
 from mnv3_tf.data import PictureDataset, Preprocessing, Sample, evaluation_split, fingerprint_samples
@@ -23,6 +22,7 @@ from mnv3_tf.quantization.compensate import compensate
 from mnv3_tf.quantization.equalize import equalize
 from mnv3_tf.quantization.fine_tuning import FineTuning, count_values
 from mnv3_tf.quantization.graph import DeployGraph, save_graph, trace
+from mnv3_tf.quantization.integers import QuantizedNetwork
 from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.twin import Twin, input_units
 from mnv3_tf.run_card import data_facts
@@ -147,7 +147,7 @@ def _compensated(graph: DeployGraph, calibration: Calibration, samples: tuple[Sa
 
 
 class _Quantization:
-    """The twin, its scores and its fine-tuning."""
+    """The twin, its fine-tuning, and its scores, which are those of the integer file that it becomes."""
 
     def __init__(self, float_graph: DeployGraph, graph: DeployGraph, calibration: Calibration, contract: Preprocessing,
                  class_names: tuple[str, ...], dataset: PictureDataset, config: Config, target: RunFolder,
@@ -156,13 +156,14 @@ class _Quantization:
         self.contract, self.class_names = contract, class_names
         self.dataset, self.config, self.target, self.progress = dataset, config, target, progress
         self.twin = Twin(lower(graph), calibration.ranges)
+        self.network = QuantizedNetwork(self.twin)
         self.validation = ContractPictures(dataset.split("val"), contract)
         self.best = math.inf
         self.kept = (self.graph, calibration.ranges)
 
     def _logits(self, pictures: ContractPictures) -> np.ndarray:
-        forward = tf.function(lambda inputs: self.twin.model(inputs, training=False), reduce_retracing=True)
-        return np.concatenate([forward(input_units(self.graph, pixels)).numpy() for pixels in pictures])
+        self.network.refresh()
+        return np.concatenate([self.network.logits(pixels) for pixels in pictures])
 
     def _scores(self, split: str) -> Scores:
         pictures = self.validation if split == "val" else ContractPictures(self.dataset.split(split), self.contract)
@@ -221,6 +222,7 @@ class _Quantization:
         graph, ranges = self.kept
         self.twin = Twin(lower(graph), ranges)
         self.twin.round_biases()
+        self.network = QuantizedNetwork(self.twin)
         self.target.path.mkdir(parents=True, exist_ok=True)
         self.target.write_head(self.config, self.contract, self.class_names)
         save_graph(self.target.quantized, self.twin.deploy_graph(), ranges)
@@ -231,7 +233,7 @@ class _Quantization:
         scores = {split: self._scores(split) for split in dict.fromkeys(["val", evaluation_split(self.dataset)])}
         self.target.write_card(**facts, metrics=self.target.write_scores(scores))
         for split, values in scores.items():
-            self.progress.say(f"{split} top-1 {values.top1:.4f} on {values.samples} pictures, fake-quantized")
+            self.progress.say(f"{split} top-1 {values.top1:.4f} on {values.samples} pictures, in 8 bits")
         return self.target
 
 

@@ -16,6 +16,7 @@ import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras import quantize_layout_transform, quantize_registry
 
 from mnv3_tf.errors import KitError
+from mnv3_tf.quantization.arithmetic import Grid
 from mnv3_tf.quantization.graph import DeployGraph
 from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph, LoweredOp, range_rule
 from mnv3_tf.quantization.quantizers import (
@@ -230,19 +231,42 @@ class Twin:
                 found[op.name] = (kernel, bias)
         return found
 
+    def grid(self, op: LoweredOp) -> Grid:
+        """The 8-bit grid of an operation's output, as an integer file has it."""
+        low, high = (float(self._variables(op)[end].numpy()) for end in ("low", "high"))
+        return Grid.of_range(low, high)
+
+    def places(self, name: str) -> int:
+        """Height times width of a tensor."""
+        height, width = self.model.get_layer(self._layers[name]).output.shape[1:3]
+        return int(height * width)
+
+    def kernel_steps(self, op: LoweredOp) -> np.ndarray:
+        """The step of an 8-bit kernel for each of its channels, float64 (channels,)."""
+        kernel, _ = self._kernel_bias(op)
+        axes = (0, 1, 3) if op.kind == "depthwise" else (0, 1, 2)
+        largest = np.maximum(np.abs(kernel.numpy()).max(axis=axes), np.float32(self.kernel_floor(op)))
+        return 2 * largest.astype(np.float64) / 254
+
+    def integers(self, op: LoweredOp) -> tuple[np.ndarray, np.ndarray]:
+        """Kernel and bias of a quantized convolution as an integer file has them, int64, in the deploy form's shapes."""
+        kernel, bias = self._kernel_bias(op)
+        steps = self.kernel_steps(op)
+        fake = KernelQuantizer(op.kind == "depthwise", self.kernel_floor(op))(kernel, False, {}).numpy()
+        levels = np.rint(fake / (steps[:, None] if op.kind == "depthwise" else steps))
+        return levels.astype(np.int64), np.rint(bias.numpy() / self._bias_steps(op)).astype(np.int64)
+
+    def _bias_steps(self, op: LoweredOp) -> np.ndarray:
+        source = next(o for o in self.lowered.ops if o.name == op.inputs[0])
+        return np.maximum(self.grid(source).step * self.kernel_steps(op), 1e-30)
+
     def round_biases(self) -> None:
         """Moves the biases of what is quantized to an integer file's grid: multiples of input scale times kernel scale."""
         for op in self.lowered.ops:
-            if not self._has_quantized_kernel(op):
-                continue
-            source = next(o for o in self.lowered.ops if o.name == op.inputs[0])
-            low, high = (float(self._variables(source)[end].numpy()) for end in ("low", "high"))
-            kernel_variable, bias = self._kernel_bias(op)
-            axes = (0, 1, 3) if op.kind == "depthwise" else (0, 1, 2)
-            kernel_scale = np.maximum(np.abs(kernel_variable.numpy().astype(np.float64)).max(axis=axes),
-                                      self.kernel_floor(op)) / 127
-            step = np.maximum((high - low) / 255 * kernel_scale, 1e-30)
-            bias.assign(np.rint(bias.numpy() / step) * step)
+            if self._has_quantized_kernel(op):
+                _, bias = self._kernel_bias(op)
+                steps = self._bias_steps(op)
+                bias.assign(np.rint(bias.numpy() / steps) * steps)
 
     def round_kernels(self) -> None:
         """Moves the kernels of a float form to the values that 8 bits leave of them."""

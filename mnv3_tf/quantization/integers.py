@@ -1,0 +1,170 @@
+"""The quantized network in whole numbers: exactly what an int8 file of it computes.
+
+Fake quantization computes in float32 and rounds to 8-bit grids. Where a value lies half-way between two of them, float32 and
+integers may choose differently; in a deep network one such choice moves the logits by one or two steps. Training does not mind.
+What is scored, shown, and compared with files is computed here, by the rules of the kernels that will run it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+
+from mnv3_tf.errors import KitError
+from mnv3_tf.quantization.arithmetic import KERNELS, Grid
+from mnv3_tf.quantization.graph import DeployGraph
+from mnv3_tf.quantization.lowering import LoweredGraph, LoweredOp, lower
+from mnv3_tf.quantization.twin import Ranges, Twin
+
+Kernels = Literal["xnnpack", "reference"]
+
+# Whole numbers up to here are exact in float32.
+_EXACT = 2.0 ** 24
+# The constant of a hard-swish's gate, relu6(x + 3), as the converter stores it: level 127 of a grid over 0..3.
+_THREE = Grid.of_range(0.0, 3.0)
+
+
+def has_integer_form(lowered: LoweredGraph) -> bool:
+    """Whether all of a network's file is integer arithmetic that is known here.
+
+    It is not where blocks are left float, nor for the native HARD_SWISH of the "fused" lowering.
+    """
+    return lowered.lowering == "xnnpack" and not lowered.deploy.float_blocks
+
+
+class IntegerNetwork:
+    """A fake-quantized network, computed in whole numbers.
+
+    Args:
+        twin: the fake-quantized form, lowered for XNNPACK, nothing left float. Its weights and ranges are read here and by
+            :meth:`refresh`; biases are rounded to the grid that a file has for them.
+        kernels: "xnnpack", or "reference" for TFLite's reference kernels.
+
+    Raises:
+        KitError: the network has no integer form (:func:`has_integer_form`).
+    """
+
+    def __init__(self, twin: Twin, kernels: Kernels = "xnnpack"):
+        if not has_integer_form(twin.lowered):
+            raise KitError("A network with blocks left float, or lowered for fused operations, has no integer form here.")
+        self._twin, self._arithmetic = twin, KERNELS[kernels]
+        self._ops = {op.name: op for op in twin.lowered.ops}
+        self._forward = tf.function(self._compute, reduce_retracing=True)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads the twin's weights and ranges again."""
+        self.grids: dict[str, Grid] = {}
+        for op in self._ops.values():
+            self.grids[op.name] = self.grids[op.inputs[0]] if op.kind == "flatten" else self._twin.grid(op)
+        self._constants = {name: tuple(tf.constant(value) for value in self._prepared(op)) for name, op in self._ops.items()}
+
+    def _prepared(self, op: LoweredOp) -> tuple[Any, ...]:
+        """The constants of an operation; the ends of its grid are the last two."""
+        grid = self.grids[op.name]
+        inputs = [self.grids[name] for name in op.inputs]
+        ends = tuple(np.float32(end) for end in grid.ends)
+        arithmetic = self._arithmetic
+        if op.kind in ("conv", "depthwise"):
+            kernel, bias = self._twin.integers(op)
+            axes = (0, 1, 3) if op.kind == "depthwise" else (0, 1, 2)
+            reach = np.abs(kernel).sum(axis=axes) * max(-inputs[0].ends[0], inputs[0].ends[1]) + np.abs(bias)
+            exact = np.float32 if reach.max() < _EXACT else np.float64
+            scales = self._twin.kernel_steps(op).astype(np.float32)
+            return (kernel.astype(exact), bias.astype(exact), *arithmetic.convolving(inputs[0], scales, grid), *ends)
+        if op.kind == "multiply":
+            return (*arithmetic.multiplying(inputs[0], inputs[1], grid), *ends)
+        if op.kind in ("add", "gate"):
+            return (*arithmetic.adding(inputs[0], inputs[1] if op.kind == "add" else _THREE, grid), *ends)
+        if op.kind == "pool":
+            return (*arithmetic.averaging(inputs[0], grid, self._twin.places(op.inputs[0])), *ends)
+        return ()
+
+    def _compute(self, centred: Any, constants: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
+        """Some tensors, centred, from the centred input; the constants are arguments, for TensorFlow folds what it knows."""
+        tensors: dict[str, Any] = {}
+        for name, op in self._ops.items():
+            inputs = [tensors[source] for source in op.inputs]
+            tensors[name] = centred if op.kind == "input" else self._apply(op, inputs, constants[name])
+        return [tensors[name] for name in names]
+
+    def _apply(self, op: LoweredOp, inputs: list[Any], constants: Any) -> Any:
+        arithmetic = self._arithmetic
+        if op.kind == "flatten":
+            return tf.reshape(inputs[0], (tf.shape(inputs[0])[0], -1))
+        *constants, low, high = constants
+        if op.kind in ("conv", "depthwise"):
+            kernel, bias, *constants = constants
+            value = arithmetic.rescale(_convolve(op, inputs[0], kernel) + bias, constants)
+        elif op.kind == "multiply":
+            value = arithmetic.rescale(inputs[0] * inputs[1], constants)
+        elif op.kind == "add":
+            value = arithmetic.add(inputs[0], inputs[1], constants)
+        elif op.kind == "gate":
+            value = arithmetic.add(inputs[0], tf.fill((1, 1, 1, 1), _THREE.ends[1]), constants)
+        else:
+            value = arithmetic.average(tf.reduce_sum(inputs[0], axis=(1, 2), keepdims=True), constants)
+        return tf.clip_by_value(value, low, high)
+
+    def tensors(self, names: Sequence[str], pixels: np.ndarray) -> list[np.ndarray]:
+        """The 8-bit levels, int8, of some operations' outputs, for pixels (n, height, width, 3) in 0..255."""
+        return [(found + self.grids[name].zero_point).astype(np.int8)
+                for name, found in zip(names, self._run(pixels, tuple(names)), strict=True)]
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        """Logits float32 (n, classes) of pixels (n, height, width, 3) in 0..255."""
+        last = list(self._ops)[-1]
+        return self._run(pixels, (last,))[0] * self.grids[last].scale
+
+    def _run(self, pixels: np.ndarray, names: tuple[str, ...]) -> list[np.ndarray]:
+        centred = np.asarray(pixels, np.float32) - np.float32(self._twin.lowered.deploy.zero_pixel)
+        with tf.device("/CPU:0"):
+            return [tensor.numpy() for tensor in self._forward(tf.constant(centred), self._constants, names)]
+
+
+def _convolve(op: LoweredOp, values: Any, kernel: Any) -> Any:
+    """Sums of products, in the kernel's type, in which all of them are exact."""
+    padding = op.padding.upper()
+    if op.padding == "symmetric":
+        height, width = (side // 2 for side in kernel.shape[:2])
+        values, padding = tf.pad(values, [[0, 0], [height, height], [width, width], [0, 0]]), "VALID"
+    values = tf.cast(values, kernel.dtype)
+    if op.kind == "depthwise":
+        return tf.nn.depthwise_conv2d(values, kernel, (1, op.stride, op.stride, 1), padding)
+    return tf.nn.conv2d(values, kernel, op.stride, padding)
+
+
+class QuantizedNetwork:
+    """The quantized network as it is scored and compared: in whole numbers wherever it has an integer form.
+
+    Args:
+        twin: its fake-quantized form.
+
+    Attributes:
+        exact: whether :meth:`logits` are those of an int8 file, bit by bit. Where blocks are left float they are not, and fake
+            quantization answers.
+    """
+
+    def __init__(self, twin: Twin):
+        self.twin = twin
+        self.exact = has_integer_form(twin.lowered)
+        self._integers = IntegerNetwork(twin) if self.exact else None
+
+    @classmethod
+    def of(cls, graph: DeployGraph, ranges: Ranges) -> "QuantizedNetwork":
+        """The network of a quantized run."""
+        return cls(Twin(lower(graph), ranges))
+
+    def refresh(self) -> None:
+        """Reads the twin's weights and ranges again."""
+        if self._integers is not None:
+            self._integers.refresh()
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        """Logits float32 (n, classes) of pixels (n, height, width, 3) in 0..255."""
+        return self.twin.logits(pixels) if self._integers is None else self._integers.logits(pixels)
+
+    def reference_logits(self, pixels: np.ndarray) -> np.ndarray | None:
+        """The same as TFLite's reference kernels round; None where it has no integer form."""
+        return IntegerNetwork(self.twin, "reference").logits(pixels) if self.exact else None
