@@ -72,7 +72,7 @@ def _deploy_form(model: str, path: Path) -> dict[str, Any]:
         rows.append({"layer": display_name(op.name),
                      "kind": op.kind + (f" + {op.activation}" if op.activation else "") + left_float,
                      "parameters": parameters, "low": ends[0], "high": ends[1]})
-    return {"model": model, "kind": "fake-quantized", "input": [graph.height, graph.width, 3],
+    return {"model": model, "kind": "quantized", "input": [graph.height, graph.width, 3],
             "parameters": sum(row["parameters"] for row in rows), "layers": rows}
 
 

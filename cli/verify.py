@@ -33,7 +33,7 @@ def verify(model: str, data: str, against: str | None, quantized: str | None, sp
            as_json: bool) -> None:
     """Proves that MODEL (a .tflite file or a quantized run) answers as its float model does, or says what broke it.
 
-    The same pictures go through float Keras, the deploy form, fake-quantized Keras, TFLite on the reference kernels, and TFLite
+    The same pictures go through float Keras, the deploy form, quantized Keras, TFLite on the reference kernels, and TFLite
     with XNNPACK. Every tensor of the file is compared with the float model's. The limits are settings (verify.*). Exit code 3
     where something does not hold.
     """

@@ -26,6 +26,7 @@ from mnv3_tf.export.tflite_file import (
 )
 from mnv3_tf.files import read_json, write_bytes, write_json
 from mnv3_tf.quantization.graph import DeployGraph, leave_float, load_graph, trace
+from mnv3_tf.quantization.integers import QuantizedNetwork
 from mnv3_tf.quantization.lowering import LoweredGraph, Lowering, lower
 from mnv3_tf.quantization.twin import Ranges, Twin
 from mnv3_tf.run_card import fingerprint, make_card
@@ -34,8 +35,9 @@ from mnv3_tf.training.run_folder import RunFolder
 Format = Literal["int8", "float16", "dynamic", "float32"]
 Io = Literal["uint8", "int8", "float32"]
 
-# A file whose logits are further from the fake-quantized network's, on average over test patterns, is not written. Sound files
-# are within 1; patterns are no photos, so a sick network may be at 3; a wrong file is at tens. `mnv3 verify` looks closer.
+# A file whose logits are further from the quantized network's, on average over test patterns, is not written. Files that are
+# integers throughout are equal; patterns are no photos, so a sick network with float blocks or native hard-swishes may be at 3; a
+# wrong file is at tens. `mnv3 verify` looks closer.
 _MEAN_STEPS = 8.0
 
 
@@ -127,7 +129,7 @@ def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io 
     Raises:
         InputError: the combination is impossible.
         GateError: the file would hold float operations outside of the blocks that the run leaves float, stray conversions, or,
-            lowered for XNNPACK, more than one partition; or it answers otherwise than the fake-quantized Keras network.
+            lowered for XNNPACK, more than one partition; or it answers otherwise than the quantized Keras network.
     """
     out = Path(out)
     if out.suffix != ".tflite":
@@ -255,16 +257,16 @@ def _gate(out: Path, content: bytes, model: LiteRTModel, format: Format, lowerin
                         "weights were never trained can cause this; otherwise try --lowering fused.")
     steps = _difference(source, model, lowering)
     if steps > _MEAN_STEPS:
-        raise GateError(f"{out}: was not written, for it does not answer as the fake-quantized Keras network: on test patterns a "
+        raise GateError(f"{out}: was not written, for it does not answer as the quantized Keras network: on test patterns a "
                         f"logit differs by {steps:.1f} of its 255 steps on average, and {_MEAN_STEPS:g} are allowed. "
                         "`mnv3 verify QRUN` names the layer where it begins.")
 
 
 def _difference(source: Source, model: LiteRTModel, lowering: Lowering) -> float:
-    """Steps by which a logit of the file differs from the fake-quantized network's, on average over the test patterns."""
+    """Steps by which a logit of the file differs from the quantized network's, on average over the test patterns."""
     assert source.ranges is not None
     patterns = np.stack(list(_patterns(source.graph.height, source.graph.width)))
-    expected = Twin(lower(source.graph, lowering), source.ranges).logits(patterns)
+    expected = QuantizedNetwork(Twin(lower(source.graph, lowering), source.ranges)).logits(patterns)
     return float(np.abs(model.predict(patterns) - expected).mean()) / output_step(model, source.graph, source.ranges)
 
 

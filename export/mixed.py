@@ -20,9 +20,9 @@ from mnv3_tf.keras_model import batch_logits, load_keras
 from mnv3_tf.metrics import score
 from mnv3_tf.progress import Progress
 from mnv3_tf.quantization.graph import DeployGraph, leave_float, save_graph
-from mnv3_tf.quantization.lowering import lower
+from mnv3_tf.quantization.integers import QuantizedNetwork
 from mnv3_tf.quantization.sensitivity import Recipe, RecipeSearch, Sensitivity, SwitchedNetwork, analyse
-from mnv3_tf.quantization.twin import Ranges, Twin
+from mnv3_tf.quantization.twin import Ranges
 from mnv3_tf.run_card import read_card
 from mnv3_tf.training.batches import ContractPictures
 from mnv3_tf.training.checking import check_pictures
@@ -243,11 +243,11 @@ def _write_run(target: RunFolder, chain: Chain, graph: DeployGraph, ranges: Rang
     save_graph(target.quantized, graph, ranges)
     if origin.calibration.exists():
         write_json(target.calibration, read_json(origin.calibration))
-    twin = Twin(lower(graph), ranges)
+    network = QuantizedNetwork.of(graph, ranges)
     scores = {}
     for split in dict.fromkeys(["val", evaluation_split(dataset)]):
         pictures = ContractPictures(dataset.split(split), chain.contract)
-        scores[split] = score(np.concatenate([twin.logits(pixels) for pixels in pictures]), pictures.labels, chain.labels)
+        scores[split] = score(np.concatenate([network.logits(pixels) for pixels in pictures]), pictures.labels, chain.labels)
     card = read_card(origin.path) or {}
     made = {key: card[key] for key in ("method", "calibration", "data", "seeds") if key in card}
     target.write_card(

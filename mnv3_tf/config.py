@@ -191,7 +191,7 @@ class VerifyConfig:
         accuracy_drop: top-1 that quantization may cost against the float model, in 0..1.
         quantized_agreement: share of pictures on which the quantized network gives the float model's answer.
         agreement: share of equal answers between all other neighbouring rungs.
-        mean_steps: mean difference of a logit between the fake-quantized network and the file on XNNPACK.
+        mean_steps: mean difference of a logit between quantized Keras and the file.
         reference_steps: the same for the reference kernels, whose means over a picture (the pooling in squeeze-and-excite and in
             the head) are a step off now and then.
         tie_steps: see above.

@@ -72,7 +72,7 @@ def _chain_of_file(file: Path, against: str | Path | None, quantized: str | Path
     if parent is not None and run is None and against is None:
         against = parent.path
     if run is None:
-        missing["fake-quantized Keras"] = why or "the file was converted from a float model"
+        missing["quantized Keras"] = why or "the file was converted from a float model"
     contract, labels = sidecar(file, "preprocessing.json"), sidecar(file, "labels.txt")
     return _chain(file, _float_run(file, run, against, why), run, file,
                   Preprocessing.read(contract) if contract.exists() else None,

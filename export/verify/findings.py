@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from mnv3_tf.config import VerifyConfig
-from mnv3_tf.export.verify.ladder import FAKE_QUANTIZED, FLOAT, REFERENCE, RUNGS, Form
+from mnv3_tf.export.verify.ladder import FLOAT, QUANTIZED, REFERENCE, RUNGS, Form
 from mnv3_tf.export.verify.layers import Constants, Layer, LayerTable, Placed
 from mnv3_tf.metrics import Scores
 from mnv3_tf.network import display_name
@@ -107,7 +107,7 @@ def _where_range_enters(layer: Layer, quantized: Ranges | None) -> str:
     low, high = quantized[layer.name]
     span = max(high - low, 1e-12)
     same = abs((layer.high - layer.low) - span) <= 0.05 * span
-    return FAKE_QUANTIZED if same else REFERENCE
+    return QUANTIZED if same else REFERENCE
 
 
 def kernel_findings(placed: list[Placed], lowered: LoweredGraph, own: LoweredGraph | None, constants: Constants,
@@ -131,7 +131,7 @@ def kernel_findings(placed: list[Placed], lowered: LoweredGraph, own: LoweredGra
         lost = _lost_channels(kernel, expected, item.op.kind, scales)
         carried = own is not None and not _lost_channels(own.weights(item.op)[0], expected, item.op.kind, scales)
         if lost:
-            found.append(_lost(item, lost, REFERENCE if own is None or carried else FAKE_QUANTIZED))
+            found.append(_lost(item, lost, REFERENCE if own is None or carried else QUANTIZED))
         elif own is not None:
             found += _conversion_differences(item, kernel, bias, scales, own, shift)
     return found
@@ -246,7 +246,7 @@ def input_findings(table: LayerTable, float_graph: DeployGraph, own_graph: Deplo
     if own_graph is not None and table.stem is not None:
         own = Twin(_lowered(own_graph)).tensors([name], input_units(own_graph, given))[0]
         expected = twin.tensors([name], input_units(float_graph, given))[0]
-        rung = FAKE_QUANTIZED if _fit(own, expected) < _GOOD_FIT else REFERENCE
+        rung = QUANTIZED if _fit(own, expected) < _GOOD_FIT else REFERENCE
     return [Finding("input", "input", rung, f"{text}. So read, the file's {display_name(name)} fits the float model's with "
                     f"{best:.0f} dB, against {right:.0f} dB as it should be", score=1000.0)]
 

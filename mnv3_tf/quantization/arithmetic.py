@@ -156,7 +156,7 @@ def _mantissa(value: float) -> tuple[int, int]:
 
 
 def _fixed_point(values: Any) -> Constants:
-    """What :func:`_times` takes, of positive numbers."""
+    """What :func:`_times` takes, of positive numbers: factor, shift to the right, half of its unit, and 1 where it shifts."""
     pairs = [_mantissa(float(value)) for value in np.atleast_1d(values)]
     factors, exponents = (np.asarray(column, np.int64).reshape(np.shape(values)) for column in zip(*pairs, strict=True))
     return _shifts(factors, exponents)
@@ -164,15 +164,15 @@ def _fixed_point(values: Any) -> Constants:
 
 def _shifts(factors: np.ndarray, exponents: np.ndarray) -> Constants:
     left, right = np.maximum(exponents, 0).astype(np.int64), np.maximum(-exponents, 0).astype(np.int64)
-    return factors.astype(np.int64), left, right, (np.int64(1) << right) >> 1
+    return factors.astype(np.int64) << left, right, (np.int64(1) << right) >> 1, (right > 0).astype(np.int64)
 
 
 def _times(values: Any, constants: Any) -> Any:
     """Whole numbers times a fixed-point factor: rounded half up at 31 bits, then half away from zero at the shift."""
-    factors, left, right, half = constants
-    product = tf.bitwise.right_shift(tf.bitwise.left_shift(values, left) * factors + (1 << 30), tf.constant(31, tf.int64))
-    negative = tf.cast(tf.logical_and(product < 0, right > 0), tf.int64)
-    return tf.bitwise.right_shift(product + half - negative, right)
+    factors, right, half, shifted = constants
+    product = tf.bitwise.right_shift(values * factors + (1 << 30), tf.constant(31, tf.int64))
+    # A negative number is one less for the half to be rounded away from zero.
+    return tf.bitwise.right_shift(product + half + tf.bitwise.right_shift(product, tf.constant(63, tf.int64)) * shifted, right)
 
 
 KERNELS: dict[str, Arithmetic] = {"xnnpack": Xnnpack(), "reference": Reference()}

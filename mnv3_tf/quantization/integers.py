@@ -165,6 +165,10 @@ class QuantizedNetwork:
         """Logits float32 (n, classes) of pixels (n, height, width, 3) in 0..255."""
         return self.twin.logits(pixels) if self._integers is None else self._integers.logits(pixels)
 
-    def reference_logits(self, pixels: np.ndarray) -> np.ndarray | None:
-        """The same as TFLite's reference kernels round; None where it has no integer form."""
-        return IntegerNetwork(self.twin, "reference").logits(pixels) if self.exact else None
+    def reference(self) -> IntegerNetwork:
+        """The same network as TFLite's reference kernels round.
+
+        Raises:
+            KitError: it has no integer form.
+        """
+        return IntegerNetwork(self.twin, "reference")

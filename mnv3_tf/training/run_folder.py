@@ -29,7 +29,7 @@ class RunFolder:
 
     @property
     def quantized(self) -> Path:
-        """The fake-quantized network of a quantized run."""
+        """The quantized network of a quantized run."""
         return self.path / "quantized.npz"
 
     @property

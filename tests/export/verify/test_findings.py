@@ -15,7 +15,7 @@ from mnv3_tf.export.verify.findings import (
     without_echoes,
 )
 from mnv3_tf.export.verify.flips import flips, mcnemar, reliability
-from mnv3_tf.export.verify.ladder import FAKE_QUANTIZED, FLOAT, REFERENCE, Form
+from mnv3_tf.export.verify.ladder import FLOAT, QUANTIZED, REFERENCE, Form
 from mnv3_tf.metrics import score
 
 RNG = np.random.default_rng(0)
@@ -56,9 +56,9 @@ def test_a_model_whose_classes_are_not_the_datas() -> None:
 def test_a_constant_answer_is_named_with_its_rung() -> None:
     labels = LOGITS.argmax(axis=1)
     constant = np.tile([0.0, 0.0, 9.0, 0.0], (40, 1))
-    forms = [Form(FLOAT, "f", LOGITS), Form(FAKE_QUANTIZED, "q", constant, True), Form(REFERENCE, "t", constant, True)]
+    forms = [Form(FLOAT, "f", LOGITS), Form(QUANTIZED, "q", constant, True), Form(REFERENCE, "t", constant, True)]
     found, = constant_findings(forms, labels, NAMES)
-    assert (found.kind, found.rung) == ("constant answer", FAKE_QUANTIZED)
+    assert (found.kind, found.rung) == ("constant answer", QUANTIZED)
     assert "'cat' to all 40 pictures, with the same scores each time" in found.text
     assert constant_findings(forms[:1], labels, NAMES) == []
     # Where every picture is of one class, one answer is right.
@@ -77,8 +77,8 @@ def test_what_another_fault_explains_is_left_out() -> None:
 
 
 def test_the_first_rung_and_the_worst_come_first() -> None:
-    late, early = Finding("range", "x", REFERENCE, "", score=9), Finding("range", "y", FAKE_QUANTIZED, "", score=1)
-    worse, note = Finding("range", "z", FAKE_QUANTIZED, "", score=5), Finding("card", "c", FLOAT, "", broken=False)
+    late, early = Finding("range", "x", REFERENCE, "", score=9), Finding("range", "y", QUANTIZED, "", score=1)
+    worse, note = Finding("range", "z", QUANTIZED, "", score=5), Finding("card", "c", FLOAT, "", broken=False)
     assert in_order([note, late, early, worse]) == (worse, early, late, note)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mnv3_tf.config import VerifyConfig
-from mnv3_tf.export.verify.ladder import DEPLOY, FAKE_QUANTIZED, FLOAT, REFERENCE, XNNPACK, Form, climb, compare
+from mnv3_tf.export.verify.ladder import DEPLOY, FLOAT, QUANTIZED, REFERENCE, XNNPACK, Form, climb, compare
 
 LABELS = np.array([0, 1, 0, 1])
 LOGITS = np.array([[2.0, 0.0], [0.0, 2.0], [1.0, 0.0], [0.0, 0.05]])
@@ -23,9 +23,9 @@ def test_compare_counts_answers_ties_and_steps() -> None:
 
 def rungs(limits: VerifyConfig | None = None, **logits: np.ndarray):
     limits = limits or VerifyConfig()
-    quantized = {FAKE_QUANTIZED, REFERENCE, XNNPACK}
+    quantized = {QUANTIZED, REFERENCE, XNNPACK}
     forms = [Form(name, f"{name}.file", logits.get(key, LOGITS), name in quantized)
-             for name, key in ((FLOAT, "float_"), (DEPLOY, "deploy"), (FAKE_QUANTIZED, "fake"), (REFERENCE, "reference"),
+             for name, key in ((FLOAT, "float_"), (DEPLOY, "deploy"), (QUANTIZED, "fake"), (REFERENCE, "reference"),
                                (XNNPACK, "xnnpack"))]
     return {rung.name: rung for rung in climb(forms, LABELS, NAMES, 0.1, limits)}
 
@@ -34,8 +34,8 @@ def test_equal_forms_hold() -> None:
     found = rungs()
     assert [rung.status for rung in found.values()] == ["holds"] * 5
     assert found[FLOAT].previous is None and found[XNNPACK].scores.top1 == 1.0
-    assert [found[name].previous.against for name in (DEPLOY, FAKE_QUANTIZED, REFERENCE, XNNPACK)] == [
-        FLOAT, DEPLOY, FAKE_QUANTIZED, FAKE_QUANTIZED]
+    assert [found[name].previous.against for name in (DEPLOY, QUANTIZED, REFERENCE, XNNPACK)] == [
+        FLOAT, DEPLOY, QUANTIZED, QUANTIZED]
 
 
 def test_one_picture_alone_never_decides_and_two_do() -> None:
@@ -58,7 +58,7 @@ def test_one_picture_alone_never_decides_and_two_do() -> None:
     ("xnnpack", LOGITS + 0.21, "verify.mean_steps"),
 ])
 def test_the_limit_that_decided_is_said(form: str, logits: np.ndarray, setting: str) -> None:
-    name = {"deploy": DEPLOY, "fake": FAKE_QUANTIZED, "reference": REFERENCE, "xnnpack": XNNPACK}[form]
+    name = {"deploy": DEPLOY, "fake": QUANTIZED, "reference": REFERENCE, "xnnpack": XNNPACK}[form]
     found = rungs(**{form: logits})
     assert setting in [check.setting for check in found[name].checks if not check.passed]
 
@@ -68,7 +68,7 @@ def test_limits_are_settings() -> None:
 
 
 def test_an_absent_rung_is_stepped_over() -> None:
-    forms = [Form(FLOAT, "f", LOGITS), Form(FAKE_QUANTIZED, "", None, absent="the run was deleted"),
+    forms = [Form(FLOAT, "f", LOGITS), Form(QUANTIZED, "", None, absent="the run was deleted"),
              Form(XNNPACK, "x", LOGITS[:, ::-1], True)]
     _, absent, last = climb(forms, LABELS, NAMES, 0.1, VerifyConfig())
     assert absent.status == "absent" and absent.absent == "the run was deleted"

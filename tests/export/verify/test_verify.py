@@ -13,7 +13,7 @@ from mnv3_tf.data import read_labels, write_labels
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.export.convert import convert, open_source, sidecar
 from mnv3_tf.export.verify import Verification, open_chain, verify
-from mnv3_tf.export.verify.ladder import FAKE_QUANTIZED, FLOAT, REFERENCE, XNNPACK
+from mnv3_tf.export.verify.ladder import FLOAT, QUANTIZED, REFERENCE, XNNPACK
 from mnv3_tf.export.verify.reference import ReferenceKernels
 from mnv3_tf.export.verify.report import write_report
 from mnv3_tf.files import read_json
@@ -37,7 +37,7 @@ def test_every_rung_of_a_sound_file_holds(sound: Verification, small_runs: Path)
     assert [rung.status for rung in sound.rungs] == ["holds"] * 5
     assert [rung.scores.samples for rung in sound.rungs] == [36] * 5
     assert sound.rungs[1].previous.share_of_range < 1e-5
-    assert sound.rungs[-1].previous.against == FAKE_QUANTIZED and sound.rungs[-1].previous.mean_steps < 1
+    assert sound.rungs[-1].previous.against == QUANTIZED and sound.rungs[-1].previous.mean_steps < 1
     assert sound.verdict().startswith("Every rung holds on 36 pictures")
     assert sound.float_run == small_runs / "float"
 
@@ -130,7 +130,7 @@ def test_a_fault_of_the_quantization_is_named(fault: str, small_runs: Path, pict
     shutil.copytree(small_runs / "ptq", run)
     save_graph(run / "quantized.npz", *plant(fault, *load_graph(run / "quantized.npz")))
     (run / "run.json").unlink()  # its hash would be the first thing to be noticed
-    assert_named(check(run, pictures, against=small_runs / "float"), fault, FAKE_QUANTIZED)
+    assert_named(check(run, pictures, against=small_runs / "float"), fault, QUANTIZED)
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_an_accuracy_that_no_longer_holds_is_named(small_runs: Path, pictures: P
     result = check(tmp_path / "ptq", pictures)
     assert not result.passed
     found, = (finding for finding in result.findings if finding.broken)
-    assert (found.kind, found.rung) == ("card", FAKE_QUANTIZED)
+    assert (found.kind, found.rung) == ("card", QUANTIZED)
     assert f"the card says {before - 0.25:.4f}, now it is {before:.4f}" in found.text and "at least 9 of them" in found.text
 
 
@@ -182,7 +182,7 @@ def test_without_the_quantized_run_its_rung_is_absent(copied: Path, small_runs: 
     sidecar(copied, "card.json").unlink()
     result = check(copied, pictures, against=small_runs / "float")
     assert [rung.status for rung in result.rungs] == ["holds", "holds", "absent", "holds", "holds"]
-    assert result.rungs[-1].previous.against != FAKE_QUANTIZED
+    assert result.rungs[-1].previous.against != QUANTIZED
     with pytest.raises(InputError, match="Give it with --against RUN"):
         open_chain(copied)
 
