@@ -16,6 +16,7 @@ from mnv3_tf.network import MobileNetV3
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization.calibration import calibrate
 from mnv3_tf.quantization.graph import DeployGraph, load_graph, save_graph, trace
+from mnv3_tf.quantization.integers import IntegerNetwork
 from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.twin import Twin, input_shift, input_units
 from mnv3_tf.spec import DIALECTS, Block, NetworkSpec
@@ -61,14 +62,15 @@ def test_the_road(dialect: str, tmp_path: Path) -> None:
     graph, ranges = load_graph(tmp_path / "graph.npz")
     twin = Twin(lower(graph), ranges)
     twin.round_biases()
-    fake = twin.logits(pixels)
+    exact = {kernels: IntegerNetwork(twin, kernels).logits(pixels) for kernels in ("xnnpack", "reference")}
     graph = twin.deploy_graph()
     content = convert_graph(graph, ranges, format="int8", io="int8", lowering="xnnpack")
     file = LiteRTModel(content)
     assert check_int8(content, "file", file, "xnnpack") == []
     assert file.partitions == 1 and file.input_quantization[1] == ZERO_PIXELS[dialect] - 128
-    answers = np.concatenate([file.predict(picture[None]) for picture in pixels])
-    assert np.abs(answers - fake).max() < 0.05 * span
+    answers = file.predict(pixels)
+    np.testing.assert_array_equal(answers, exact["xnnpack"])
+    np.testing.assert_array_equal(LiteRTModel(content, reference_kernels=True).predict(pixels), exact["reference"])
     assert np.corrcoef(answers.ravel(), expected.ravel())[0, 1] > 0.99
 
     plain = LiteRTModel(convert_graph(trace(model), None, format="float32", io="float32", lowering="xnnpack"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mnv3_tf.config import VerifyConfig
-from mnv3_tf.export.verify.ladder import DEPLOY, FLOAT, QUANTIZED, REFERENCE, XNNPACK, Form, climb, compare
+from mnv3_tf.export.verify.ladder import AS_REFERENCE, DEPLOY, FLOAT, QUANTIZED, REFERENCE, XNNPACK, Form, climb, compare
 
 LABELS = np.array([0, 1, 0, 1])
 LOGITS = np.array([[2.0, 0.0], [0.0, 2.0], [1.0, 0.0], [0.0, 0.05]])
@@ -18,6 +18,8 @@ def test_compare_counts_answers_ties_and_steps() -> None:
     assert (found.agreement, found.disagreements, found.ties) == (0.5, 2, 1)
     assert found.mean_steps == pytest.approx((1 + 1 + 20 + 1) / 8)
     assert found.largest_steps == pytest.approx(20)
+    assert found.equal == 1 and compare(own, own, "itself", step=0.1, tie_steps=1.0).equal == 4
+    assert compare(own, np.vstack([own[:3], own[3:] + 0.1]), "others", step=0.1, tie_steps=1.0).equal == 3
     assert found.share_of_range == pytest.approx(2.0 / 2.0)
 
 
@@ -46,8 +48,8 @@ def test_one_picture_alone_never_decides_and_two_do() -> None:
     assert rungs(generous, xnnpack=one)[XNNPACK].status == "holds"
     broken = rungs(generous, xnnpack=two)[XNNPACK]
     assert broken.status == "broken"
-    assert [check.setting for check in broken.checks if not check.passed] == ["verify.agreement"]
-    assert "2 of 4 pictures otherwise than fake-quantized Keras" in broken.checks[0].text
+    assert [check.setting for check in broken.checks if not check.passed] == ["verify.accuracy_drop", "verify.agreement"]
+    assert "2 of 4 pictures otherwise than quantized Keras" in broken.checks[1].text
 
 
 @pytest.mark.parametrize(("form", "logits", "setting"), [
@@ -61,6 +63,29 @@ def test_the_limit_that_decided_is_said(form: str, logits: np.ndarray, setting: 
     name = {"deploy": DEPLOY, "fake": QUANTIZED, "reference": REFERENCE, "xnnpack": XNNPACK}[form]
     found = rungs(**{form: logits})
     assert setting in [check.setting for check in found[name].checks if not check.passed]
+
+
+def test_a_rung_is_compared_with_what_it_should_be_where_that_is_known() -> None:
+    """The reference kernels round in their own way: that is no fault, and what differs from it is one."""
+    low = LOGITS - 0.35
+    forms = [Form(FLOAT, "f", LOGITS), Form(QUANTIZED, "q", LOGITS, True),
+             Form(REFERENCE, "t", low, True, expected=low, expected_from=AS_REFERENCE), Form(XNNPACK, "t", LOGITS, True)]
+    *_, reference, delegated = climb(forms, LABELS, NAMES, 0.1, VerifyConfig())
+    assert (reference.status, reference.previous.against, reference.previous.equal) == ("holds", AS_REFERENCE, 4)
+    assert reference.to_float.mean_steps == pytest.approx(3.5)
+    assert (delegated.previous.against, delegated.previous.equal) == (QUANTIZED, 4)
+    forms[2] = Form(REFERENCE, "t", LOGITS, True, expected=low, expected_from=AS_REFERENCE)
+    broken = climb(forms, LABELS, NAMES, 0.1, VerifyConfig())[2]
+    assert [check.setting for check in broken.checks if not check.passed] == ["verify.mean_steps"]
+    assert AS_REFERENCE in broken.checks[-1].text and "on 0 of 4 pictures in nothing" in broken.checks[-1].text
+
+
+def test_a_file_must_be_right_too() -> None:
+    """The quantized network loses nothing, and its file one answer more than allowed, with two that it may differ in."""
+    off = LOGITS.copy()
+    off[:2] = [[0.0, 0.1], [0.1, 0.0]]
+    found = rungs(VerifyConfig(agreement=0.5, mean_steps=1000), xnnpack=off)[XNNPACK]
+    assert [check.setting for check in found.checks if not check.passed] == ["verify.accuracy_drop"]
 
 
 def test_limits_are_settings() -> None:

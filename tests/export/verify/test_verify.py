@@ -13,7 +13,7 @@ from mnv3_tf.data import read_labels, write_labels
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.export.convert import convert, open_source, sidecar
 from mnv3_tf.export.verify import Verification, open_chain, verify
-from mnv3_tf.export.verify.ladder import FLOAT, QUANTIZED, REFERENCE, XNNPACK
+from mnv3_tf.export.verify.ladder import AS_REFERENCE, DEPLOY, FLOAT, QUANTIZED, REFERENCE, XNNPACK
 from mnv3_tf.export.verify.reference import ReferenceKernels
 from mnv3_tf.export.verify.report import write_report
 from mnv3_tf.files import read_json
@@ -37,7 +37,9 @@ def test_every_rung_of_a_sound_file_holds(sound: Verification, small_runs: Path)
     assert [rung.status for rung in sound.rungs] == ["holds"] * 5
     assert [rung.scores.samples for rung in sound.rungs] == [36] * 5
     assert sound.rungs[1].previous.share_of_range < 1e-5
-    assert sound.rungs[-1].previous.against == QUANTIZED and sound.rungs[-1].previous.mean_steps < 1
+    assert [rung.previous.against for rung in sound.rungs[2:]] == [DEPLOY, AS_REFERENCE, QUANTIZED]
+    # Not only close: every logit of every picture is the same number, on both kinds of kernels.
+    assert [(rung.previous.equal, rung.previous.largest_steps < 1e-3) for rung in sound.rungs[3:]] == [(36, True)] * 2
     assert sound.verdict().startswith("Every rung holds on 36 pictures")
     assert sound.float_run == small_runs / "float"
 

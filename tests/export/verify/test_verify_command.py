@@ -23,7 +23,7 @@ def test_a_sound_file_exits_with_0_and_leaves_a_report(small_file: Path, picture
                                                       capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, small_file, "--data", pictures, "--report", tmp_path / "report")
     assert code == 0, err + out
-    for rung in ("float Keras", "deploy form", "fake-quantized Keras", "TFLite, reference kernels", "TFLite, XNNPACK"):
+    for rung in ("float Keras", "deploy form", "quantized Keras", "TFLite, reference kernels", "TFLite, XNNPACK"):
         assert rung in out
     assert "worst tensors against the float model" in out and "Every rung holds on 36 pictures" in out
     assert f"Report: {tmp_path / 'report' / 'index.html'}" in out and (tmp_path / "report" / "index.html").exists()

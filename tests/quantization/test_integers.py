@@ -1,0 +1,164 @@
+"""The network in whole numbers against the file that is made of it: every logit, and every tensor, bit by bit."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from mnv3_tf.errors import KitError
+from mnv3_tf.export.convert import convert_graph
+from mnv3_tf.export.runtime import LiteRTModel
+from mnv3_tf.export.tflite_file import parse_tflite
+from mnv3_tf.export.verify.layers import place
+from mnv3_tf.network import MobileNetV3
+from mnv3_tf.quantization.calibration import calibrate
+from mnv3_tf.quantization.equalize import equalize
+from mnv3_tf.quantization.graph import DeployGraph, leave_float, trace
+from mnv3_tf.quantization.integers import IntegerNetwork, QuantizedNetwork, has_integer_form
+from mnv3_tf.quantization.lowering import lower
+from mnv3_tf.quantization.twin import Ranges, Twin
+from mnv3_tf.spec import Block, NetworkSpec
+
+
+def pictures(count: int = 12, side: int = 64) -> np.ndarray:
+    """Cloudy pictures with some noise, uint8."""
+    rng = np.random.default_rng(3)
+    cloudy = rng.integers(0, 226, (count, side // 8, side // 8, 3)).repeat(8, 1).repeat(8, 2)
+    return (cloudy + rng.integers(0, 30, cloudy.shape)).astype(np.uint8)
+
+
+# Everything that the big tables have, in three blocks; the first one's residual adds the stem's output, as in Large.
+TABLE = NetworkSpec("short", (
+    Block(3, 16, 16, False, "relu", 1), Block(3, 48, 24, True, "relu", 2), Block(5, 64, 24, True, "hard_swish", 1)),
+    "hard_swish", class_expand=64)
+MINIMALISTIC = dataclasses.replace(TABLE, activation="relu", blocks=tuple(
+    dataclasses.replace(block, squeeze_excite=False, activation="relu") for block in TABLE.blocks))
+
+
+def network(table: NetworkSpec = TABLE, side: int = 64, **options: str) -> DeployGraph:
+    """A network whose BatchNorms know the pictures, so that no activation fades away, and whose channels differ."""
+    model = MobileNetV3(table, input_shape=(side, side, 3), classes=7, batchnorm_momentum=0.0, **options)
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        if variable.path.endswith(("gamma", "beta")):
+            variable.assign(np.asarray(variable) * rng.uniform(0.3, 3, variable.shape) + rng.uniform(-0.5, 0.5, variable.shape))
+    model(pictures(side=side).astype(np.float32), training=True)
+    return trace(model)
+
+
+def uneven() -> DeployGraph:
+    """The stem's channels differ 60-fold, and its hard-swish is computed from two convolutions."""
+    graph = network()
+    stem, depthwise = graph["stem_conv"], graph["block_01_depthwise"]
+    assert stem.kernel is not None and stem.bias is not None and depthwise.kernel is not None
+    factor = np.geomspace(1, 60, len(stem.bias)).astype(np.float32)
+    changed = {stem.name: dataclasses.replace(stem, kernel=stem.kernel * factor, bias=stem.bias * factor),
+               depthwise.name: dataclasses.replace(depthwise, kernel=depthwise.kernel / factor[:, None])}
+    graph = equalize(dataclasses.replace(graph, ops=tuple(changed.get(op.name, op) for op in graph.ops)), [pictures()])
+    assert graph.split_stem
+    return graph
+
+
+NETWORKS: dict[str, Callable[[], DeployGraph]] = {
+    "all kinds of blocks": network,
+    "minimalistic": lambda: network(MINIMALISTIC),
+    "symmetric padding": lambda: network(dialect="torchvision"),
+    "a map of one place": lambda: network(dataclasses.replace(TABLE, blocks=(
+        *TABLE.blocks, *[Block(3, 48, 32, True, "hard_swish", 2)] * 3)), side=32),
+    "split stem": uneven,
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def case(request: pytest.FixtureRequest) -> tuple[Twin, bytes, np.ndarray]:
+    """A twin as a quantized run has it, its file, and pictures."""
+    graph = NETWORKS[request.param]()
+    pixels = pictures(side=graph.height)
+    twin = Twin(lower(graph), calibrate(graph, [pixels]).ranges)
+    twin.round_biases()
+    return twin, convert_graph(twin.deploy_graph(), twin.ranges(), format="int8", io="int8", lowering="xnnpack"), pixels
+
+
+def test_logits_are_xnnpacks(case: tuple[Twin, bytes, np.ndarray]) -> None:
+    twin, content, pixels = case
+    file = LiteRTModel(content)
+    assert file.partitions == 1
+    np.testing.assert_array_equal(IntegerNetwork(twin).logits(pixels), file.predict(pixels))
+
+
+def test_every_tensor_is_the_reference_kernels(case: tuple[Twin, bytes, np.ndarray]) -> None:
+    twin, content, pixels = case
+    placed = place(parse_tflite(content), twin.lowered)
+    assert not isinstance(placed, str)
+    names = [item.op.name for item in placed]
+    network = IntegerNetwork(twin, "reference")
+    file = LiteRTModel(content, reference_kernels=True, keep_tensors=True)
+    for picture in pixels[:4]:
+        file.predict(picture[None])
+        for item, found in zip(placed, network.tensors(names, picture[None]), strict=True):
+            grid = network.grids[item.op.name]
+            real = (found.astype(np.float64) - grid.zero_point) * float(grid.scale)
+            np.testing.assert_allclose(file.real_values(item.output.index), real, rtol=1e-6, err_msg=item.op.name)
+
+
+def test_constants_are_the_files(case: tuple[Twin, bytes, np.ndarray]) -> None:
+    twin, content, _ = case
+    file = parse_tflite(content)
+    placed = place(file, twin.lowered)
+    assert not isinstance(placed, str)
+    grids = IntegerNetwork(twin).grids
+    for item in placed:
+        grid = grids[item.op.name]
+        assert (item.output.scales, item.output.zero_points) == ((pytest.approx(float(grid.scale), abs=0),), (grid.zero_point,))
+
+
+@pytest.fixture(scope="module")
+def calibrated() -> tuple[DeployGraph, Ranges]:
+    graph = network()
+    return graph, calibrate(graph, [pictures()]).ranges
+
+
+def test_it_reads_the_twin_again(calibrated: tuple[DeployGraph, Ranges]) -> None:
+    graph, ranges = calibrated
+    twin, pixels = Twin(lower(graph), ranges), pictures(2)
+    read, network = IntegerNetwork(twin), QuantizedNetwork(twin)
+    before = read.logits(pixels)
+    np.testing.assert_array_equal(network.logits(pixels), before)
+    weights = twin.weights()
+    twin.set_weights({name: (kernel * 0.7, bias + 0.01) for name, (kernel, bias) in weights.items()})
+    np.testing.assert_array_equal(read.logits(pixels), before)
+    read.refresh()
+    network.refresh()
+    after = IntegerNetwork(twin).logits(pixels)
+    assert np.abs(after - before).max() > 0
+    np.testing.assert_array_equal(read.logits(pixels), after)
+    np.testing.assert_array_equal(network.logits(pixels), after)
+
+
+def test_sums_beyond_float32_are_exact_too(calibrated: tuple[DeployGraph, Ranges]) -> None:
+    """A bias of many millions of its steps: the float32 sum would lose its last bits."""
+    graph, ranges = calibrated
+    op = graph["block_02_project"]
+    assert op.kernel is not None and op.bias is not None
+    small = dataclasses.replace(op, kernel=op.kernel * np.float32(1e-5), bias=op.bias + np.float32(1.2345))
+    graph = dataclasses.replace(graph, ops=tuple(small if o.name == op.name else o for o in graph.ops))
+    pixels = pictures()
+    twin = Twin(lower(graph), ranges)
+    twin.round_biases()
+    lowered = next(o for o in twin.lowered.ops if o.source == op.name)
+    assert np.abs(twin.integers(lowered)[1]).max() > 2 ** 24
+    file = LiteRTModel(convert_graph(twin.deploy_graph(), twin.ranges(), format="int8", io="int8", lowering="xnnpack"))
+    np.testing.assert_array_equal(IntegerNetwork(twin).logits(pixels), file.predict(pixels))
+
+
+def test_what_has_no_integer_form_is_refused(calibrated: tuple[DeployGraph, Ranges]) -> None:
+    graph, ranges = calibrated
+    for lowered in (lower(graph, "fused"), lower(leave_float(graph, ["block_01"]))):
+        assert not has_integer_form(lowered)
+        twin = Twin(lowered, ranges)
+        with pytest.raises(KitError, match="has no integer form"):
+            IntegerNetwork(twin)
+        whole = QuantizedNetwork(twin)
+        assert not whole.exact
+        np.testing.assert_array_equal(whole.logits(pictures(2)), twin.logits(pictures(2)))
