@@ -20,7 +20,7 @@ from mnv3_tf.quantization.audit import audit, measure_content, refuse_nonsense
 from mnv3_tf.quantization.calibration import Calibration, calibrate
 from mnv3_tf.quantization.compensate import compensate
 from mnv3_tf.quantization.equalize import equalize
-from mnv3_tf.quantization.fine_tuning import FineTuning, count_values
+from mnv3_tf.quantization.fine_tuning import BestEpoch, FineTuning, count_values
 from mnv3_tf.quantization.graph import DeployGraph, save_graph, trace
 from mnv3_tf.quantization.integers import QuantizedNetwork
 from mnv3_tf.quantization.lowering import lower
@@ -158,7 +158,7 @@ class _Quantization:
         self.twin = Twin(lower(graph), calibration.ranges)
         self.network = QuantizedNetwork(self.twin)
         self.validation = ContractPictures(dataset.split("val"), contract)
-        self.best = math.inf
+        self.best = BestEpoch()
         self.kept = (self.graph, calibration.ranges)
 
     def _logits(self, pictures: ContractPictures) -> np.ndarray:
@@ -201,10 +201,11 @@ class _Quantization:
         return history
 
     def _judge(self, teacher: np.ndarray, history: list[dict[str, float]], *, epoch: int, loss: float) -> None:
-        """Scores the twin on the validation pictures and keeps it if its loss there is the least so far.
+        """Scores the twin on the validation pictures and keeps it if it is the best so far (:class:`BestEpoch`).
 
-        The loss is what is trained, without the temperature: accuracy on a few hundred pictures would choose by chance.
+        The loss is what is trained, without the temperature.
         """
+        stored = self.twin.settle()
         logits = self._logits(self.validation)
         scores = score(logits, self.validation.labels, self.class_names)
         distance = float((teacher * (np.log(teacher + 1e-9) - np.log(softmax(logits) + 1e-9))).sum(axis=1).mean())
@@ -213,9 +214,8 @@ class _Quantization:
         history.append({"epoch": epoch, "train_loss": loss, "val_loss": validation_loss, "val_top1": scores.top1,
                         "val_distance_to_float": distance})
         self.progress.say(f"epoch {epoch}: validation top-1 {scores.top1:.4f}, distance to the float model {distance:.4f}")
-        if validation_loss < self.best:
-            self.best = validation_loss
-            self.kept = self.twin.deploy_graph(), self.twin.ranges()
+        if self.best.takes(validation_loss, scores.top1):
+            self.kept = stored
 
     def _save(self) -> None:
         """Writes what is kept, its biases as an integer file will have them; afterwards `twin` is what was written."""

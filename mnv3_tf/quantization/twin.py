@@ -7,6 +7,7 @@ padding is, something of it remains: half a grey level where pixels are mapped t
 is taken off.
 """
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -278,6 +279,18 @@ class Twin:
     def deploy_graph(self) -> DeployGraph:
         """The deploy form with this twin's weights."""
         return self.lowered.with_weights(self.weights())
+
+    def settle(self) -> tuple[DeployGraph, Ranges]:
+        """Gives weights and ranges the values that they come back with from a file, which may differ in their last bits.
+
+        Returns:
+            The deploy form and the ranges that a file of this network holds.
+        """
+        graph, ranges = self.deploy_graph(), self.ranges()
+        stored = dataclasses.replace(self.lowered, deploy=graph)
+        self.set_weights({op.name: stored.weights(op) for op in self.lowered.ops if op.kind in ("conv", "depthwise")})
+        self.set_ranges(ranges)
+        return graph, ranges
 
     def trainable_variables(self, frozen: Collection[str]) -> list[Any]:
         """What fine-tuning may change: weights and ranges, without the weights of the operations named in `frozen`."""

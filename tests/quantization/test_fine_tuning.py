@@ -6,7 +6,7 @@ import pytest
 from mnv3_tf.config import Config, load_config
 from mnv3_tf.network import MobileNetV3
 from mnv3_tf.quantization.calibration import calibrate
-from mnv3_tf.quantization.fine_tuning import FineTuning
+from mnv3_tf.quantization.fine_tuning import BestEpoch, FineTuning
 from mnv3_tf.quantization.graph import trace
 from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.twin import Twin, input_units
@@ -94,3 +94,22 @@ def test_parts_of_a_batch_make_the_same_step(config: Config, monkeypatch: pytest
     # Adam makes much of the least difference where a gradient is next to nothing: most values, not all, are the same.
     near = [np.isclose(one, other, rtol=1e-3, atol=1e-5) for one, other in zip(found[0][1], found[1][1], strict=True)]
     assert sum(same.sum() for same in near) > 0.99 * sum(same.size for same in near)
+
+
+def test_the_epoch_with_the_least_loss_is_kept_if_it_is_right_as_often_as_calibration() -> None:
+    best = BestEpoch()
+    epochs = [(0.50, 0.88), (0.40, 0.87), (0.45, 0.88), (0.46, 0.95), (0.44, 0.89), (float("nan"), 1.0)]
+    assert [best.takes(loss, top1) for loss, top1 in epochs] == [True, False, True, False, True, False]
+
+
+def test_what_is_judged_is_what_a_file_gives_back() -> None:
+    network = Network()
+    rng = np.random.default_rng(1)
+    weights = {name: (kernel * rng.uniform(0.9, 1.1, kernel.shape).astype(np.float32), bias + np.float32(0.01))
+               for name, (kernel, bias) in network.twin.weights().items()}
+    network.twin.set_weights(weights)
+    graph, ranges = network.twin.settle()
+    again = Twin(lower(graph), ranges)
+    for ours, theirs in zip(network.twin.model.variables, again.model.variables, strict=True):
+        if "range_" in ours.name or "kernel" in ours.name or "bias" in ours.name:
+            np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=ours.name)
