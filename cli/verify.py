@@ -103,18 +103,21 @@ def _print(result: "Verification") -> None:
 def _ladder(result: "Verification") -> Any:
     from rich.table import Table
 
-    table = Table("rung", "", "top-1 (95% interval)", "same answers as", "as float", "mean", "largest",
-                  title=f"differences of a logit in steps of {result.step:.3g}", title_justify="left")
+    table = Table("rung", "", "top-1 (95% interval)", "same answers as", "as float", "equal", "mean", "largest",
+                  title=f"equal: pictures with every logit the same; differences of a logit in steps of {result.step:.3g}",
+                  title_justify="left")
     broken = result.broken_rungs()
     for rung in result.rungs:
         if rung.scores is None:
-            table.add_row(rung.name, "absent", rung.absent, "", "", "", "", style="dim")
+            table.add_row(rung.name, "absent", rung.absent, "", "", "", "", "", style="dim")
             continue
         scores, previous, to_float = rung.scores, rung.previous, rung.to_float
         state = "broken" if rung.name in broken else "holds"
         table.add_row(rung.name, state, f"{scores.top1:.4f} ({scores.top1_low:.3f} to {scores.top1_high:.3f})",
                       f"{previous.agreement:.2%} {previous.against}{_ties(previous.ties)}" if previous else "",
-                      f"{to_float.agreement:.2%}" if to_float else "", f"{previous.mean_steps:.3f}" if previous else "",
+                      f"{to_float.agreement:.2%}" if to_float else "",
+                      f"{previous.equal} of {scores.samples}" if previous else "",
+                      f"{previous.mean_steps:.3f}" if previous else "",
                       f"{previous.largest_steps:.2f}" if previous else "", style="red" if state == "broken" else "")
     return table
 

@@ -188,12 +188,12 @@ class VerifyConfig:
         pictures: looked at, at most; chosen at random, the same for the same data.
         layer_pictures: of these, how many the look at every tensor takes.
         deploy_difference: float Keras to deploy form: the largest difference of a logit, as a share of the logits' range.
-        accuracy_drop: top-1 that quantization may cost against the float model, in 0..1.
+        accuracy_drop: top-1 that every 8-bit form may lose against the float model, in 0..1.
         quantized_agreement: share of pictures on which the quantized network gives the float model's answer.
         agreement: share of equal answers between all other neighbouring rungs.
         mean_steps: mean difference of a logit between quantized Keras and the file.
-        reference_steps: the same for the reference kernels, whose means over a picture (the pooling in squeeze-and-excite and in
-            the head) are a step off now and then.
+        reference_steps: the same for the reference kernels where what they should compute is not known in whole numbers (blocks
+            left float, native hard-swishes). Their means over a picture are a step off now and then.
         tie_steps: see above.
         layer_sqnr_db: signal to noise that each operation of the file must reach by itself, given its own inputs.
         range_excess: how many times wider a tensor's range may be than what the pictures show.

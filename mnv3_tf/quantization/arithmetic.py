@@ -137,7 +137,8 @@ class Reference:
         return tf.cast(_times(finer[0] + finer[1], constants[2 * size:]), tf.float32)
 
     def averaging(self, source: Grid, output: Grid, places: int) -> Constants:
-        # The division by the number of places goes into the factor, and rounds it down: means come out low.
+        # The division by the number of places goes into the factor, which then has few bits behind the point: rounding twice
+        # shows here.
         factor, exponent = _mantissa(float(source.scale) / float(output.scale))
         shift = min(places.bit_length() - 1, 32, 31 + exponent)
         return _shifts(np.asarray((factor << shift) // places), np.asarray(exponent - shift))

@@ -50,7 +50,7 @@ class IntegerNetwork:
             raise KitError("A network with blocks left float, or lowered for fused operations, has no integer form here.")
         self._twin, self._arithmetic = twin, KERNELS[kernels]
         self._ops = {op.name: op for op in twin.lowered.ops}
-        self._forward = tf.function(self._compute, reduce_retracing=True)
+        self._forward = tf.function(self._compute, autograph=False, reduce_retracing=True)
         self.refresh()
 
     def refresh(self) -> None:
