@@ -89,8 +89,7 @@ def test_evaluate_and_predict_take_every_kind_of_model(kind: str, float_run: Pat
     code, text, err = run("evaluate", model, "--data", pictures, "--json")
     assert code == 0, err
     result = json.loads(text)
-    least = 0.9 if kind in ("run", "keras") else 0.8
-    assert result["samples"] == 36 and least <= result["top1"] <= 1.0 and result["split"] == "test"
+    assert result["samples"] == 36 and 0.9 <= result["top1"] <= 1.0 and result["split"] == "test"
     red, blue = (pictures / "test" / name / f"{name}_0.png" for name in ("red", "blue"))
     code, text, err = run("predict", model, red, blue, "--top-k", "2", "--json")
     assert code == 0, err
