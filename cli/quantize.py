@@ -16,7 +16,7 @@ from mnv3_tf.cli.options import Terminal, config_options, data_option, quiet_lib
 @config_options
 def quantize(run: str, data: str, out: str, method: str, epochs: int | None, smoke: bool, config_path: str | None,
              overrides: tuple[str, ...]) -> None:
-    """Makes the 8-bit form of the trained run RUN, in quantized Keras.
+    """Makes the 8-bit form of the trained run RUN.
 
     The settings are those of RUN, changed by -c and -o.
     """

@@ -19,6 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 Constants = tuple[Any, ...]
+# A tensor that never was anything but 0 has a grid too.
+_LEAST_RANGE = 1e-30
 # Bits by which additions are computed finer than their result.
 _XNNPACK_ADD_BITS = 20
 _REFERENCE_ADD_BITS = 20
@@ -39,7 +41,7 @@ class Grid:
     @classmethod
     def of_range(cls, low: float, high: float) -> "Grid":
         """The grid over a range of real numbers that holds 0."""
-        step = (high - low) / 255
+        step = max(high - low, _LEAST_RANGE) / 255
         return cls(step, int(np.clip(np.round(-128 - low / step), -128, 127)))
 
     @property
@@ -93,13 +95,15 @@ class Xnnpack:
 
     def adding(self, one: Grid, other: Grid, output: Grid) -> Constants:
         ratios = np.asarray([one.scale / output.scale, other.scale / output.scale], np.float32)
-        shift = _XNNPACK_ADD_BITS - math.floor(math.log2(float(ratios.max())))
-        factors = np.rint(np.ldexp(ratios.astype(np.float64), shift)).astype(np.int32)
-        return factors[0], factors[1], np.int32(1 << (shift - 1)), np.int32(shift)
+        # XNNPACK refuses what 32 bits cannot hold, and leaves it to TFLite's own kernels; it is computed here all the same.
+        shift = int(np.clip(_XNNPACK_ADD_BITS - math.floor(math.log2(float(ratios.max()))), 1, 62))
+        whole: Any = np.int32 if shift <= 30 else np.int64
+        factors = np.rint(np.ldexp(ratios.astype(np.float64), shift)).astype(whole)
+        return factors[0], factors[1], whole(1 << (shift - 1)), whole(shift)
 
     def add(self, one: Any, other: Any, constants: Any) -> Any:
         first, second, half, shift = constants
-        total = tf.cast(one, tf.int32) * first + tf.cast(other, tf.int32) * second + half
+        total = tf.cast(one, first.dtype) * first + tf.cast(other, first.dtype) * second + half
         return tf.cast(tf.bitwise.right_shift(total, shift), tf.float32)
 
     def averaging(self, source: Grid, output: Grid, places: int) -> Constants:

@@ -5,7 +5,7 @@ integers may choose differently; in a deep network one such choice moves the log
 What is scored, shown, and compared with files is computed here, by the rules of the kernels that will run it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -55,10 +55,20 @@ class IntegerNetwork:
 
     def refresh(self) -> None:
         """Reads the twin's weights and ranges again."""
+        self._finite = all(np.isfinite(values).all() for values in self._values())
+        if not self._finite:
+            return
         self.grids: dict[str, Grid] = {}
         for op in self._ops.values():
             self.grids[op.name] = self.grids[op.inputs[0]] if op.kind == "flatten" else self._twin.grid(op)
         self._constants = {name: tuple(tf.constant(value) for value in self._prepared(op)) for name, op in self._ops.items()}
+
+    def _values(self) -> Iterator[Any]:
+        """Everything that the twin has learned."""
+        for kernel, bias in self._twin.weights().values():
+            yield kernel
+            yield bias
+        yield from self._twin.ranges().values()
 
     def _prepared(self, op: LoweredOp) -> tuple[Any, ...]:
         """The constants of an operation; the ends of its grid are the last two."""
@@ -113,7 +123,9 @@ class IntegerNetwork:
                 for name, found in zip(names, self._run(pixels, tuple(names)), strict=True)]
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
-        """Logits float32 (n, classes) of pixels (n, height, width, 3) in 0..255."""
+        """Logits float32 (n, classes) of pixels (n, height, width, 3) in 0..255; not numbers where training diverged."""
+        if not self._finite:
+            return np.full((len(pixels), self._twin.lowered.deploy.classes), np.nan, np.float32)
         last = list(self._ops)[-1]
         return self._run(pixels, (last,))[0] * self.grids[last].scale
 

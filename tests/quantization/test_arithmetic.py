@@ -196,4 +196,16 @@ def test_convolutions(kernels: str, depthwise: bool) -> None:
 def test_grids_by_hand() -> None:
     grid = Grid.of_range(-1.0, 4.1)
     assert grid.step == pytest.approx(0.02) and grid.zero_point == -78 and grid.ends == (-50.0, 205.0)
+    assert Grid.of_range(0.0, 0.0).step > 0
     assert Grid.of_range(0.0, 6.0).zero_point == -128 and Grid.of_range(-3.0, 0.0).zero_point == 127
+
+
+def test_sums_that_xnnpack_refuses_are_computed_all_the_same() -> None:
+    """Inputs a million times finer than the output, and the reverse: 3 million steps are 3 of the output's."""
+    fine, coarse = Grid(1e-6, 0), Grid(1.0, 0)
+    rules = KERNELS["xnnpack"]
+    one = np.array([100.0, -100.0], np.float32)
+    np.testing.assert_array_equal(rules.add(one, one, rules.adding(fine, coarse, coarse)), one)
+    np.testing.assert_array_equal(rules.add(one, one, rules.adding(fine, fine, Grid(2e-4, 0))), [1, -1])
+    np.testing.assert_array_equal(rules.add(one, one, rules.adding(fine, fine, Grid(1e-2, 0))), [0, 0])
+    assert np.asarray(rules.add(one, one, rules.adding(coarse, coarse, fine)))[0] > 127

@@ -136,6 +136,19 @@ def test_it_reads_the_twin_again(calibrated: tuple[DeployGraph, Ranges]) -> None
     np.testing.assert_array_equal(network.logits(pixels), after)
 
 
+def test_what_diverged_is_no_number(calibrated: tuple[DeployGraph, Ranges]) -> None:
+    graph, ranges = calibrated
+    twin = Twin(lower(graph), ranges)
+    network = IntegerNetwork(twin)
+    kernel, bias = twin.weights()["block_02_project"]
+    twin.set_weights({"block_02_project": (np.where(kernel == kernel.max(), np.nan, kernel), bias)})
+    network.refresh()
+    assert np.isnan(network.logits(pictures(2))).all() and network.logits(pictures(2)).shape == (2, 7)
+    twin.set_weights({"block_02_project": (kernel, bias)})
+    network.refresh()
+    assert np.isfinite(network.logits(pictures(2))).all()
+
+
 def test_sums_beyond_float32_are_exact_too(calibrated: tuple[DeployGraph, Ranges]) -> None:
     """A bias of many millions of its steps: the float32 sum would lose its last bits."""
     graph, ranges = calibrated
