@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mnv3_tf.data import Preprocessing, read_labels
 from mnv3_tf.errors import InputError
+from mnv3_tf.export.verify.ladder import QUANTIZED
 from mnv3_tf.quantization.graph import DeployGraph, load_graph
 from mnv3_tf.quantization.twin import Ranges
 from mnv3_tf.training.run_folder import RunFolder, open_run
@@ -72,7 +73,7 @@ def _chain_of_file(file: Path, against: str | Path | None, quantized: str | Path
     if parent is not None and run is None and against is None:
         against = parent.path
     if run is None:
-        missing["quantized Keras"] = why or "the file was converted from a float model"
+        missing[QUANTIZED] = why or "the file was converted from a float model"
     contract, labels = sidecar(file, "preprocessing.json"), sidecar(file, "labels.txt")
     return _chain(file, _float_run(file, run, against, why), run, file,
                   Preprocessing.read(contract) if contract.exists() else None,

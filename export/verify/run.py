@@ -219,8 +219,14 @@ class _Verification:
             self._calibration(), tuple(self.notes), {form.name: form.logits for form in forms if form.logits is not None})
 
     def _as_reference(self, file: TfliteFile, int8: bool) -> np.ndarray | None:
-        """What the reference kernels should answer, which round in their own way; None where that is not known."""
-        if self.network is None or not self.network.exact or not int8 or detect_lowering(file) != "xnnpack":
+        """What the reference kernels should answer, which round in their own way; None where that is not known, which is said."""
+        if self.network is None or not int8:
+            return None
+        fused = detect_lowering(file) == "fused"
+        if fused or not self.network.exact:
+            why = "the file has native hard-swishes" if fused else "the run leaves blocks float"
+            self.notes.append(f"{why}, whose rounding is not known in whole numbers: the file may round otherwise than quantized "
+                              "Keras here and there, and the limit for the reference kernels is verify.reference_steps")
             return None
         return self._batched("Quantized Keras, as the reference kernels round", self.network.reference().logits)
 
@@ -285,9 +291,6 @@ class _Verification:
             forms.append(Form(QUANTIZED, "", None, absent=chain.missing.get(QUANTIZED, "there is no quantized run")))
             return graph, forms
         self.network = QuantizedNetwork.of(chain.graph, chain.ranges)
-        if not self.network.exact:
-            self.notes.append("blocks are left float, so quantized Keras is computed in float32 with fake quantization, not in "
-                              "whole numbers, and files may round otherwise here and there")
         forms.append(Form(QUANTIZED, str(chain.quantized_run.quantized),
                           self._batched("Quantized Keras", self.network.logits), True))
         return graph, forms

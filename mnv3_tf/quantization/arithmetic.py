@@ -56,7 +56,7 @@ class Grid:
 
 
 class Arithmetic(Protocol):
-    """The kernels of a runtime. Results are not yet clipped to the output's grid, unless that matters."""
+    """The kernels of a runtime. Results are not yet clipped to the output's grid."""
 
     def convolving(self, source: Grid, kernel_scales: Any, output: Grid) -> Constants:
         """For the sums of a convolution; the kernel's scales are float32 (channels,)."""

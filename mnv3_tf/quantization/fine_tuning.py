@@ -26,18 +26,24 @@ class BestEpoch:
 
     It is that with the least loss on the validation pictures: accuracy on a few hundred pictures would choose by chance. But
     what answers fewer of them rightly than calibration alone is never kept.
+
+    Attributes:
+        epoch: the best so far.
     """
 
     def __init__(self) -> None:
+        self.epoch = self._judged = 0
         self._loss, self._least_top1 = math.inf, -math.inf
 
     def takes(self, loss: float, top1: float) -> bool:
-        """Whether an epoch is the best so far; epoch 0 comes first."""
-        if self._least_top1 == -math.inf:
+        """Whether the next epoch is the best so far; epoch 0 comes first."""
+        number = self._judged
+        self._judged += 1
+        if number == 0:
             self._least_top1 = top1
         if not loss < self._loss or top1 < self._least_top1:
             return False
-        self._loss = loss
+        self._loss, self.epoch = loss, number
         return True
 
 

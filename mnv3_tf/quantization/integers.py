@@ -47,7 +47,8 @@ class IntegerNetwork:
 
     def __init__(self, twin: Twin, kernels: Kernels = "xnnpack"):
         if not has_integer_form(twin.lowered):
-            raise KitError("A network with blocks left float, or lowered for fused operations, has no integer form here.")
+            raise KitError("A network with blocks left float, or lowered for fused operations, has no integer form here. "
+                           "QuantizedNetwork computes it with fake quantization.")
         self._twin, self._arithmetic = twin, KERNELS[kernels]
         self._ops = {op.name: op for op in twin.lowered.ops}
         self._forward = tf.function(self._compute, autograph=False, reduce_retracing=True)

@@ -162,7 +162,6 @@ class _Quantization:
         self.kept = (self.graph, calibration.ranges)
 
     def _logits(self, pictures: ContractPictures) -> np.ndarray:
-        self.network.refresh()
         return np.concatenate([self.network.logits(pixels) for pixels in pictures])
 
     def _scores(self, split: str) -> Scores:
@@ -198,6 +197,8 @@ class _Quantization:
                                       f"in {self.target.path}, which can be converted.")
                 with tuning.averaged():
                     self._judge(teacher_validation, history, epoch=epoch + 1, loss=float(np.mean(losses)))
+        self.progress.say(f"epoch {self.best.epoch} is kept" if self.best.epoch else
+                          "no epoch of fine-tuning was better than calibration alone, which is kept")
         return history
 
     def _judge(self, teacher: np.ndarray, history: list[dict[str, float]], *, epoch: int, loss: float) -> None:
@@ -206,6 +207,7 @@ class _Quantization:
         The loss is what is trained, without the temperature.
         """
         stored = self.twin.settle()
+        self.network.refresh()
         logits = self._logits(self.validation)
         scores = score(logits, self.validation.labels, self.class_names)
         distance = float((teacher * (np.log(teacher + 1e-9) - np.log(softmax(logits) + 1e-9))).sum(axis=1).mean())

@@ -100,6 +100,7 @@ def test_the_epoch_with_the_least_loss_is_kept_if_it_is_right_as_often_as_calibr
     best = BestEpoch()
     epochs = [(0.50, 0.88), (0.40, 0.87), (0.45, 0.88), (0.46, 0.95), (0.44, 0.89), (float("nan"), 1.0)]
     assert [best.takes(loss, top1) for loss, top1 in epochs] == [True, False, True, False, True, False]
+    assert best.epoch == 4
 
 
 def test_what_is_judged_is_what_a_file_gives_back() -> None:

@@ -198,6 +198,15 @@ def test_a_float_file_is_compared_with_the_float_model(small_runs: Path, picture
     assert result.layers["stem_conv"].own_sqnr_db > 50
 
 
+def test_a_file_whose_rounding_is_not_known_is_said_to_be_one(small_runs: Path, pictures: Path, tmp_path: Path) -> None:
+    fused = convert(open_source(small_runs / "ptq"), tmp_path / "fused.tflite", lowering="fused", io="int8").path
+    result = check(fused, pictures)
+    assert any("native hard-swishes" in note and "verify.reference_steps" in note for note in result.notes)
+    reference = next(rung for rung in result.rungs if rung.name == REFERENCE)
+    assert reference.previous.against == QUANTIZED
+    assert "verify.reference_steps" in [check.setting for check in reference.checks]
+
+
 def test_wrong_subjects_are_refused(small_runs: Path, small_file: Path, float_run: Path, pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is a float run\. Give a quantized run"):
         open_chain(small_runs / "float")
