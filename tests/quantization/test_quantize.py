@@ -231,7 +231,9 @@ def test_frozen_layers_keep_their_weights_bit_by_bit(float_run: Path, pictures: 
         self.kept = self.twin.deploy_graph(), self.twin.ranges()
 
     monkeypatch.setattr(quantize_module._Quantization, "_judge", keep)  # the last epoch, be it good or bad
-    run = quantize(float_run, open_dataset(pictures), config, tmp_path / "q", progress=Silent())
+    said = Silent()
+    run = quantize(float_run, open_dataset(pictures), config, tmp_path / "q", progress=said)
+    assert "no epoch of fine-tuning was better than calibration alone, which is kept" in said.lines  # none was judged
     before, (after, _) = trace(load_keras(RunFolder(float_run).model)), load_graph(run.quantized)
     frozen = quantize_module.frozen_layers(before, "block_08")
     changed = {op.name: not np.array_equal(op.kernel, after[op.name].kernel) for op in before.ops if op.kernel is not None}
