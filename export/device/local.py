@@ -82,7 +82,7 @@ def add_profiles(records: Sequence[Record], bundle: RunnerBundle, *, delegate: s
     Raises:
         KitError: the temporary folder cannot be written to.
     """
-    with tempfile.TemporaryDirectory(prefix="mnv3-") as base, opened(LocalDevice(base)) as session:
+    with tempfile.TemporaryDirectory(prefix="mnv3-local-") as base, opened(LocalDevice(base)) as session:
         runner = KitRunner(session, bundle, delegate=delegate, seed=seed)
         runner.install()
         for record in records:

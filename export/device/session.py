@@ -14,7 +14,8 @@ from typing import Any
 from mnv3_tf.errors import KitError
 from mnv3_tf.export.device.remote import Answer, RemoteDevice, last_line
 
-_PREFIX = "mnv3-"
+_PREFIX, _BYTES = "mnv3-", 4
+_NAMES = _PREFIX + "[0-9a-f]" * 2 * _BYTES  # of these folders and no other program's
 # A folder that an earlier run had to leave behind (a pulled cable) is removed when it is so old.
 _STALE_MINUTES = 60
 _TRIES = 3
@@ -57,7 +58,7 @@ class DeviceSession:
 
     def __init__(self, device: RemoteDevice, say: Callable[[str], None] = lambda line: None):
         self.device, self.say = device, say
-        self.token = secrets.token_hex(4)
+        self.token = secrets.token_hex(_BYTES)
         self.folder = f"{device.base}/{_PREFIX}{self.token}"
         self.left_behind = ""
         self._undo: list[str] = []
@@ -73,7 +74,7 @@ class DeviceSession:
         atexit.register(self.close)
         self._opened = True
         _open.add(self)
-        self.device.shell(f"find {self.device.base} -maxdepth 1 -name '{_PREFIX}*' -mmin +{_STALE_MINUTES} -exec rm -rf {{}} +")
+        self.device.shell(f"find {self.device.base} -maxdepth 1 -name '{_NAMES}' -mmin +{_STALE_MINUTES} -exec rm -rf {{}} +")
         answer = self.device.shell(["mkdir", self.folder])
         if answer.code:
             raise KitError(f"{self.device.name}: {self.device.base} cannot be written to ("

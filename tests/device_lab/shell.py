@@ -23,6 +23,7 @@ STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
 _REFUSED = re.compile(rb"^[^\s:]*: \d+: (?:exec: )?(.*): Permission denied(?=\r?$)", re.MULTILINE)
 _MISSING = re.compile(rb"^[^\s:]*: \d+: (?:exec: )?(.*): not found(?=\r?$)", re.MULTILINE)
 _ENDING = 2.0
+_LINGERING = 1.0  # how long a real adbd keeps a stream that the host has closed
 
 
 def can_remount() -> bool:
@@ -50,7 +51,7 @@ class Command:
     """One command that the host asked for.
 
     When the host goes away, adbd sends SIGHUP to the shell alone where the output is framed: a program that the shell waits for
-    lives on until it writes. Without frames and terminal nothing is sent; with a terminal everything in it is hung up.
+    lives on until it writes. With a terminal everything in it is hung up; without frames and terminal too, but a second later.
 
     Args:
         connection: over which it was asked; its faults count: delay, answers, kill, drop_during, read_only_disk, no_exec,
@@ -70,14 +71,20 @@ class Command:
         time.sleep(float(self.faults.get("delay", 0)))
         child, sources, write = self._start()
 
+        def hang_up() -> None:
+            with contextlib.suppress(OSError):
+                os.killpg(child.pid, signal.SIGHUP)
+
         def host_left() -> None:
             with contextlib.suppress(OSError):
-                if self.terminal:
-                    os.killpg(child.pid, signal.SIGHUP)
-                elif child.stdin:
+                if child.stdin:
                     child.stdin.close()
-                    if self.framed and child.poll() is None:
-                        os.kill(child.pid, signal.SIGHUP)
+                if self.terminal:
+                    hang_up()
+                elif not self.framed:
+                    threading.Timer(_LINGERING, hang_up).start()
+                elif child.poll() is None:
+                    os.kill(child.pid, signal.SIGHUP)
 
         stream.on_close = host_left
         pumps = [threading.Thread(target=self._pump, args=(stream, *source), daemon=True) for source in sources]

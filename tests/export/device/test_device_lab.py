@@ -272,26 +272,30 @@ def test_slow(client: AdbClient, make: Make, big: Path) -> None:
 # How a command is started, the command, and whether it goes on when the client is killed. Taken from a real adbd.
 SURVIVAL = (("shell", "BEGIN; WAIT; END", False), ("shell", "BEGIN; sh -c 'WAIT; END'; true", True),
             ("shell", "BEGIN; exec sh -c 'WAIT; END'", False), ("shell", "trap '' HUP; BEGIN; WAIT; END", True),
-            ("shell", "trap 'END' HUP; BEGIN; WAIT", True), ("exec-out", "BEGIN; WAIT; END", True),
+            ("shell", "trap 'END' HUP; BEGIN; WAIT", True), ("exec-out", "BEGIN; WAIT; END", False),
             ("shell -tt", "BEGIN; sh -c 'WAIT; END'; true", False))
 # Before there was shell_v2 every shell command had a terminal.
-OLD_SURVIVAL = (("shell", "BEGIN; sh -c 'WAIT; END'; true", False), ("exec-out", "BEGIN; WAIT; END", True))
+OLD_SURVIVAL = (("shell", "BEGIN; sh -c 'WAIT; END'; true", False), ("exec-out", "BEGIN; WAIT; END", False))
 
 
 def check_survival(client: AdbClient, phone: SimulatedPhone, table: tuple[tuple[str, str, bool], ...]) -> None:
-    """All at once: each leaves marks of its own, and goes on only when all clients have been killed."""
+    """All at once: each leaves marks of its own, and goes on only when all clients have been killed and those that end have."""
     folder = phone.root / "data/local/tmp"
     children = []
     for number, (how, script, _) in enumerate(table):
         text = script.replace("BEGIN", f"touch {TMP}/begun{number}").replace("END", f"touch {TMP}/ended{number}")
-        text = text.replace("WAIT", f"until [ -e {TMP}/go ]; do sleep 0.1; done")
+        text = text.replace("WAIT", f"echo $$ > {TMP}/waits{number}; until [ -e {TMP}/go ]; do sleep 0.1; done")
         children.append(client.start("-s", phone.serial, *how.split(), text))
     for number in range(len(table)):
-        assert wait((folder / f"begun{number}").exists, 30.0)
+        mark = folder / f"waits{number}"
+        assert wait(lambda mark=mark: mark.exists() and mark.read_text().endswith("\n"), 30.0)  # type: ignore[misc]
+        assert (folder / f"begun{number}").exists()
     for child in children:
         child.kill()
         child.communicate(timeout=5)
-    time.sleep(0.5)
+    ending = " ".join(f"{TMP}/waits{number}" for number, (_, _, survives) in enumerate(table) if not survives)
+    alive = f"for f in {ending}; do grep -q ') [^Z]' /proc/$(cat $f)/stat 2>/dev/null && echo alive; done"
+    assert wait(lambda: "alive" not in shell(client, phone, alive)[1], 30.0)
     (folder / "go").touch()
     for number, (how, script, survives) in enumerate(table):
         assert not survives or wait((folder / f"ended{number}").exists, 30.0), (how, script)

@@ -18,13 +18,11 @@ from mnv3_tf.progress import Silent
 pytestmark = pytest.mark.slow
 
 
-def left() -> set[Path]:
-    return set(Path("/tmp").glob("mnv3-*"))
-
-
-def test_two_models_and_equal_bytes(board: Board, files: dict[str, Path], tmp_path: Path) -> None:
+def test_two_models_and_equal_bytes(board: Board, files: dict[str, Path], tmp_path: Path,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip install ziglang")
-    before = left()
+    (tmp_path / "base").mkdir()
+    monkeypatch.setattr(SshDevice, "base", str(tmp_path / "base"))  # other programs may write to /tmp meanwhile
     settings = DeviceSettings(runs=8, min_seconds=0.1, rounds=4, warmup=1, cool_down=0, profile=True)
     result = benchmark_device(open_target(f"ssh:{board.shared}"), [files["plain_int8"], files["swish_int8"]], settings, Silent())
     assert len(result.rows) == 2 and all(row["failure"] is None and row["runs"] >= 8 for row in result.rows)
@@ -41,7 +39,7 @@ def test_two_models_and_equal_bytes(board: Board, files: dict[str, Path], tmp_pa
         for name in ("plain_int8", "swish_int8"):
             runner.outputs(files[name], tmp_path / f"{name}.bin", tmp_path / f"{name}.out")
             assert (tmp_path / f"{name}.out").read_bytes() == (tmp_path / f"{name}.wanted").read_bytes()
-    assert left() == before and "Accepted publickey" in board.log()
+    assert not list((tmp_path / "base").iterdir()) and "Accepted publickey" in board.log()
 
 
 def test_bytes_exit_codes_and_streams(board: Board, tmp_path: Path) -> None:
