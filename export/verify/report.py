@@ -14,7 +14,7 @@ from mnv3_tf.export.verify.flips import Flip, flips, mcnemar, reliability
 from mnv3_tf.export.verify.ladder import FLOAT, XNNPACK
 from mnv3_tf.export.verify.layers import decibels
 from mnv3_tf.export.verify.plots import convergence_plot, layer_plot, reliability_plot, save_layer_plot
-from mnv3_tf.export.verify.run import Verification
+from mnv3_tf.export.verify.result import Verification
 from mnv3_tf.files import write_json, write_text
 from mnv3_tf.metrics import Scores
 from mnv3_tf.network import display_name

@@ -2,9 +2,8 @@
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,12 +11,12 @@ from mnv3_tf.config import VerifyConfig
 from mnv3_tf.data import PictureDataset, Sample, evaluation_split, open_dataset
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.export.bundle.contract import input_tensor
-from mnv3_tf.export.card_check import CardRemark, check_cards, check_metrics
-from mnv3_tf.export.convert import check_int8, convert_graph, output_step, sidecar
+from mnv3_tf.export.convert import check_int8, convert_graph, output_step
 from mnv3_tf.export.runtime import LiteRTModel
 from mnv3_tf.export.tflite_file import FLOAT_TYPES, TfliteFile, parse_tflite, read_tflite_bytes
 from mnv3_tf.export.verify import findings as checks
 from mnv3_tf.export.verify.chain import Chain
+from mnv3_tf.export.verify.claims import calibration_of, claim_findings
 from mnv3_tf.export.verify.findings import Finding
 from mnv3_tf.export.verify.ladder import (
     AS_REFERENCE,
@@ -33,7 +32,7 @@ from mnv3_tf.export.verify.ladder import (
 )
 from mnv3_tf.export.verify.layers import Constants, LayerTable, detect_lowering, examine_layers, place
 from mnv3_tf.export.verify.reference import ReferenceKernels
-from mnv3_tf.files import read_json
+from mnv3_tf.export.verify.result import Verification
 from mnv3_tf.keras_model import batch_logits, load_keras
 from mnv3_tf.progress import Progress
 from mnv3_tf.quantization.equalize import like
@@ -44,83 +43,6 @@ from mnv3_tf.quantization.twin import Twin, input_shift
 from mnv3_tf.run_card import read_card
 from mnv3_tf.training.batches import EVALUATION_BATCH, contract_batches
 from mnv3_tf.training.checking import check_pictures
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What was proved, and what was not.
-
-    Attributes:
-        subject: the file or run that was verified.
-        float_run: the run that it was compared with.
-        data, split: the pictures.
-        samples: the pictures that were looked at, in order.
-        labels: class names.
-        rungs: the ladder.
-        findings: faults with a name, the first to look at first.
-        layers: every tensor of the file.
-        step: of the 8-bit output, in logits.
-        limits: what was allowed.
-        logits: rung -> float (n, classes).
-        file: the structure of the `.tflite` file.
-        partitions: XNNPACK partitions of the file on this machine.
-        calibration: what calibrated the quantized run (its calibration.json), None where that is not known.
-        notes: what a reader should know of how it was done.
-    """
-
-    subject: Path
-    float_run: Path
-    data: Path
-    split: str
-    samples: tuple[Sample, ...]
-    labels: tuple[str, ...]
-    rungs: tuple[Rung, ...]
-    findings: tuple[Finding, ...]
-    layers: LayerTable
-    step: float
-    limits: VerifyConfig
-    file: TfliteFile
-    partitions: int
-    calibration: dict[str, Any] | None = None
-    notes: tuple[str, ...] = ()
-    logits: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
-
-    @property
-    def passed(self) -> bool:
-        """Whether every rung holds and nothing was found that fails."""
-        return not self.broken_rungs() and not any(finding.broken for finding in self.findings)
-
-    def broken_rungs(self) -> list[str]:
-        """Rungs that do not hold, or that a named fault enters at, in order of the ladder."""
-        faulty = {finding.rung for finding in self.findings if finding.broken}
-        return [rung.name for rung in self.rungs if rung.status == "broken" or rung.name in faulty]
-
-    def verdict(self) -> str:
-        """The result in one sentence."""
-        if self.passed:
-            present = [rung.name for rung in self.rungs if rung.status != "absent"]
-            return f"Every rung holds on {len(self.samples)} pictures: {' → '.join(present)}."
-        where = self.broken_rungs()
-        first = f"The first broken rung is {where[0]}" if where else "The ladder holds, but a claim about the artefacts does not"
-        named = [finding for finding in self.findings if finding.broken]
-        if named:
-            return f"{first}. {named[0].kind.capitalize()}, {named[0].where}: {named[0].text}."
-        failed = next(check for rung in self.rungs for check in rung.checks if not check.passed)
-        return f"{first}: {failed.text}."
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; logits are left out."""
-        from dataclasses import asdict
-
-        broken = self.broken_rungs()
-        return {"subject": str(self.subject), "float_run": str(self.float_run), "data": str(self.data), "split": self.split,
-                "samples": len(self.samples), "passed": self.passed, "first_broken": broken[0] if broken else None,
-                "verdict": self.verdict(), "step": self.step, "partitions": self.partitions,
-                "rungs": [rung.to_dict() for rung in self.rungs], "findings": [f.to_dict() for f in self.findings],
-                "layers": [layer.to_dict() for layer in self.layers.layers], "layers_refused": self.layers.refused,
-                "limits": asdict(self.limits), "calibration": self.calibration,
-                "notes": list(self.notes)}
-
 
 # Runs input tensors, one after the other in a file, through a model elsewhere: (model, tensors, file for the outputs).
 Elsewhere = Callable[[Path, Path, Path], None]
@@ -212,11 +134,11 @@ class _Verification:
         rungs = climb(forms, self.labels, chain.labels, step, self.limits)
         self._note_kernels(plain, delegated)
         table, found = self._faults(content, file, float_graph, forms, rungs, int8)
-        found += self._claims(rungs)
+        found += claim_findings(chain, rungs, self.split, self.chosen.fingerprint)
         return Verification(
             chain.subject, chain.float_run.path, self.data, self.split, self.samples, chain.labels, rungs,
             checks.in_order(checks.without_echoes(found)), table, step, self.limits, file, model.partitions,
-            self._calibration(), tuple(self.notes), {form.name: form.logits for form in forms if form.logits is not None})
+            calibration_of(chain), tuple(self.notes), {form.name: form.logits for form in forms if form.logits is not None})
 
     def _as_reference(self, file: TfliteFile, int8: bool) -> np.ndarray | None:
         """What the reference kernels should answer, which round in their own way; None where that is not known, which is said."""
@@ -391,56 +313,3 @@ class _Verification:
             found += checks.kernel_findings(placed, lowered, own, Constants(content, file),
                                             input_shift(float_graph) if int8 else None)
         return table, found
-
-    def _calibration(self) -> dict[str, Any] | None:
-        run = self.chain.quantized_run
-        return read_json(run.calibration) if run is not None and run.calibration.exists() else None
-
-    def _claims(self, rungs: tuple[Rung, ...]) -> list[Finding]:
-        """What lies beside the file: class names, preprocessing, cards, and what they say of the accuracy."""
-        chain = self.chain
-        rung = REFERENCE if chain.tflite is not None else QUANTIZED
-        labels_file = str(sidecar(chain.tflite, "labels.txt") if chain.tflite else chain.subject / "labels.txt")
-        found = checks.label_findings(chain.labels, chain.own_labels, rung, labels_file)
-        if chain.own_contract is not None and chain.own_contract != chain.contract:
-            ours, theirs = chain.own_contract.to_dict(), chain.contract.to_dict()
-            differing = [f"{key} is {ours[key]!r} instead of {theirs[key]!r}" for key in ours if ours[key] != theirs[key]]
-            found.append(Finding("preprocessing", labels_file.replace("labels.txt", "preprocessing.json"), rung,
-                                 f"prepares pictures otherwise than the float model was trained with: {', '.join(differing)}",
-                                 score=900.0))
-        for line in (self._calibration() or {}).get("remarks", []):
-            found.append(Finding("calibration", str(chain.quantized_run.path if chain.quantized_run else chain.subject),
-                                 QUANTIZED, line, broken=line.startswith("calibrated for a smoke test")))
-        named = {finding.where for finding in found}
-        cards = [self._card_finding(remark) for remark in self._card_remarks(rungs)]
-        return found + [finding for finding in cards if finding.where not in named]
-
-    def _card_remarks(self, rungs: tuple[Rung, ...]) -> list[CardRemark]:
-        chain = self.chain
-        given = [chain.subject, *([chain.quantized_run.path] if chain.quantized_run else []), chain.float_run.path]
-        remarks = list(dict.fromkeys(remark for path in given for remark in check_cards(path)))
-        runs = {FLOAT: chain.float_run, QUANTIZED: chain.quantized_run}
-        for rung in rungs:
-            run = runs.get(rung.name)
-            card = self._card(run.path) if run is not None else None
-            # Other pictures, or a part of them, say nothing about what the card claims.
-            measured = card is not None and card.get("data", {}).get(self.split, {}).get("fingerprint") == self.chosen.fingerprint
-            if card is not None and measured and rung.scores is not None and run is not None:
-                remarks += [CardRemark(remark.severity, str(run.path), f"{remark.subject}: {remark.text}")
-                            for remark in check_metrics(card, self.split, rung.scores, self.chosen.fingerprint)]
-        return remarks
-
-    def _card(self, run: Path) -> dict[str, Any] | None:
-        try:
-            return read_card(run)
-        except InputError:  # named by the check of the cards
-            return None
-
-    def _card_finding(self, remark: CardRemark) -> Finding:
-        """A remark about a card as a finding at the rung whose artefact it is about."""
-        chain = self.chain
-        rung = REFERENCE if chain.tflite is not None else QUANTIZED
-        for name, run in ((QUANTIZED, chain.quantized_run), (FLOAT, chain.float_run)):
-            if run is not None and Path(remark.subject).absolute().is_relative_to(run.path.absolute()):
-                rung = name
-        return Finding("card", remark.subject, rung, remark.text, broken=remark.severity == "broken")

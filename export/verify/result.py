@@ -1,0 +1,88 @@
+"""What `verify` has proved."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnv3_tf.config import VerifyConfig
+from mnv3_tf.data import Sample
+from mnv3_tf.export.tflite_file import TfliteFile
+from mnv3_tf.export.verify.findings import Finding
+from mnv3_tf.export.verify.ladder import Rung
+from mnv3_tf.export.verify.layers import LayerTable
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was proved, and what was not.
+
+    Attributes:
+        subject: the file or run that was verified.
+        float_run: the run that it was compared with.
+        data, split: the pictures.
+        samples: the pictures that were looked at, in order.
+        labels: class names.
+        rungs: the ladder.
+        findings: faults with a name, the first to look at first.
+        layers: every tensor of the file.
+        step: of the 8-bit output, in logits.
+        limits: what was allowed.
+        logits: rung -> float (n, classes).
+        file: the structure of the `.tflite` file.
+        partitions: XNNPACK partitions of the file on this machine.
+        calibration: what calibrated the quantized run (its calibration.json), None where that is not known.
+        notes: what a reader should know of how it was done.
+    """
+
+    subject: Path
+    float_run: Path
+    data: Path
+    split: str
+    samples: tuple[Sample, ...]
+    labels: tuple[str, ...]
+    rungs: tuple[Rung, ...]
+    findings: tuple[Finding, ...]
+    layers: LayerTable
+    step: float
+    limits: VerifyConfig
+    file: TfliteFile
+    partitions: int
+    calibration: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+    logits: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every rung holds and nothing was found that fails."""
+        return not self.broken_rungs() and not any(finding.broken for finding in self.findings)
+
+    def broken_rungs(self) -> list[str]:
+        """Rungs that do not hold, or that a named fault enters at, in order of the ladder."""
+        faulty = {finding.rung for finding in self.findings if finding.broken}
+        return [rung.name for rung in self.rungs if rung.status == "broken" or rung.name in faulty]
+
+    def verdict(self) -> str:
+        """The result in one sentence."""
+        if self.passed:
+            present = [rung.name for rung in self.rungs if rung.status != "absent"]
+            return f"Every rung holds on {len(self.samples)} pictures: {' → '.join(present)}."
+        where = self.broken_rungs()
+        first = f"The first broken rung is {where[0]}" if where else "The ladder holds, but a claim about the artefacts does not"
+        named = [finding for finding in self.findings if finding.broken]
+        if named:
+            return f"{first}. {named[0].kind.capitalize()}, {named[0].where}: {named[0].text}."
+        failed = next(check for rung in self.rungs for check in rung.checks if not check.passed)
+        return f"{first}: {failed.text}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; logits are left out."""
+        broken = self.broken_rungs()
+        return {"subject": str(self.subject), "float_run": str(self.float_run), "data": str(self.data), "split": self.split,
+                "samples": len(self.samples), "passed": self.passed, "first_broken": broken[0] if broken else None,
+                "verdict": self.verdict(), "step": self.step, "partitions": self.partitions,
+                "rungs": [rung.to_dict() for rung in self.rungs], "findings": [f.to_dict() for f in self.findings],
+                "layers": [layer.to_dict() for layer in self.layers.layers], "layers_refused": self.layers.refused,
+                "limits": asdict(self.limits), "calibration": self.calibration,
+                "notes": list(self.notes)}
