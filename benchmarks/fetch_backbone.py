@@ -93,7 +93,7 @@ def extract(package: Path, folder: Path) -> Path:
 def write_backbone(package: Path, out: Path, side: int) -> tuple[str, ...]:
     """Writes the model and its card; returns what is worth knowing, a sentence each."""
     from mnv3_tf.export.import_foreign import import_foreign
-    from mnv3_tf.weights.importing import check_out, save_imported
+    from mnv3_tf.weights.saving import check_out, save_imported
 
     check_out(out)
     with tempfile.TemporaryDirectory() as folder:

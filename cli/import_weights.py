@@ -44,7 +44,7 @@ def import_weights(source: str, origin: str | None, size: str | None, labels: st
     """
     quiet_libraries()
     from mnv3_tf.data import read_labels
-    from mnv3_tf.weights.importing import save_imported, save_run
+    from mnv3_tf.weights.saving import save_imported, save_run
 
     run = Path(out).suffix == ""
     _check_out(run, out, overrides)
@@ -72,7 +72,7 @@ def _check_out(run: bool, out: str, overrides: tuple[str, ...]) -> None:
     """Refuses, before anything is downloaded or read, a place that cannot be written to and settings that are none."""
     from mnv3_tf.errors import InputError
     from mnv3_tf.training.run_folder import RunFolder
-    from mnv3_tf.weights.importing import check_out, check_picture_settings
+    from mnv3_tf.weights.saving import check_out, check_picture_settings
 
     if run:
         check_picture_settings(overrides)

@@ -4,7 +4,6 @@ Every value is checked against its field's type; an unknown key is an error that
 """
 
 import dataclasses
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
+from mnv3_tf.coercion import coerce
 from mnv3_tf.errors import InputError
 from mnv3_tf.yaml_text import YamlDocument, nearest, read_yaml
 
@@ -351,7 +351,7 @@ def _set(config: Config, section: str, key: str, value: Any, where: str) -> Conf
                          f"Keys: {', '.join(hints)}.")
     name = f"{section}.{key}"
     try:
-        typed = _coerce(value, hints[key])
+        typed = coerce(value, hints[key])
     except ValueError as error:
         raise InputError(f"{where}: {name} is {value!r}; allowed: {error}.") from None
     if name == "data.image_size":
@@ -365,59 +365,3 @@ def _set(config: Config, section: str, key: str, value: Any, where: str) -> Conf
             raise InputError(f"{where}: {name} is {value!r}; it must be {'at least' if closed else 'above'} {low:g} "
                              f"and at most {high:g}.")
     return _replace(config, section, key, typed)
-
-
-def _coerce(value: Any, hint: Any) -> Any:
-    """`value` as the type `hint`, or ValueError with a phrase saying what is allowed."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        phrases = []
-        for option in arguments:
-            if option is type(None):
-                phrases.append("null")
-                continue
-            try:
-                return _coerce(value, option)
-            except ValueError as error:
-                phrases.append(str(error))
-        raise ValueError(" or ".join(phrases))
-    if origin is Literal:
-        if value in arguments:
-            return value
-        raise ValueError(", ".join(map(str, arguments)) + nearest(str(value), arguments))
-    if origin is tuple and arguments[-1] is Ellipsis:
-        if isinstance(value, (list, tuple)) and value:
-            return tuple(_coerce(item, arguments[0]) for item in value)
-        raise ValueError("a list such as [2, 4, 6]")
-    if origin is tuple:
-        if isinstance(value, (list, tuple)) and len(value) == len(arguments):
-            return tuple(_coerce(item, kind) for item, kind in zip(value, arguments, strict=True))
-        raise ValueError("[height, width]")
-    if hint is bool:
-        if isinstance(value, bool):
-            return value
-        raise ValueError("true or false")
-    if hint is int:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-        raise ValueError("a whole number")
-    if hint is float:
-        return _coerce_float(value)
-    if isinstance(value, str):
-        return value
-    raise ValueError("text")
-
-
-def _coerce_float(value: Any) -> float:
-    # YAML 1.1 reads 1e-3 as text, for want of a dot.
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError("a number")
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        raise ValueError("a number") from None
-    if number != number or number in (float("inf"), float("-inf")):
-        raise ValueError("a finite number")
-    return number

@@ -65,13 +65,16 @@ def read_yaml(path: str | Path) -> YamlDocument:
     """Reads one YAML document, with plain values only (no Python objects).
 
     Raises:
-        InputError: the file cannot be read or parsed; the message names file and line.
+        InputError: the file cannot be read or parsed, or a key stands twice; the message names file and line.
     """
     path = Path(path)
     try:
         text = read_bytes(path).decode("utf-8-sig")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         value = yaml.safe_load(text)
+        lines: dict[tuple[str | int, ...], int] = {}
+        if node is not None:
+            _collect_lines(path, node, (), lines)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text.") from error
     except yaml.MarkedYAMLError as error:
@@ -81,19 +84,20 @@ def read_yaml(path: str | Path) -> YamlDocument:
         raise InputError(f"{path}: not valid YAML (nested too deep, or in itself).") from error
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: not valid YAML ({error}).") from error
-    lines: dict[tuple[str | int, ...], int] = {}
-    if node is not None:
-        _collect_lines(node, (), lines)
     return YamlDocument(path, value, lines)
 
 
-def _collect_lines(node: yaml.Node, keys: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int]) -> None:
+def _collect_lines(path: Path, node: yaml.Node, keys: tuple[str | int, ...],
+                   lines: dict[tuple[str | int, ...], int]) -> None:
     lines.setdefault(keys, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         for key_node, value_node in node.value:
-            below = (*keys, key_node.value)
-            lines[below] = key_node.start_mark.line + 1
-            _collect_lines(value_node, below, lines)
+            below, line = (*keys, key_node.value), key_node.start_mark.line + 1
+            if below in lines:
+                raise InputError(f"{path}, line {line}: the key {key_node.value!r} was already given on line {lines[below]}. "
+                                 "Keep one of them.")
+            lines[below] = line
+            _collect_lines(path, value_node, below, lines)
     elif isinstance(node, yaml.SequenceNode):
         for position, item in enumerate(node.value):
-            _collect_lines(item, (*keys, position), lines)
+            _collect_lines(path, item, (*keys, position), lines)

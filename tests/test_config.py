@@ -55,7 +55,9 @@ def test_wrong_overrides(override: str, message: str) -> None:
     ("train:\n  epochs: 3\n  sede: 1\n", "line 3: section 'train' has no key 'sede'; did you mean 'seed'"),
     ("train:\n  epochs: three\n", "line 2: train.epochs is 'three'"), ("trainn:\n  epochs: 3\n", "line 1: unknown key 'trainn'"),
     ("train: 5\n", "line 1: section 'train'"), ("- a\n", "must hold a mapping"), ("a: [1\n", "not valid YAML"),
-    ("x: !!python/object:os.system {}\n", "not valid YAML"),
+    ("x: !!python/object:os.system {}\n", "not valid YAML"), ("train: &a\n  - *a\n", "not valid YAML (nested too deep"),
+    ("train:\n  seed: 1\n  epochs: 3\n  seed: 2\n", "line 4: the key 'seed' was already given on line 2"),
+    ("train:\n  seed: 1\ntrain:\n  epochs: 3\n", "line 3: the key 'train' was already given on line 1"),
 ])
 def test_wrong_files_name_file_and_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "c.yaml").write_text(text)

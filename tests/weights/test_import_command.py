@@ -156,7 +156,8 @@ def test_a_run_folder_goes_down_the_road(timm_folder: Path, pictures: Path, tmp_
 
 def test_settings_of_pictures_come_on_top(timm_folder: Path, tmp_path: Path) -> None:
     from mnv3_tf.training.run_folder import open_run
-    from mnv3_tf.weights.importing import import_weights, save_run
+    from mnv3_tf.weights.importing import import_weights
+    from mnv3_tf.weights.saving import save_run
 
     imported = import_weights(timm_folder / "model.safetensors", "timm", input_size=64, labels=[f"kind {n}" for n in range(12)])
     for overrides, crop in ((["data.strict=true"], 0.875), (["data.crop_fraction=0.5"], 0.5)):

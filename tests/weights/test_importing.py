@@ -14,7 +14,8 @@ from peers.generate import pictures
 from seeded import golden, tensors_of
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.weights.importing import Imported, import_tensors, import_weights, save_imported
+from mnv3_tf.weights.importing import Imported, import_tensors, import_weights
+from mnv3_tf.weights.saving import save_imported
 
 # One narrow network of each origin; the others, in the slow tests, and with the packages themselves in `make peers`.
 NARROW = [("torchvision", "mobilenet_v3_small", 0.35), ("timm", "mobilenetv3_small_050", 0.5),

@@ -14,7 +14,7 @@ from mnv3_tf.export.import_foreign import import_foreign
 from mnv3_tf.export.reference import convert_model_standard, synthetic_pictures
 from mnv3_tf.export.runtime import LiteRTModel
 from mnv3_tf.files import sha256
-from mnv3_tf.weights.importing import save_imported
+from mnv3_tf.weights.saving import save_imported
 
 TABLE = """blocks:
   - [3, 16, 16, false, relu, 1]
