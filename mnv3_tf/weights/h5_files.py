@@ -53,17 +53,24 @@ def read_h5(path: Path, content: bytes) -> tuple[str, tuple[Group, ...]]:
     Raises:
         InputError: it is damaged, holds no weights, or declares more than its size allows.
     """
+    from mnv3_tf.weights.h5_worker import read_apart
+
+    return read_apart(path, content, _GROUPS)
+
+
+def read_groups(path: Path, content: bytes, most_groups: int) -> tuple[str, tuple[Group, ...]]:
+    """The same in this process, which a damaged file may end or hold for ever."""
     import h5py
 
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
             root = file["model_weights"] if "layer_names" not in file.attrs and "model_weights" in file else file
-            reader = _Reader(path, len(content))
+            reader = _Reader(path, len(content), most_groups)
             if "layer_names" in root.attrs or "layer_names0" in root.attrs:
                 kind, groups = "h5", tuple(reader.older(root))
             else:
                 kind, groups = "keras h5", tuple(reader.keras3(file, "", 0))
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{path}: damaged, or HDF5 of a kind that Keras does not write ({str(error).splitlines()[0][:150]}). "
                          "Download or save it again.") from None
     if not groups:
@@ -127,10 +134,10 @@ def _layer_names(config: Any, folder: str) -> dict[str, str]:
 class _Reader:
     """Reads groups and counts what they hold."""
 
-    def __init__(self, path: Path, size_bytes: int) -> None:
+    def __init__(self, path: Path, size_bytes: int, most_groups: int) -> None:
         self.path = path
         self.bytes_left = 8 * size_bytes + _SPARE_BYTES
-        self.groups_left = _GROUPS
+        self.most_groups = self.groups_left = most_groups
 
     def older(self, root: Any) -> Iterator[Group]:
         """Layers named by the attribute `layer_names`, tensors by `weight_names`."""
@@ -158,8 +165,8 @@ class _Reader:
             raise InputError(f"{self.path}: groups nested deeper than {_DEPTH}: no file of Keras.")
         self.groups_left -= 1
         if self.groups_left < 0:
-            raise InputError(f"{self.path}: more than {_GROUPS} groups, as far as they can be followed: no file of Keras, or "
-                             "made to take for ever.")
+            raise InputError(f"{self.path}: more than {self.most_groups} groups, as far as they can be followed: no file of "
+                             "Keras, or made to take for ever.")
         for name in natsorted(group.keys()):
             if depth == 0 and name in _NO_LAYERS:
                 continue

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.weights import h5_files
+from mnv3_tf.weights import h5_files, h5_worker
 from mnv3_tf.weights.hints import read_hints
 from mnv3_tf.weights.readers import read_source, read_tensors
 
@@ -335,6 +335,39 @@ def test_groups_of_two_names_each_are_not_followed_for_ever(tmp_path, monkeypatc
 
     monkeypatch.setattr(h5_files, "_GROUPS", 500)
     assert "more than 500 groups" in h5(tmp_path, lambda group: doubled(group.parent))
+
+
+@pytest.mark.parametrize(("child", "seconds", "words"), [
+    ("kill -SEGV $$", 60, "damaged: HDF5 itself failed over it (SIGSEGV)"), ("exec sleep 60", 0, "did not end within 0 s"),
+    ("echo Fatal error >&2; exit 1", 60, "(Fatal error)"), ("exit 3", 60, "(exit code 3)")])
+def test_a_file_over_which_the_library_fails_is_refused(tmp_path, monkeypatch, child, seconds, words):
+    """As libhdf5 1.14 did over files with a few bytes changed: a signal, or minutes without an end."""
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{child}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(h5_worker.sys, "executable", str(program))
+    monkeypatch.setattr(h5_worker, "_SECONDS", seconds)
+    assert words in h5(tmp_path, lambda group: group.create_dataset("0", data=np.ones(3)))
+
+
+def test_changed_bytes_of_hdf5_are_an_error_or_another_value(tmp_path):
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        group = file.create_group("layers/dense/vars")
+        group["0"], group["1"] = np.ones((3, 4), np.float32), np.ones(4, np.float32)
+    content = (tmp_path / "w.h5").read_bytes()
+    refused = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        changed = bytearray(content)
+        for place in rng.integers(8, len(content), 40):
+            changed[place] = rng.integers(256)
+        (tmp_path / "w.h5").write_bytes(changed)
+        try:
+            assert read_source(tmp_path / "w.h5").tensors
+        except InputError as error:
+            refused += 1
+            assert "w.h5" in str(error)
+    assert refused >= 3
 
 
 def test_a_header_nested_too_deep_has_no_hints(tmp_path):
