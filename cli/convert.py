@@ -21,8 +21,9 @@ def convert(model: str, out: str, format: str, io: str | None, lowering: str | N
     """Writes MODEL (a run folder or .keras file) as a checked .tflite file.
 
     Its preprocessing contract, labels and card are written beside it. Every file takes RGB pixels: uint8 the byte, int8 the
-    byte minus 128, float32 the value 0..255. An int8 file with float operations, stray conversions or more than one XNNPACK
-    partition is refused (exit code 3).
+    byte minus 128, float32 the value 0..255. An int8 file is refused (exit code 3) where it has float operations
+    beyond the blocks that the run leaves float, stray conversions, open sizes, several XNNPACK partitions (but for --lowering
+    fused), or answers otherwise than the quantized network.
     """
     quiet_libraries()
     from mnv3_tf.export.convert import convert as run_conversion

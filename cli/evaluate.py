@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.argument("model", type=click.Path())
 @data_option
 @click.option("--split", type=click.Choice(["test", "val", "train", "all"]),
-              help="Part of the data; test where there is one, else val.")
+              help="Part of the data; test where there is one, else val; all of a folder that has no splits.")
 @click.option("--strict", is_flag=True, help="Fail on a broken picture instead of leaving it out.")
 @click.option("--against", type=click.Path(), metavar="MODEL2",
               help="Also say how far the answers agree with those of another model.")

@@ -21,7 +21,8 @@ NETWORKS = ("large", "small", "large_minimalistic", "small_minimalistic")
               help="Needed for timm, whose tf_* networks (timm_tf) have the same tensors.")
 @click.option("--model-name", metavar="NAME", help="The package's own name, such as tf_mobilenetv3_large_100, in place of these.")
 @click.option("--part", metavar="KEY", help="Of a checkpoint with several dicts of tensors, the one to take, such as state_dict.")
-@click.option("--size", metavar="PIXELS|HEIGHTxWIDTH", help="Input; that of published weights, or 224, where not given.")
+@click.option("--size", metavar="PIXELS|HEIGHTxWIDTH",
+              help="Input; that of published weights or of a .tflite or TensorFlow.js model, else 224, where not given.")
 @click.option("--labels", type=click.Path(), metavar="FILE", help="Class names, one a line in the order of the outputs.")
 @click.option("--mean", type=float, nargs=3, help="Of the channels as shares of 255, such as 0.485 0.456 0.406.")
 @click.option("--std", type=float, nargs=3, help="Likewise, such as 0.229 0.224 0.225.")
@@ -39,7 +40,8 @@ def import_weights(source: str, origin: str | None, size: str | None, labels: st
     SOURCE is a file that the package saved (.pth, .safetensors, .pdparams, .h5, .weights.h5, .keras, .tflite, or the model.json
     of a TensorFlow.js graph model), or the name of published weights, such as torchvision/mobilenet_v3_small.IMAGENET1K_V1.
 
-    The model takes RGB pixels 0..255 and gives logits. Its card, labels and preprocessing contract are written beside it. Where
+    The model takes RGB pixels 0..255 and gives logits (features, where the source has no classifier). Its card is written beside
+    it, and so are labels and preprocessing contract where they are known. Where
     --out has no ending it is a run folder, as `mnv3 train` leaves one: what predicts, quantizes and converts goes on from there.
     """
     quiet_libraries()

@@ -55,7 +55,8 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line and exits: 0 done, 1 failed, 2 usage, 3 a gate did not pass, 4 no device."""
+    """Runs the command line and exits: 0 done, 1 failed, 2 usage, 3 a gate did not pass, 4 no device that
+    could be measured, 130 stopped."""
     from mnv3_tf.errors import KitError
 
     try:

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 @json_option
 def sensitivity(qrun: str, data: str, out: str, against: str | None, budget: float, agreement: float | None,
                 blocks: int | None, float_blocks: str | None, as_json: bool) -> None:
-    """Says which blocks of the quantized run QRUN lose accuracy, and leaves the fewest float that meet a budget.
+    """Says which blocks of the quantized run QRUN lose accuracy, and leaves a few float to meet a budget.
 
     Every block is quantized alone, and left float alone, on the validation pictures. Where 8 bits throughout are beyond the
     budget, blocks are left float one after another until it is met; DIR is then a quantized run that `mnv3 convert` takes, and
-    its latency is measured beside int8 and float32. Exit code 3 where no choice of blocks meets the budget.
+    its latency is measured beside int8 and float32. Exit code 3 where no choice of blocks meets the
+    budget, or the file made of it is not clean.
     """
     quiet_libraries()
     from mnv3_tf.export.mixed import analyse_run

@@ -134,6 +134,7 @@ class Inspection:
                 found += ["it has open sizes, which delegates refuse"] if self.dynamic_shapes else []
             if self.run.refused:
                 found.append(f"the runtime refuses it: {self.run.refused}")
+            if requirement != "one-partition" or self.run.refused:
                 continue
             inside = [f"{item.name} ({item.reason})" for item in self.outside if not _at_border(self.file, item)]
             if self.run.partitions != 1 or inside:

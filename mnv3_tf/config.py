@@ -48,7 +48,7 @@ class DataConfig:
         interpolation: "bilinear", "bicubic", "area" or "nearest", with Pillow's antialiasing; "mediapipe": as MediaPipe's
             ImageClassifier samples on a phone, without.
         validation_fraction: share of each class set aside where the data set has no validation split.
-        strict: a broken picture, or one that is both in training and validation, fails the run.
+        strict: a broken picture, or one that is in training and in another split, is an error.
         cache_mb: memory for decoded pictures, in MiB; pictures beyond it are decoded again in every epoch.
         workers: threads that prepare training pictures; null chooses by the machine.
     """
@@ -73,7 +73,8 @@ class AugmentConfig:
     """Random changes to training pictures; shares and strengths are 0 for off.
 
     Attributes:
-        smallest_area: the random crop keeps at least this share of the picture; 1 switches cropping off.
+        smallest_area: the random crop has at least this share of the picture, before its aspect ratio is varied; 1, with an
+            aspect of 0, switches cropping off.
         aspect: the crop's aspect ratio varies within [1/(1+aspect), 1+aspect].
         horizontal_flip, vertical_flip: mirror half of the pictures.
         rotation: degrees, at most, either way.
@@ -114,7 +115,7 @@ class TrainConfig:
         backbone_rate: learning rate of the layers before pooling, relative to those after it; null: by what is done with
             BatchNorm.
         layer_decay: the learning rate of a block, relative to the block after it; null: 1, or 0.8
-            for few pictures.
+            for few pictures with `model.weights` and nothing frozen.
         batchnorm: "train": batch statistics; "frozen": BatchNorm is not trained and uses the statistics of `model.weights`;
             "reestimate": statistics measured on the training pictures, then as "train"; "auto": see docs/finetuning.md.
         teacher: a run folder, `.keras` or `.tflite` file whose answers are learned beside the labels.
@@ -157,11 +158,11 @@ class QuantizeConfig:
         equalize: give channels one size where that costs nothing behind, exactly in real numbers.
         split_stem: whether that includes the stem, whose hard-swish is then computed from two convolutions; null: where its
             channels differ much.
-        compensate_pictures: of these, unlabelled, that kernels and biases are fitted on to make up for 8 bits; 0 for rounding
-            alone.
+        compensate_pictures: of these, unlabelled, at most (fewer where memory would not do), that kernels and biases are fitted
+            on to make up for 8 bits; 0 for rounding alone.
         teacher_weight: share of the loss that asks for the float model's answers; the rest asks for the labels.
         temperature: of the teacher's probabilities.
-        freeze: a block, such as "block_08": fine-tuning leaves the weights from the input to its end as they are.
+        freeze: a block, such as "block_08": fine-tuning leaves the kernels from the input to its end as they are.
     """
 
     epochs: int = 10
@@ -189,7 +190,7 @@ class VerifyConfig:
         layer_pictures: of these, how many the look at every tensor takes.
         deploy_difference: float Keras to deploy form: the largest difference of a logit, as a share of the logits' range.
         accuracy_drop: top-1 that every 8-bit form may lose against the float model, in 0..1.
-        quantized_agreement: share of pictures on which the quantized network gives the float model's answer.
+        quantized_agreement: share of pictures on which the first 8-bit form gives the float model's answer.
         agreement: share of equal answers between all other neighbouring rungs.
         mean_steps: mean difference of a logit between quantized Keras and the file.
         reference_steps: the same for the reference kernels where what they should compute is not known in whole numbers (blocks

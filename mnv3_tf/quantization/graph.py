@@ -81,7 +81,7 @@ class DeployGraph:
 
     @property
     def blocks(self) -> tuple[str, ...]:
-        """The blocks that hold a convolution, in order: ``stem``, ``block_00`` ... ``head``, ``classifier``."""
+        """The blocks that hold a convolution, in order: ``stem``, ``block_01`` ... ``head``, ``classifier``."""
         return tuple(dict.fromkeys(block_of(op.name) for op in self.ops if op.kernel is not None))
 
     @property

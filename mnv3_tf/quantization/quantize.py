@@ -60,7 +60,7 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
     Raises:
         InputError: the source is no float run, `out` is taken, or the pictures are none (see `smoke`).
         GateError: the deploy form does not compute what the model computes.
-        Interrupted: stopped; where an epoch had finished, the best one is saved.
+        Interrupted: stopped; the best finished epoch, or calibration alone, is saved.
     """
     run, target = open_run(source), RunFolder(Path(out))
     if not run.model.exists():
@@ -97,18 +97,17 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
     looked_at = audit(dataset, samples, content, calibration.convergence, smoke)
     for line in looked_at.remarks():
         progress.say(line)
-    work = _Quantization(graph, integer, calibration, contract, class_names, dataset, config, target, progress)
     facts: dict[str, Any] = {
         "kind": "quantized run", "method": method, "parent": run.model, "data": data_facts(dataset, report),
         "classes": list(class_names), "preprocessing": contract.fingerprint(), "config": config.to_dict(),
         "calibration": {"fingerprint": fingerprint_samples(samples, dataset.class_names), "pictures": calibration.pictures},
         "split_stem": integer.split_stem, "deploy_form_difference": difference,
         "seeds": {"train": config.train.seed, "quantize": config.quantize.seed}}
+    work = _Quantization(graph, integer, calibration, contract, class_names, dataset, config, target, progress, facts,
+                         looked_at.to_dict())
     if method == "qat" and config.quantize.epochs:
-        facts["history"] = work.fine_tune()
-    run = work.finish(facts)
-    write_json(run.calibration, looked_at.to_dict())
-    return run
+        work.fine_tune()
+    return work.finish()
 
 
 def check_deploy_form(model: keras.Model, graph: DeployGraph, pictures: ContractPictures) -> float:
@@ -151,10 +150,11 @@ class _Quantization:
 
     def __init__(self, float_graph: DeployGraph, graph: DeployGraph, calibration: Calibration, contract: Preprocessing,
                  class_names: tuple[str, ...], dataset: PictureDataset, config: Config, target: RunFolder,
-                 progress: Progress):
+                 progress: Progress, facts: dict[str, Any], looked_at: dict[str, Any]):
         self.float_graph, self.graph, self.calibration = float_graph, graph, calibration
         self.contract, self.class_names = contract, class_names
         self.dataset, self.config, self.target, self.progress = dataset, config, target, progress
+        self.facts, self.looked_at = facts, looked_at
         self.twin = Twin(lower(graph), calibration.ranges)
         self.network = QuantizedNetwork(self.twin)
         self.validation = ContractPictures(dataset.split("val"), contract)
@@ -168,8 +168,8 @@ class _Quantization:
         pictures = self.validation if split == "val" else ContractPictures(self.dataset.split(split), self.contract)
         return score(self._logits(pictures), pictures.labels, self.class_names)
 
-    def fine_tune(self) -> list[dict[str, float]]:
-        """Quantization-aware training; afterwards `kept` holds the best epoch. Returns its history."""
+    def fine_tune(self) -> None:
+        """Quantization-aware training; afterwards `kept` holds the best epoch, and `facts` the history."""
         settings = self.config.quantize
         samples = self.dataset.split("train")
         batches = TrainingBatches(
@@ -181,7 +181,7 @@ class _Quantization:
         total = settings.epochs * batches.steps_per_epoch
         tuning = FineTuning(self.twin, teacher, self.config, frozen_layers(self.graph, settings.freeze), total)
         teacher_validation = softmax(np.concatenate([teacher.logits(pixels) for pixels in self.validation]))
-        history: list[dict[str, float]] = []
+        history: list[dict[str, float]] = self.facts.setdefault("history", [])
         self._judge(teacher_validation, history, epoch=0, loss=math.nan)
         with self.progress.task("Fine-tuning", total) as advance, stop_on_signals() as stop:
             done = 0
@@ -193,13 +193,13 @@ class _Quantization:
                     advance(done, f"epoch {epoch + 1}/{settings.epochs}, loss {np.mean(losses):.3f}")
                 if stop:
                     self._save()
+                    self.target.write_card(**self.facts)
                     raise Interrupted(f"Stopped in epoch {epoch + 1} of {settings.epochs}; the best finished epoch is saved "
                                       f"in {self.target.path}, which can be converted.")
                 with tuning.averaged():
                     self._judge(teacher_validation, history, epoch=epoch + 1, loss=float(np.mean(losses)))
         self.progress.say(f"epoch {self.best.epoch} is kept" if self.best.epoch else
                           "no epoch of fine-tuning was better than calibration alone, which is kept")
-        return history
 
     def _judge(self, teacher: np.ndarray, history: list[dict[str, float]], *, epoch: int, loss: float) -> None:
         """Scores the twin on the validation pictures and keeps it if it is the best so far (:class:`BestEpoch`).
@@ -228,12 +228,13 @@ class _Quantization:
         self.target.path.mkdir(parents=True, exist_ok=True)
         self.target.write_head(self.config, self.contract, self.class_names)
         save_graph(self.target.quantized, self.twin.deploy_graph(), ranges)
+        write_json(self.target.calibration, self.looked_at)
 
-    def finish(self, facts: dict[str, Any]) -> RunFolder:
+    def finish(self) -> RunFolder:
         """Writes the run with the scores of what is in it."""
         self._save()
         scores = {split: self._scores(split) for split in dict.fromkeys(["val", evaluation_split(self.dataset)])}
-        self.target.write_card(**facts, metrics=self.target.write_scores(scores))
+        self.target.write_card(**self.facts, metrics=self.target.write_scores(scores))
         for split, values in scores.items():
             self.progress.say(f"{split} top-1 {values.top1:.4f} on {values.samples} pictures, in 8 bits")
         return self.target

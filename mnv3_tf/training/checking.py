@@ -11,7 +11,7 @@ _SHOWN = 10
 
 def check_pictures(dataset: PictureDataset, *, strict: bool, progress: Progress,
                    report_path: Path | None = None) -> tuple[PictureDataset, ScanReport]:
-    """Decodes every picture once, says what is wrong, and leaves the broken ones out.
+    """Decodes every picture once, says what is wrong or was left out, and leaves the broken ones out.
 
     Args:
         dataset: what to look at; results are cached by content, so that the next look is quick.
@@ -25,7 +25,7 @@ def check_pictures(dataset: PictureDataset, *, strict: bool, progress: Progress,
     with progress.task("Checking pictures", sum(len(split) for split in dataset.splits.values())) as advance:
         report = scan_dataset(dataset, progress=lambda done, total: advance(done, ""))
     report.raise_if(strict)
-    problems = report.problems()
+    problems = [*dataset.notes, *report.problems()]
     for line in problems[:_SHOWN]:
         progress.say(line)
     if len(problems) > _SHOWN:

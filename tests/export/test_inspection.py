@@ -37,6 +37,7 @@ def test_hard_swish_cuts_the_graph_and_is_named(files: dict[str, Path]) -> None:
     assert found.problems[0].startswith("3 XNNPACK partitions with 2 operators outside")
     failure, = found.failures(["int8", "one-partition"])
     assert failure.startswith("3 XNNPACK partitions instead of one; outside: HARD_SWISH")
+    assert found.failures(["int8"]) == []
 
 
 def test_our_file_is_what_is_required(files: dict[str, Path]) -> None:

@@ -13,6 +13,7 @@ import tf_keras
 from mnv3_tf.config import Config, load_config
 from mnv3_tf.data import open_dataset
 from mnv3_tf.errors import GateError, InputError
+from mnv3_tf.export.card_check import check_cards
 from mnv3_tf.files import read_json
 from mnv3_tf.network import MobileNetV3
 from mnv3_tf.progress import Silent
@@ -23,6 +24,7 @@ from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.quantize import quantize
 from mnv3_tf.quantization.quantizers import KernelQuantizer, OpConfig, RangeQuantizer
 from mnv3_tf.quantization.twin import Twin, input_range, input_units
+from mnv3_tf.run_card import read_card
 from mnv3_tf.training.batches import ContractPictures
 from mnv3_tf.training.run_folder import RunFolder
 
@@ -215,8 +217,12 @@ def test_interrupted_fine_tuning_keeps_the_best_epoch(float_run: Path, pictures:
     config = load_config(None, ["quantize.epochs=5"], tiny_config)
     with pytest.raises(Interrupted, match="epoch 2 of 5"):
         quantize(float_run, open_dataset(pictures), config, tmp_path / "out", progress=StopInSecondEpoch())
-    graph, ranges = load_graph(RunFolder(tmp_path / "out").quantized)
+    run = RunFolder(tmp_path / "out")
+    graph, ranges = load_graph(run.quantized)
     assert graph.classes == 3 and "stem_conv" in ranges
+    card = read_card(run.path)
+    assert card["kind"] == "quantized run" and [row["epoch"] for row in card["history"]] == [0, 1] and card["metrics"] == {}
+    assert read_json(run.calibration)["remarks"] == [] and check_cards(run.path) == ()
 
 
 def test_frozen_layers_keep_their_weights_bit_by_bit(float_run: Path, pictures: Path, tiny_config: Config, tmp_path: Path,

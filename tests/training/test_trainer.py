@@ -157,9 +157,13 @@ def test_broken_pictures_are_named_and_left_out(pictures: Path, tiny_config: Con
     root = tmp_path / "data"
     shutil.copytree(pictures, root)
     (root / "train" / "red" / "broken.jpg").write_bytes(b"no picture")
+    (root / "train" / "yellow").mkdir()
+    (root / "train" / "readme.txt").write_text("beside the classes")
     progress = Silent()
     train(open_dataset(root), load_config(None, ["train.epochs=1"], tiny_config), tmp_path / "run", progress=progress)
-    assert any("broken.jpg" in line for line in progress.lines)
+    for words in ("broken.jpg", "train/yellow/: no pictures in it, so it is no class",
+                  "1 file beside the class folders left out"):
+        assert any(words in line for line in progress.lines), words
     strict = load_config(None, ["train.epochs=1", "data.strict=true"], tiny_config)
     with pytest.raises(InputError, match=r"broken\.jpg"):
         train(open_dataset(root), strict, tmp_path / "strict", progress=Silent())

@@ -39,7 +39,7 @@ fun openClassifier(context: Context, bundle: BundleAssets, engine: Engine, threa
             throw error
         }
     }
-    Engine.MEDIAPIPE -> MediaPipeClassifier(context)
+    Engine.MEDIAPIPE -> MediaPipeClassifier(context, bundle)
 }
 
 /** LiteRT, with the bundle's own preprocessing. */
@@ -79,11 +79,16 @@ class LiteRtClassifier(
     }
 }
 
-/** MediaPipe Tasks, which prepares pictures in its own way and reads labels and quantization from the model's metadata. */
-class MediaPipeClassifier(context: Context) : Classifier {
+/**
+ * MediaPipe Tasks, which prepares pictures in its own way and reads the quantization from the model's metadata. It gives what the
+ * model gives; where that is logits, probabilities are made from them as for the other engines.
+ */
+class MediaPipeClassifier(context: Context, bundle: BundleAssets) : Classifier {
     override var isOpen = true
         private set
 
+    private val postprocessor = Postprocessor(bundle.contract, bundle.labels)
+    private val classes = bundle.labels.size
     private val classifier = ImageClassifier.createFromOptions(
         context,
         ImageClassifier.ImageClassifierOptions.builder()
@@ -97,9 +102,9 @@ class MediaPipeClassifier(context: Context) : Classifier {
         val prepared = SystemClock.elapsedRealtimeNanos()
         val categories = classifier.classify(image).classificationResult().classifications().first().categories()
         val done = SystemClock.elapsedRealtimeNanos()
-        val best = categories.sortedByDescending { it.score() }.take(count)
-        val answers = best.map { Answer(it.index(), it.categoryName(), it.score()) }
-        return Result(answers, (prepared - began) / 1e6, (done - prepared) / 1e6)
+        val outputs = DoubleArray(classes)
+        categories.forEach { outputs[it.index()] = it.score().toDouble() }
+        return Result(postprocessor.top(postprocessor.probabilities(outputs), count), (prepared - began) / 1e6, (done - prepared) / 1e6)
     }
 
     override fun close() {

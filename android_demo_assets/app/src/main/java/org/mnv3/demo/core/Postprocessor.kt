@@ -23,6 +23,11 @@ class Postprocessor(private val contract: BundleContract, private val labels: Li
                 else -> throw IllegalArgumentException("outputs of type ${rule.dtype} are not known")
             }
         }
+        return probabilities(values)
+    }
+
+    /** A probability for each class, from real outputs in the order of the classes. */
+    fun probabilities(values: DoubleArray): DoubleArray {
         if (contract.isProbability) return values
         val largest = values.max()
         val powers = DoubleArray(values.size) { exp(values[it] - largest) }
@@ -31,8 +36,9 @@ class Postprocessor(private val contract: BundleContract, private val labels: Li
     }
 
     /** The best `count` classes, best first; never more than there are. */
-    fun top(output: ByteBuffer, count: Int): List<Answer> {
-        val scores = probabilities(output)
-        return scores.indices.sortedByDescending { scores[it] }.take(count).map { Answer(it, labels[it], scores[it].toFloat()) }
-    }
+    fun top(output: ByteBuffer, count: Int): List<Answer> = top(probabilities(output), count)
+
+    /** The same from probabilities. */
+    fun top(scores: DoubleArray, count: Int): List<Answer> =
+        scores.indices.sortedByDescending { scores[it] }.take(count).map { Answer(it, labels[it], scores[it].toFloat()) }
 }
