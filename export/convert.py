@@ -177,7 +177,7 @@ def convert_graph(graph: DeployGraph, ranges: Ranges | None, *, format: Format, 
         return model((image - zero) * scale if io == "float32" else image, training=False)
 
     signature = tf.TensorSpec((1, graph.height, graph.width, 3), tf.float32, name=PIXEL_INPUT)
-    function = tf.function(forward).get_concrete_function(signature)
+    function = tf.function(forward, autograph=False).get_concrete_function(signature)
     # The converter saves what owns the variables; a bare module with them takes a fraction of the time of a Keras model.
     owner = tf.Module()
     owner.held = model.variables

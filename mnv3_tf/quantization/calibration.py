@@ -91,7 +91,7 @@ def _is_free(graph: DeployGraph, name: str) -> bool:
 def _extremes(graph: DeployGraph, probe: Any, batches: Iterable[np.ndarray],
               advance: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray, int, list[tuple[int, np.ndarray]]]:
     """Least and greatest value of every tensor, widened to hold 0; the number of pictures; (pictures, spans) by batch."""
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def step(inputs: Any) -> tuple[Any, Any]:
         tensors = probe(inputs, training=False)
         return tf.stack([tf.reduce_min(t) for t in tensors]), tf.stack([tf.reduce_max(t) for t in tensors])
@@ -112,7 +112,7 @@ def _extremes(graph: DeployGraph, probe: Any, batches: Iterable[np.ndarray],
 def _histograms(graph: DeployGraph, probe: Any, batches: Iterable[np.ndarray], low: np.ndarray, high: np.ndarray,
                 advance: Callable[[int], None]) -> np.ndarray:
     """Counts (tensors, bins) of every tensor's values between its extremes."""
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def sample(inputs: Any) -> list[Any]:
         picked = []
         for tensor in probe(inputs, training=False):

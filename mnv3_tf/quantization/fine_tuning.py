@@ -114,7 +114,7 @@ class FineTuning:
         for variable, size, value in zip(self._variables, self._sizes, values, strict=True):
             variable.assign(value * size)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _accumulate(self, inputs: Any, labels: Any, weight: Any) -> Any:
         answers = tf.nn.softmax(self._teacher(inputs + self._shift, training=False) / self._temperature)
         smooth = labels * (1 - self._smoothing) + self._smoothing / labels.shape[-1]
@@ -127,7 +127,7 @@ class FineTuning:
             total.assign_add(gradient)
         return loss
 
-    @tf.function
+    @tf.function(autograph=False)
     def _apply(self) -> None:
         self._optimizer.apply_gradients([(gradient * size, own) for gradient, size, own
                                          in zip(self._gradients, self._sizes, self._relative, strict=True)])

@@ -1,4 +1,7 @@
-"""The tf_keras side: the lowered network as a float model, and its fake-quantized twin made by tfmot.
+"""The tf_keras side: the lowered network as a float model, and its fake-quantized twin of tfmot's layers.
+
+tfmot's wrappers are put around the layers here. Its own `quantize_apply` does that too, but builds the network four times
+over, and loses a quantizer in silence whose configuration does not survive cloning.
 
 The input of both is in units of ``(pixel - zero_pixel) * scale``, so that the zero that convolutions pad with stands for a
 pixel value and every pixel value is one step of the 8-bit input. What the first convolution expects instead,
@@ -12,16 +15,14 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_model_optimization as tfmot
+import tensorflow as tf
 import tf_keras
-from tensorflow_model_optimization.python.core.quantization.keras import quantize_layout_transform, quantize_registry
+from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper import QuantizeWrapperV2
 
-from mnv3_tf.errors import KitError
 from mnv3_tf.quantization.arithmetic import Grid
 from mnv3_tf.quantization.graph import DeployGraph
 from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph, LoweredOp, range_rule
 from mnv3_tf.quantization.quantizers import (
-    CUSTOM_OBJECTS,
     HardSwishGate,
     InputUnits,
     KernelQuantizer,
@@ -83,19 +84,14 @@ class Twin:
         self._given: Ranges = ranges or {}
         self._layers: dict[str, str] = {}
         self._probe: tuple[tuple[str, ...], Any] | None = None
-        annotated = self._build(batch)
-        if ranges is None:
-            self.model = annotated
-        else:
-            with tfmot.quantization.keras.quantize_scope(CUSTOM_OBJECTS):
-                self.model = tfmot.quantization.keras.quantize_apply(annotated, scheme=_OwnScheme())
-            self._layers = {name: f"quant_{layer}" for name, layer in self._layers.items()}
-            self._check_wrapped()
+        self.model = self._build(batch)
+        if ranges is not None:
             self.set_ranges(ranges)
         self.set_weights({op.name: lowered.weights(op) for op in lowered.ops if op.kind in ("conv", "depthwise")})
 
+    @tf.autograph.experimental.do_not_convert  # no layer's code depends on values; converting it takes as long as building
     def _build(self, batch: int | None) -> Any:
-        """The network, annotated for tfmot where it is to be quantized."""
+        """The network, in tfmot's wrappers where it is to be quantized."""
         graph = self.lowered.deploy
         tensors: dict[str, Any] = {}
         for op in self.lowered.ops:
@@ -106,9 +102,9 @@ class Twin:
                 layer = self._layer(op)
                 taken = [tensors[name] for name in op.inputs]
                 taken = taken[0] if len(taken) == 1 else taken
-            self._layers[op.name] = layer.name
             if self._quantized:
-                layer = tfmot.quantization.keras.quantize_annotate_layer(layer, self._config(op))
+                layer = QuantizeWrapperV2(layer, self._config(op))
+            self._layers[op.name] = layer.name
             tensors[op.name] = layer(taken)
         return tf_keras.Model(image, tensors[self.lowered.ops[-1].name])
 
@@ -160,14 +156,6 @@ class Twin:
 
     def _has_quantized_kernel(self, op: LoweredOp) -> bool:
         return self._quantized and op.kind in ("conv", "depthwise") and not self.lowered.is_float(op)
-
-    def _check_wrapped(self) -> None:
-        """tfmot loses a quantizer in silence when a configuration does not survive cloning; this says so."""
-        for op in self.lowered.ops:
-            layer = self.model.get_layer(self._layers[op.name])
-            wanted = self._config(op)
-            if layer.quantize_config.get_config() != wanted.get_config():
-                raise KitError(f"{op.name}: tensorflow-model-optimization dropped the layer's quantizer.")
 
     def _ranged(self) -> list[LoweredOp]:
         return [op for op in self.lowered.ops if op.kind != "gate" and self.lowered.has_range(op)]
@@ -316,33 +304,3 @@ class Twin:
         """One operation alone, on inputs in the lowered network's units."""
         layer = self.model.get_layer(self._layers[op.name])
         return np.asarray(layer(inputs[0] if len(inputs) == 1 else list(inputs), training=False))
-
-
-class _NoLayoutTransform(quantize_layout_transform.QuantizeLayoutTransform):
-    """Leaves the network as it is: everything is folded already, and tfmot's own input quantizer would be a second one."""
-
-    def apply(self, model: Any, layer_quantize_map: Any) -> Any:
-        return model, layer_quantize_map
-
-
-class _EmptyRegistry(quantize_registry.QuantizeRegistry):
-    """Knows no layer: every layer of the twin brings its own configuration."""
-
-    def supports(self, layer: Any) -> bool:
-        return False
-
-    def get_quantize_config(self, layer: Any) -> Any:
-        raise KitError(f"{layer.name}: a layer of the twin came without its quantization.")
-
-    def apply_nested_model(self, *args: Any) -> None:
-        raise KitError("The twin holds no nested model.")
-
-
-class _OwnScheme(tfmot.quantization.keras.QuantizeScheme):
-    """Quantizes what is annotated, as it is annotated, and nothing else."""
-
-    def get_layout_transformer(self) -> Any:
-        return _NoLayoutTransform()
-
-    def get_quantize_registry(self) -> Any:
-        return _EmptyRegistry()
