@@ -227,8 +227,8 @@ class _Quantization:
         self.network = QuantizedNetwork(self.twin)
         self.target.path.mkdir(parents=True, exist_ok=True)
         self.target.write_head(self.config, self.contract, self.class_names)
+        write_json(self.target.calibration, self.looked_at)  # first, so that no network is without what calibrated it
         save_graph(self.target.quantized, self.twin.deploy_graph(), ranges)
-        write_json(self.target.calibration, self.looked_at)
 
     def finish(self) -> RunFolder:
         """Writes the run with the scores of what is in it."""

@@ -1,6 +1,8 @@
 """Boards over ssh: a client program that runs commands on this machine stands for the network."""
 
+import os
 import stat
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from mnv3_tf.errors import InputError, NoDeviceError
 from mnv3_tf.export.device.bench import DeviceSettings, benchmark_device, open_target
 from mnv3_tf.export.device.remote import DeviceLost
+from mnv3_tf.export.device.session import opened
 from mnv3_tf.export.device.ssh import SshDevice
 from mnv3_tf.progress import Silent
 
@@ -38,6 +41,19 @@ def test_a_board_is_measured_and_left_clean(client: Path, files: dict[str, Path]
     assert row["failure"] is None and row["runs"] >= 40 and row["target"].startswith("ssh:") and row["delegate"] == "xnnpack"
     assert "me@board" not in row["target"] and row["build_fingerprint"] is None and row["architecture"] == "x86_64"
     assert not list((tmp_path / "base").iterdir())
+
+
+def test_only_what_an_earlier_session_left_is_removed(client: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / "base"
+    monkeypatch.setattr(SshDevice, "base", str(base))
+    long_ago = time.time() - 2 * 3600
+    for name in ("mnv3-0a1b2c3d", "mnv3-verify-0a1b2c3d", "mnv3-zzzzzzzz", "mnv3"):
+        (base / name / "inner").mkdir(parents=True)
+        os.utime(base / name, (long_ago, long_ago))
+    (base / "mnv3-ffffffff").mkdir()  # of a session that still runs
+    with opened(SshDevice("board")) as session:
+        assert Path(session.folder).is_dir()
+    assert sorted(path.name for path in base.iterdir()) == ["mnv3", "mnv3-ffffffff", "mnv3-verify-0a1b2c3d", "mnv3-zzzzzzzz"]
 
 
 def test_bytes_pass_both_ways(client: Path, tmp_path: Path) -> None:
