@@ -158,7 +158,7 @@ def test_broken_pictures_are_named_and_left_out(pictures: Path, tiny_config: Con
     shutil.copytree(pictures, root)
     (root / "train" / "red" / "broken.jpg").write_bytes(b"no picture")
     (root / "train" / "yellow").mkdir()
-    (root / "train" / "readme.txt").write_text("beside the classes")
+    (root / "train" / "beside.jpg").write_bytes(b"of no class")
     progress = Silent()
     train(open_dataset(root), load_config(None, ["train.epochs=1"], tiny_config), tmp_path / "run", progress=progress)
     for words in ("broken.jpg", "train/yellow/: no pictures in it, so it is no class",
