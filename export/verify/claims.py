@@ -20,11 +20,13 @@ def calibration_of(chain: Chain) -> dict[str, Any] | None:
     return read_json(run.calibration) if run is not None and run.calibration.exists() else None
 
 
-def claim_findings(chain: Chain, rungs: tuple[Rung, ...], split: str, fingerprint: str) -> list[Finding]:
+def claim_findings(chain: Chain, calibration: dict[str, Any] | None, rungs: tuple[Rung, ...], split: str,
+                   fingerprint: str) -> list[Finding]:
     """Class names, preprocessing, calibration and cards, and what these say of the accuracy.
 
     Args:
         chain: what belongs together.
+        calibration: from :func:`calibration_of`.
         rungs: with the scores that were measured.
         split, fingerprint: of the pictures that they were measured on.
     """
@@ -37,7 +39,7 @@ def claim_findings(chain: Chain, rungs: tuple[Rung, ...], split: str, fingerprin
         found.append(Finding("preprocessing", labels_file.replace("labels.txt", "preprocessing.json"), rung,
                              f"prepares pictures otherwise than the float model was trained with: {', '.join(differing)}",
                              score=900.0))
-    for line in (calibration_of(chain) or {}).get("remarks", []):
+    for line in (calibration or {}).get("remarks", []):
         found.append(Finding("calibration", str(chain.quantized_run.path if chain.quantized_run else chain.subject),
                              QUANTIZED, line, broken=line.startswith("calibrated for a smoke test")))
     named = {finding.where for finding in found}

@@ -134,11 +134,12 @@ class _Verification:
         rungs = climb(forms, self.labels, chain.labels, step, self.limits)
         self._note_kernels(plain, delegated)
         table, found = self._faults(content, file, float_graph, forms, rungs, int8)
-        found += claim_findings(chain, rungs, self.split, self.chosen.fingerprint)
+        calibration = calibration_of(chain)
+        found += claim_findings(chain, calibration, rungs, self.split, self.chosen.fingerprint)
         return Verification(
             chain.subject, chain.float_run.path, self.data, self.split, self.samples, chain.labels, rungs,
             checks.in_order(checks.without_echoes(found)), table, step, self.limits, file, model.partitions,
-            calibration_of(chain), tuple(self.notes), {form.name: form.logits for form in forms if form.logits is not None})
+            calibration, tuple(self.notes), {form.name: form.logits for form in forms if form.logits is not None})
 
     def _as_reference(self, file: TfliteFile, int8: bool) -> np.ndarray | None:
         """What the reference kernels should answer, which round in their own way; None where that is not known, which is said."""

@@ -1,15 +1,14 @@
 """Reads HDF5 in a process of its own: over a damaged file libhdf5 may end its process, or not come to an end.
 
-The child is ``python -m mnv3_tf.weights.h5_worker FILE OUT GROUPS NAME``; it writes the tensors to OUT (`.npz`) and prints one
-line of JSON.
+The child is ``python -m mnv3_tf.weights.h5_worker GROUPS NAME``; it takes the file's bytes on its standard input, and gives an
+`.npz` of the tensors and of what they are on its standard output.
 """
 
+import io
 import json
 import signal
 import subprocess
 import sys
-import tempfile
-import zipfile
 from pathlib import Path
 
 import ml_dtypes
@@ -29,56 +28,48 @@ def read_apart(path: Path, content: bytes, most_groups: int) -> tuple[str, tuple
         InputError: as there; or the reading process failed or did not end.
     """
     seconds = _SECONDS + len(content) // _BYTES_A_SECOND
-    with tempfile.TemporaryDirectory(prefix="mnv3-h5-") as folder:
-        given, out = Path(folder) / "given.h5", Path(folder) / "read.npz"
-        given.write_bytes(content)
-        words = [sys.executable, "-m", __name__, str(given), str(out), str(most_groups), str(path)]
-        try:
-            done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds,
-                                  errors="replace")
-        except subprocess.TimeoutExpired:
-            raise InputError(f"{path}: damaged: reading it did not end within {seconds} s. Download or save it again.") from None
-        line = (done.stdout.strip().splitlines() or [""])[-1]
-        if done.returncode == 0 and line.startswith("{"):
-            said = json.loads(line)
-            if "refused" in said:
-                raise InputError(said["refused"])
-            return said["kind"], _groups(said["groups"], out)
-    if done.returncode < 0 and -done.returncode in set(signal.Signals):
+    words = [sys.executable, "-m", __name__, str(most_groups), str(path)]
+    try:
+        done = subprocess.run(words, input=content, capture_output=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise InputError(f"{path}: damaged: reading it did not end within {seconds} s. Download or save it again.") from None
+    if done.returncode == -signal.SIGKILL:
+        raise InputError(f"{path}: what read it was killed (SIGKILL), as where memory runs out. Close other programs, or take a "
+                         "smaller file.")
+    if done.returncode < 0:
         raise InputError(f"{path}: damaged: HDF5 itself failed over it ({signal.Signals(-done.returncode).name}). Download or "
                          "save it again.")
-    reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    raise InputError(f"{path}: damaged, or HDF5 of a kind that Keras does not write ({reason[:150]}). Download or save it again.")
+    if done.returncode:
+        reason = (done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise InputError(f"{path}: cannot be read ({reason[:150]}). It is damaged, or there is too little memory for it. "
+                         "Download or save it again.")
+    with np.load(io.BytesIO(done.stdout)) as arrays:
+        said = json.loads(str(arrays["said"]))
+        if "refused" in said:
+            raise InputError(said["refused"])
+        tensors = iter([arrays[f"arr_{number}"] for number in range(len(arrays.files) - 1)])
+    return said["kind"], tuple(
+        Group(name, place, {member: next(tensors).view(ml_dtypes.bfloat16) if is_bfloat16 else next(tensors)
+                            for member, is_bfloat16 in members})
+        for name, place, members in said["groups"])
 
 
-def _groups(described: list[tuple[str, str, list[tuple[str, bool]]]], out: Path) -> tuple[Group, ...]:
-    groups, number = [], 0
-    with np.load(out) as arrays:
-        for name, path, members in described:
-            tensors = {}
-            for member, brain in members:
-                tensors[member] = arrays[str(number)].view(ml_dtypes.bfloat16) if brain else arrays[str(number)]
-                number += 1
-            groups.append(Group(name, path, tensors))
-    return tuple(groups)
-
-
-def main(given: str, out: str, most_groups: str, name: str) -> None:
-    """The child: writes the tensors and prints how they belong together, or why they cannot be read."""
+def main(most_groups: str, name: str) -> None:
+    """The child: writes the tensors and how they belong together, or why they cannot be read."""
+    tensors: list[np.ndarray] = []
     try:
-        kind, groups = read_groups(Path(name), Path(given).read_bytes(), int(most_groups))
+        kind, groups = read_groups(Path(name), sys.stdin.buffer.read(), int(most_groups))
+        tensors = [tensor for group in groups for tensor in group.tensors.values()]
+        said = {"kind": kind, "groups": [(group.name, group.path, [(member, tensor.dtype == ml_dtypes.bfloat16)
+                                                                   for member, tensor in group.tensors.items()])
+                                         for group in groups]}
     except InputError as error:
-        print(json.dumps({"refused": str(error)}))
-        return
-    tensors = [tensor for group in groups for tensor in group.tensors.values()]
-    with zipfile.ZipFile(out, "w") as archive:
-        for number, tensor in enumerate(tensors):
-            with archive.open(f"{number}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, tensor.view(np.uint16) if tensor.dtype == ml_dtypes.bfloat16 else tensor,
-                                          allow_pickle=False)
-    described = [(group.name, group.path, [(member, tensor.dtype == ml_dtypes.bfloat16)
-                                           for member, tensor in group.tensors.items()]) for group in groups]
-    print(json.dumps({"kind": kind, "groups": described}))
+        said = {"refused": str(error)}
+    made = io.BytesIO()
+    # NumPy's format does not know bfloat16.
+    np.savez(made, *(tensor.view(np.uint16) if tensor.dtype == ml_dtypes.bfloat16 else tensor for tensor in tensors),
+             said=np.array(json.dumps(said)))
+    sys.stdout.buffer.write(made.getvalue())
 
 
 if __name__ == "__main__":

@@ -289,8 +289,10 @@ def test_bfloat16_and_compressed_datasets(tmp_path):
         group = file.create_group("layers/dense/vars")
         group.create_dataset("0", data=np.array([1.5, 2.5], ml_dtypes.bfloat16)).attrs["dtype"] = "bfloat16"
         group.create_dataset("1", data=np.ones((20, 20), np.float16), compression="gzip")
+        group.create_dataset("2", data=np.array([3.0, 4.0], ">f4"))
     tensors = read_tensors(path)
     np.testing.assert_array_equal(tensors["dense/0"], [1.5, 2.5])
+    np.testing.assert_array_equal(tensors["dense/2"], [3, 4])
     assert tensors["dense/1"].sum() == 400
 
 
