@@ -170,12 +170,12 @@ def convert_graph(graph: DeployGraph, ranges: Ranges | None, *, format: Format, 
     offset = graph.offset[0] if len(set(graph.offset)) == 1 else np.asarray(graph.offset, np.float32)
     if ranges is None:
         graph = leave_float(graph, ())
-    model = Twin(lower(graph, lowering), ranges, batch=1, exact_input=ranges is None).model
+    twin = Twin(lower(graph, lowering), ranges, exact_input=ranges is None)
 
     def forward(image: Any) -> Any:
         if ranges is None:
-            return model(image * scale + offset, training=False)
-        return model((image - zero) * scale if io == "float32" else image, training=False)
+            return twin.forward(image * scale + offset)
+        return twin.forward((image - zero) * scale if io == "float32" else image)
 
     signature = tf.TensorSpec((1, graph.height, graph.width, 3), tf.float32, name=PIXEL_INPUT)
     traced = tf.function(forward, autograph=False).get_concrete_function(signature)

@@ -10,7 +10,8 @@ import tensorflow as tf
 import tf_keras
 
 from mnv3_tf.config import Config
-from mnv3_tf.quantization.twin import Twin, input_shift
+from mnv3_tf.quantization.lowering import LoweredGraph
+from mnv3_tf.quantization.twin import Twin, count_values, input_shift
 
 # Memory for the activations of one training step, and how often each value is held (measured: quantizers and gradients).
 _STEP_BYTES = 1_200_000_000
@@ -77,11 +78,11 @@ class FineTuning:
         self._gradients = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._variables]
         self._steps = tf.Variable(0.0, trainable=False)
         self._optimizer.build(self._relative)
-        self._model, self._teacher = twin.model, teacher.model
+        self._model, self._teacher = twin.model, teacher
         self._shift = tf.constant(input_shift(twin.lowered.deploy))
         self._temperature, self._share = settings.temperature, settings.teacher_weight
         self._smoothing = config.train.label_smoothing
-        self._part = pictures_at_once(twin.model)
+        self._part = pictures_at_once(twin.lowered)
 
     def step(self, inputs: np.ndarray, labels: np.ndarray) -> float:
         """One step.
@@ -116,7 +117,7 @@ class FineTuning:
 
     @tf.function(reduce_retracing=True, autograph=False)
     def _accumulate(self, inputs: Any, labels: Any, weight: Any) -> Any:
-        answers = tf.nn.softmax(self._teacher(inputs + self._shift, training=False) / self._temperature)
+        answers = tf.nn.softmax(self._teacher.forward(inputs + self._shift) / self._temperature)
         smooth = labels * (1 - self._smoothing) + self._smoothing / labels.shape[-1]
         with tf.GradientTape() as tape:
             logits = self._model(inputs, training=True)
@@ -141,11 +142,6 @@ class FineTuning:
             gradient.assign(tf.zeros_like(gradient))
 
 
-def pictures_at_once(model: Any) -> int:
+def pictures_at_once(lowered: LoweredGraph) -> int:
     """How many pictures go through the twin at once, so that their activations and gradients stay within a budget."""
-    return max(1, _STEP_BYTES // (count_values(model) * 4 * _COPIES))
-
-
-def count_values(model: Any) -> int:
-    """How many numbers all tensors of one picture have."""
-    return sum(math.prod(layer.output.shape[1:]) for layer in model.layers)
+    return max(1, _STEP_BYTES // (count_values(lowered) * 4 * _COPIES))

@@ -20,11 +20,11 @@ from mnv3_tf.quantization.audit import audit, measure_content, refuse_nonsense
 from mnv3_tf.quantization.calibration import Calibration, calibrate
 from mnv3_tf.quantization.compensate import compensate
 from mnv3_tf.quantization.equalize import equalize
-from mnv3_tf.quantization.fine_tuning import BestEpoch, FineTuning, count_values
+from mnv3_tf.quantization.fine_tuning import BestEpoch, FineTuning
 from mnv3_tf.quantization.graph import DeployGraph, save_graph, trace
 from mnv3_tf.quantization.integers import QuantizedNetwork
 from mnv3_tf.quantization.lowering import lower
-from mnv3_tf.quantization.twin import Twin, input_units
+from mnv3_tf.quantization.twin import Twin, count_values, input_units
 from mnv3_tf.run_card import data_facts
 from mnv3_tf.training.batches import ContractPictures, TrainingBatches
 from mnv3_tf.training.checking import check_pictures
@@ -139,7 +139,7 @@ def _compensated(graph: DeployGraph, calibration: Calibration, samples: tuple[Sa
                  config: QuantizeConfig, frozen: Collection[str], progress: Progress) -> DeployGraph:
     """Weights that make up for 8 bits, from some of the calibration pictures."""
     lowered = lower(graph)
-    count = min(config.compensate_pictures, max(8, _COMPENSATE_BYTES // (count_values(Twin(lowered).model) * 4)))
+    count = min(config.compensate_pictures, max(8, _COMPENSATE_BYTES // (count_values(lowered) * 4)))
     pixels = np.concatenate(list(ContractPictures(samples[:count], contract)))
     with progress.task("Fitting weights to 8 bits", len(lowered.ops) - 1) as advance:
         return compensate(graph, calibration.ranges, pixels, kept=frozen, advance=lambda done: advance(done, ""))
