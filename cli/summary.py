@@ -60,7 +60,7 @@ def _keras(model: str) -> dict[str, Any]:
 
 
 def _deploy_form(model: str, path: Path) -> dict[str, Any]:
-    from mnv3_tf.network import block_of, display_name
+    from mnv3_tf.layer_names import block_of, display_name
     from mnv3_tf.quantization.graph import load_graph
 
     graph, ranges = load_graph(path)
