@@ -46,6 +46,7 @@ demo: install
 bench: install
 	@$(BIN)/python benchmarks/latency.py
 	@$(BIN)/python benchmarks/throughput.py
+	@$(BIN)/python benchmarks/start_up.py
 
 clean:
 	rm -rf $(VENV) demo/out benchmarks/out build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

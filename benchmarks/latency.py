@@ -71,7 +71,7 @@ def build(name: str, size: int, folder: Path) -> dict[str, Path]:
     from mnv3_tf.export.runtime import captured_stderr
     from mnv3_tf.network import MobileNetV3
     from mnv3_tf.quantization.calibration import calibrate
-    from mnv3_tf.quantization.graph import trace
+    from mnv3_tf.quantization.fold import trace
 
     keras.utils.set_random_seed(0)
     pictures = np.asarray(synthetic_pictures(PICTURES, size))

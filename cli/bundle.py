@@ -2,7 +2,7 @@
 
 import click
 
-from mnv3_tf.cli.options import Terminal, json_option, print_json, quiet_libraries
+from mnv3_tf.cli.options import Terminal, json_option, print_json
 from mnv3_tf.errors import GateError
 
 
@@ -35,7 +35,6 @@ def bundle(file: str | None, out: str | None, checked: str | None, data: str | N
     score), model_card.md, pictures with their exact input and output bytes, and SHA-256 sums of all. --check exits with 3 where
     anything was changed, naming the file.
     """
-    quiet_libraries()
     if checked is not None:
         if file or out:
             raise click.UsageError("--check DIR goes alone, without FILE.tflite and --out.")

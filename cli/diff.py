@@ -2,7 +2,7 @@
 
 import click
 
-from mnv3_tf.cli.options import json_option, print_json, quiet_libraries
+from mnv3_tf.cli.options import json_option, print_json, quiet_libraries_for
 
 
 @click.command()
@@ -14,8 +14,8 @@ def diff(a: str, b: str, as_json: bool) -> None:
 
     The exit code is 0 whether or not they differ.
     """
-    if not (a.endswith(".tflite") and b.endswith(".tflite")):
-        quiet_libraries()
+    if not a.endswith(".tflite") and not b.endswith(".tflite"):  # only then are networks opened
+        quiet_libraries_for(a, b)
     from mnv3_tf.export.differences import compare
 
     found = compare(a, b)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mnv3_tf.cli.options import Terminal, data_option, json_option, print_json, quiet_libraries
+from mnv3_tf.cli.options import Terminal, data_option, json_option, print_json, quiet_libraries_for
 
 if TYPE_CHECKING:
     from mnv3_tf.metrics import Scores
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def evaluate(model: str, data: str, split: str | None, strict: bool, against: str | None, threads: int,
              as_json: bool) -> None:
     """Scores MODEL (a run folder, .keras or .tflite file) on labelled pictures, with the model's own preprocessing."""
-    quiet_libraries()
+    quiet_libraries_for(model, against)
     from mnv3_tf.export.classifier import open_classifier
     from mnv3_tf.export.evaluate import evaluate as run_evaluation
 

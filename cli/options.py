@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -54,6 +55,24 @@ def quiet_libraries() -> None:
 
         tf.config.list_physical_devices()
         tf.constant(0)
+
+
+def quiet_libraries_for(*models: str | None) -> None:
+    """:func:`quiet_libraries`, but only where Keras or TensorFlow opens one of the models: a run folder or a ``.keras`` file.
+
+    A ``.tflite`` file needs neither, and what is missing or of another kind is refused without them.
+    """
+    if any(model is not None and _needs_tensorflow(Path(model)) for model in models):
+        quiet_libraries()
+
+
+def _needs_tensorflow(model: Path) -> bool:
+    if model.is_dir():
+        from mnv3_tf.training.run_folder import RunFolder
+
+        run = RunFolder(model)
+        return run.model.exists() or run.is_quantized
+    return model.suffix == ".keras" and model.exists()
 
 
 _NOISE = ("cuda", "oneDNN custom operations", "All log messages before absl", "cpu_feature_guard", "computation_placer",

@@ -2,7 +2,7 @@
 
 import click
 
-from mnv3_tf.cli.options import json_option, print_json, quiet_libraries
+from mnv3_tf.cli.options import json_option, print_json, quiet_libraries_for
 
 
 @click.command()
@@ -15,7 +15,7 @@ def predict(model: str, pictures: tuple[str, ...], top_k: int, as_json: bool) ->
 
     A picture that cannot be read is named and the others are still answered; the exit code is then 1.
     """
-    quiet_libraries()
+    quiet_libraries_for(model)
     from mnv3_tf.export.classifier import open_classifier
     from mnv3_tf.export.evaluate import predict as run_prediction
 

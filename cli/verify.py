@@ -130,7 +130,7 @@ def _layers(result: "Verification") -> Any:
     from rich.table import Table
 
     from mnv3_tf.export.verify.layers import decibels
-    from mnv3_tf.network import display_name
+    from mnv3_tf.layer_names import display_name
 
     table = Table("tensor", "signal to noise", "of it alone", "range", "seen", "cut off",
                   title=f"worst tensors against the float model, on {result.layers.pictures} pictures", title_justify="left")

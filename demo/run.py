@@ -120,7 +120,7 @@ def split_pixels(split: str) -> tuple[Any, Any]:
     import numpy as np
 
     from mnv3_tf.data import open_dataset
-    from mnv3_tf.training.batches import ContractPictures
+    from mnv3_tf.data.batches import ContractPictures
     from mnv3_tf.training.run_folder import RunFolder
 
     pictures = ContractPictures(open_dataset(DATA).split(split), RunFolder(RUN).contract())

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from mnv3_tf.data import Preprocessing, read_labels
+from mnv3_tf.data.batches import EVALUATION_BATCH
 from mnv3_tf.errors import InputError
-from mnv3_tf.training.batches import EVALUATION_BATCH
 
 
 @dataclass(frozen=True)

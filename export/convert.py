@@ -25,7 +25,8 @@ from mnv3_tf.export.tflite_file import (
     sidecar,
 )
 from mnv3_tf.files import read_json, write_bytes, write_json
-from mnv3_tf.quantization.graph import DeployGraph, leave_float, load_graph, trace
+from mnv3_tf.quantization.fold import trace
+from mnv3_tf.quantization.graph import DeployGraph, leave_float, load_graph
 from mnv3_tf.quantization.integers import QuantizedNetwork
 from mnv3_tf.quantization.lowering import LoweredGraph, Lowering, lower
 from mnv3_tf.quantization.twin import Ranges, Twin

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mnv3_tf.export.differences import Artefact, Differences
-from mnv3_tf.network import block_of, display_name
+from mnv3_tf.layer_names import block_of, display_name
 from mnv3_tf.quantization.equalize import like
-from mnv3_tf.quantization.graph import DeployGraph, load_graph, trace
+from mnv3_tf.quantization.fold import trace
+from mnv3_tf.quantization.graph import DeployGraph, load_graph
 from mnv3_tf.quantization.twin import Ranges
 
 

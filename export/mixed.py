@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mnv3_tf.data import PictureDataset, evaluation_split, open_dataset
+from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import GateError, InputError
 from mnv3_tf.export.benchmark import Comparison, benchmark_files, compare_rows
 from mnv3_tf.export.convert import Source, convert
@@ -24,7 +25,6 @@ from mnv3_tf.quantization.integers import QuantizedNetwork
 from mnv3_tf.quantization.sensitivity import Recipe, RecipeSearch, Sensitivity, SwitchedNetwork, analyse
 from mnv3_tf.quantization.twin import Ranges
 from mnv3_tf.run_card import read_card
-from mnv3_tf.training.batches import ContractPictures
 from mnv3_tf.training.checking import check_pictures
 from mnv3_tf.training.run_folder import RunFolder
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from mnv3_tf.data.batches import EVALUATION_BATCH
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import atomic_path, read_bytes
-from mnv3_tf.training.batches import EVALUATION_BATCH
 from mnv3_tf.training.choices import prefers_xla
 
 

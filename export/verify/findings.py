@@ -15,8 +15,8 @@ from scipy.optimize import linear_sum_assignment
 from mnv3_tf.config import VerifyConfig
 from mnv3_tf.export.verify.ladder import FLOAT, QUANTIZED, REFERENCE, RUNGS, Form
 from mnv3_tf.export.verify.layers import Constants, Layer, LayerTable, Placed
+from mnv3_tf.layer_names import display_name
 from mnv3_tf.metrics import Scores
-from mnv3_tf.network import display_name
 from mnv3_tf.quantization.graph import DeployGraph
 from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph
 from mnv3_tf.quantization.twin import Ranges, Twin, input_units, shifted_bias

@@ -16,8 +16,8 @@ from mnv3_tf.export.verify.layers import decibels
 from mnv3_tf.export.verify.plots import convergence_plot, layer_plot, reliability_plot, save_layer_plot
 from mnv3_tf.export.verify.result import Verification
 from mnv3_tf.files import write_json, write_text
+from mnv3_tf.layer_names import display_name
 from mnv3_tf.metrics import Scores
-from mnv3_tf.network import display_name
 
 _THUMBNAIL = 176
 # Pictures that the page shows; the JSON has all.

@@ -9,6 +9,7 @@ import numpy as np
 
 from mnv3_tf.config import VerifyConfig
 from mnv3_tf.data import PictureDataset, Sample, evaluation_split, open_dataset
+from mnv3_tf.data.batches import EVALUATION_BATCH, contract_batches
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.export.bundle.contract import input_tensor
 from mnv3_tf.export.convert import check_int8, convert_graph, output_step
@@ -36,12 +37,12 @@ from mnv3_tf.export.verify.result import Verification
 from mnv3_tf.keras_model import batch_logits, load_keras
 from mnv3_tf.progress import Progress
 from mnv3_tf.quantization.equalize import like
-from mnv3_tf.quantization.graph import DeployGraph, leave_float, trace
+from mnv3_tf.quantization.fold import trace
+from mnv3_tf.quantization.graph import DeployGraph, leave_float
 from mnv3_tf.quantization.integers import QuantizedNetwork
 from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.twin import Twin, input_shift
 from mnv3_tf.run_card import read_card
-from mnv3_tf.training.batches import EVALUATION_BATCH, contract_batches
 from mnv3_tf.training.checking import check_pictures
 
 # Runs input tensors, one after the other in a file, through a model elsewhere: (model, tensors, file for the outputs).

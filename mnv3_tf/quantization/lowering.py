@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from mnv3_tf.errors import KitError
-from mnv3_tf.network import block_of
+from mnv3_tf.layer_names import block_of
 from mnv3_tf.quantization.graph import DeployGraph, Op
 
 Lowering = Literal["xnnpack", "fused"]

@@ -203,5 +203,7 @@ def test_the_whole_road_by_the_command(pictures: Path, tiny_settings: tuple[str,
     assert "Next: mnv3 quantize" in mnv3("train", "--data", pictures, "--out", tmp_path / "run", *overrides)
     assert "Next: mnv3 convert" in mnv3("quantize", tmp_path / "run", "--data", pictures, "--out", tmp_path / "q",
                                         "--epochs", 1)
+    picture = pictures / "test" / "red" / "red_0.png"
+    assert json.loads(mnv3("predict", tmp_path / "run", picture, "--json"))[0]["file"] == str(picture)
     mnv3("convert", tmp_path / "q", "--out", tmp_path / "m.tflite", "--io", "int8")
     assert json.loads(mnv3("evaluate", tmp_path / "m.tflite", "--data", pictures, "--json"))["top1"] >= 0.9

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mnv3_tf.data import open_dataset
+from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import GateError, InputError
 from mnv3_tf.export import convert as convert_module
 from mnv3_tf.export import mixed as mixed_module
@@ -17,13 +18,14 @@ from mnv3_tf.export.runtime import LiteRTModel
 from mnv3_tf.export.tflite_file import TfliteFile, operator_counts, operator_dtype, parse_tflite, read_tflite
 from mnv3_tf.export.verify.layers import place
 from mnv3_tf.files import read_json
-from mnv3_tf.network import MobileNetV3, block_of
+from mnv3_tf.layer_names import block_of
+from mnv3_tf.network import MobileNetV3
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization.calibration import calibrate
-from mnv3_tf.quantization.graph import leave_float, load_graph, trace
+from mnv3_tf.quantization.fold import trace
+from mnv3_tf.quantization.graph import leave_float, load_graph
 from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.twin import Twin
-from mnv3_tf.training.batches import ContractPictures
 from mnv3_tf.training.run_folder import RunFolder
 
 FLOAT = ("block_03", "block_05", "classifier")

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from mnv3_tf.config import Config, load_config
 from mnv3_tf.data import open_dataset
+from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import GateError, InputError
 from mnv3_tf.export.card_check import check_cards
 from mnv3_tf.files import read_json
@@ -18,13 +19,13 @@ from mnv3_tf.network import MobileNetV3
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization import quantize as quantize_module
 from mnv3_tf.quantization.calibration import _best_range, calibrate
-from mnv3_tf.quantization.graph import leave_float, load_graph, trace
+from mnv3_tf.quantization.fold import trace
+from mnv3_tf.quantization.graph import leave_float, load_graph
 from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.quantize import quantize
 from mnv3_tf.quantization.quantizers import KernelQuantizer, OpConfig, RangeQuantizer
 from mnv3_tf.quantization.twin import Twin, count_values, input_range, input_units, tensor_shapes
 from mnv3_tf.run_card import read_card
-from mnv3_tf.training.batches import ContractPictures
 from mnv3_tf.training.run_folder import RunFolder
 
 

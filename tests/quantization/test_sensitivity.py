@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from mnv3_tf.data import open_dataset
+from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import InputError
-from mnv3_tf.network import block_of
+from mnv3_tf.layer_names import block_of
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization.graph import DeployGraph, Op, leave_float, load_graph
 from mnv3_tf.quantization.lowering import lower
@@ -23,7 +24,6 @@ from mnv3_tf.quantization.sensitivity import (
     compare_answers,
 )
 from mnv3_tf.quantization.twin import Ranges, Twin
-from mnv3_tf.training.batches import ContractPictures
 from mnv3_tf.training.run_folder import RunFolder
 
 

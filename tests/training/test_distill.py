@@ -10,11 +10,11 @@ from test_trainer import StopAfter, weights
 
 from mnv3_tf.config import Config, load_config
 from mnv3_tf.data import open_dataset
+from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_json, sha256
 from mnv3_tf.keras_model import load_keras
 from mnv3_tf.progress import Silent
-from mnv3_tf.training.batches import ContractPictures
 from mnv3_tf.training.distill import DistillationLoss, LabelAccuracy, Teacher, TeacherAnswers, open_teacher, resized, with_answers
 from mnv3_tf.training.run_folder import RunFolder
 from mnv3_tf.training.trainer import train

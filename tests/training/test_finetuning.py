@@ -298,7 +298,7 @@ def test_unfreezing_trains_kernels_and_leaves_batchnorm_alone(pictures: Path, tu
 
 def test_float16_arithmetic_leaves_a_float32_model(pictures: Path, tuned_config: Config, tmp_path: Path) -> None:
     """With rates by layer, stages and loss scaling together; what is saved is traced and lowered in float32."""
-    from mnv3_tf.quantization.graph import trace
+    from mnv3_tf.quantization.fold import trace
 
     config = load_config(None, ["train.mixed_precision=true", "train.epochs=2", "train.unfreeze_epochs=1",
                                 "train.batchnorm=reestimate", "train.layer_decay=0.9"], tuned_config)

@@ -104,7 +104,7 @@ def test_maps_of_one_place(tmp_path: Path, kind: str) -> None:
 def deployed(network: keras.Model) -> tuple[Any, Any]:
     """Deploy form and ranges of the four blocks."""
     from mnv3_tf.quantization.calibration import calibrate
-    from mnv3_tf.quantization.graph import trace
+    from mnv3_tf.quantization.fold import trace
 
     graph = trace(network)
     return graph, calibrate(graph, [noise(16)]).ranges
