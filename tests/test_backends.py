@@ -8,11 +8,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from shared import THREE_BLOCKS
 
 from mnv3_tf.files import read_json
 from mnv3_tf.network import MobileNetV3
 
 SIZE = (32, 40, 3)
+# Without most optimizations it compiles in half the time.
+JAX = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 # One process for all checks, since JAX takes seconds to start and to compile.
 ON_JAX = """
 import json, os, sys
@@ -58,8 +61,7 @@ def jax_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     large.save_weights(folder / "large.weights.h5")
     np.save(folder / "large_tf.npy", np.asarray(large(pixels)))
     done = subprocess.run([sys.executable, "-c", ON_JAX, str(folder)], capture_output=True, text=True,
-                          env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu",
-                                            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"})  # compiles in half the time
+                          env=os.environ | JAX)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -111,7 +113,7 @@ assert any(line.startswith("jax on") for line in progress.lines), progress.lines
 
 
 @pytest.mark.slow
-def test_training_on_jax(pictures: Path, tiny_settings: tuple[str, ...], tmp_path: Path) -> None:
+def test_training_on_jax(pictures: Path, tmp_path: Path) -> None:
     """Two epochs on JAX leave a whole run, and TensorFlow scores its model as JAX did."""
     from mnv3_tf.export.classifier import open_classifier
     from mnv3_tf.export.evaluate import evaluate
@@ -120,8 +122,8 @@ def test_training_on_jax(pictures: Path, tiny_settings: tuple[str, ...], tmp_pat
     pytest.importorskip("jax")
     run = tmp_path / "run"
     done = subprocess.run(
-        [sys.executable, "-c", TRAIN_ON_JAX, str(pictures), str(run), *tiny_settings, "train.epochs=2"],
-        capture_output=True, text=True, env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"})
+        [sys.executable, "-c", TRAIN_ON_JAX, str(pictures), str(run), *THREE_BLOCKS, "train.epochs=2"],
+        capture_output=True, text=True, env=os.environ | JAX)
     assert done.returncode == 0, done.stderr
     assert (run / "model.keras").exists() and len((run / "log.csv").read_text().splitlines()) == 3
     recorded = read_json(run / "metrics.json")["test"]
@@ -150,7 +152,7 @@ def test_fine_tuning_on_jax(pictures: Path, tuning: tuple[str, ...], source_run:
     settings = ("train.freeze=stem", "train.unfreeze_epochs=1", "train.batchnorm=reestimate", "train.layer_decay=0.9",
                 f"train.teacher={source_run}")
     done = subprocess.run([sys.executable, "-c", TUNE_ON_JAX, str(pictures), str(run), *tuning, *settings],
-                          capture_output=True, text=True, env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"})
+                          capture_output=True, text=True, env=os.environ | JAX)
     assert done.returncode == 0, done.stderr
     assert read_json(run / "metrics.json")["test"]["top1"] > 0.9
     before, after = (keras.models.load_model(folder / "model.keras") for folder in (source_run, run))

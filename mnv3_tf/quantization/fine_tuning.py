@@ -1,7 +1,7 @@
 """One step of quantization-aware fine-tuning after another, with the float network as teacher."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -72,12 +72,15 @@ class FineTuning:
         self._optimizer = tf_keras.optimizers.Adam(tf_keras.optimizers.schedules.CosineDecay(
             0.0, max(total - warm_up, 1), warmup_target=settings.learning_rate, warmup_steps=warm_up))
         self._variables = twin.trainable_variables(frozen)
-        self._sizes = [max(float(np.sqrt(np.mean(np.square(v.numpy())))), 1e-3) for v in self._variables]
-        self._relative = [tf.Variable(v / size) for v, size in zip(self._variables, self._sizes, strict=True)]
-        self._averages = [tf.Variable(v, trainable=False) for v in self._relative]
-        self._gradients = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._variables]
+        # One after the other in a single tensor: a step of many small ones is mostly the price of starting operations.
+        values = [v.numpy() for v in self._variables]
+        sizes = [max(float(np.sqrt(np.mean(np.square(value)))), 1e-3) for value in values]
+        self._sizes = tf.constant(np.repeat(np.float32(sizes), [value.size for value in values]))
+        self._relative = tf.Variable(_flat(values) / self._sizes)
+        self._average = tf.Variable(self._relative, trainable=False)
+        self._gradient = tf.Variable(tf.zeros_like(self._relative), trainable=False)
         self._steps = tf.Variable(0.0, trainable=False)
-        self._optimizer.build(self._relative)
+        self._optimizer.build([self._relative])
         self._model, self._teacher = twin.model, teacher
         self._shift = tf.constant(input_shift(twin.lowered.deploy))
         self._temperature, self._share = settings.temperature, settings.teacher_weight
@@ -105,15 +108,16 @@ class FineTuning:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """For as long as it is entered, the twin has the averaged parameters."""
-        self._put(self._averages)
+        self._put(self._average)
         try:
             yield
         finally:
             self._put(self._relative)
 
-    def _put(self, values: list[Any]) -> None:
-        for variable, size, value in zip(self._variables, self._sizes, values, strict=True):
-            variable.assign(value * size)
+    def _put(self, values: Any) -> None:
+        parts = tf.split(values * self._sizes, [variable.shape.num_elements() for variable in self._variables])
+        for variable, part in zip(self._variables, parts, strict=True):
+            variable.assign(tf.reshape(part, variable.shape))
 
     @tf.function(reduce_retracing=True, autograph=False)
     def _accumulate(self, inputs: Any, labels: Any, weight: Any) -> Any:
@@ -124,22 +128,23 @@ class FineTuning:
             from_teacher = tf.nn.softmax_cross_entropy_with_logits(answers, logits / self._temperature) * self._temperature ** 2
             from_labels = tf.nn.softmax_cross_entropy_with_logits(smooth, logits)
             loss = weight * tf.reduce_mean(self._share * from_teacher + (1 - self._share) * from_labels)
-        for total, gradient in zip(self._gradients, tape.gradient(loss, self._variables), strict=True):
-            total.assign_add(gradient)
+        self._gradient.assign_add(_flat(tape.gradient(loss, self._variables)))
         return loss
 
     @tf.function(autograph=False)
     def _apply(self) -> None:
-        self._optimizer.apply_gradients([(gradient * size, own) for gradient, size, own
-                                         in zip(self._gradients, self._sizes, self._relative, strict=True)])
+        self._optimizer.apply_gradients([(self._gradient * self._sizes, self._relative)])
+        self._gradient.assign(tf.zeros_like(self._gradient))
         self._steps.assign_add(1.0)
         # The first averages are over what there is.
         decay = tf.minimum(_DECAY, self._steps / (self._steps + 9.0))
-        for variable, size, own, average, gradient in zip(self._variables, self._sizes, self._relative, self._averages,
-                                                          self._gradients, strict=True):
-            variable.assign(own * size)
-            average.assign(decay * average + (1 - decay) * own)
-            gradient.assign(tf.zeros_like(gradient))
+        self._average.assign(decay * self._average + (1 - decay) * self._relative)
+        self._put(self._relative)
+
+
+def _flat(values: Sequence[Any]) -> Any:
+    """Tensors one after the other, (numbers,)."""
+    return tf.concat([tf.reshape(value, [-1]) for value in values], axis=0)
 
 
 def pictures_at_once(lowered: LoweredGraph) -> int:

@@ -26,7 +26,7 @@ def test_a_network_within_the_budget_needs_no_recipe(ptq_run: Path, pictures: Pa
     assert "within the budget of 20 points" in text and "No block needs float" in text
     assert "36 pictures: one of them is 2.78 points" in text
     rows = [line for line in text.splitlines() if "│" in line]
-    assert sum("block_" in line for line in rows) == 11 and any("head" in line for line in rows)
+    assert sum("block_" in line for line in rows) == 4 and any("head" in line for line in rows)
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["sensitivity.json", "sensitivity.png"]
 
 

@@ -86,9 +86,9 @@ def test_another_contract_is_named(tree: Path) -> None:
 
 def test_another_configuration_is_named(tree: Path) -> None:
     path = tree / "float" / "config.yaml"
-    path.write_text(path.read_text().replace("epochs: 8", "epochs: 80"))
+    path.write_text(path.read_text().replace("epochs: 12", "epochs: 80"))
     remark = only(check_cards(tree / "float"))
-    assert (remark.severity, remark.subject) == ("broken", str(path)) and "train.epochs is 8, the file says 80" in remark.text
+    assert (remark.severity, remark.subject) == ("broken", str(path)) and "train.epochs is 12, the file says 80" in remark.text
 
 
 def test_a_parent_that_is_gone_is_a_note(tree: Path) -> None:

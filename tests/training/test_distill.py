@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from shared import THREE_BLOCKS
 from test_trainer import StopAfter, weights
 
 from mnv3_tf.config import Config, load_config
@@ -137,7 +138,7 @@ def student_config(source_run: Path, tiny_config: Config) -> Config:
     """A student without labels' share: all it learns, it learns from the teacher."""
     return load_config(None, [f"train.teacher={source_run}", "train.teacher_weight=1", "data.image_size=[40,40]",
                               "model.alpha=0.5", "train.epochs=6",
-                              f"model.block_table={source_run.parent / 'blocks.yaml'}"], tiny_config)
+                              THREE_BLOCKS[0]], tiny_config)
 
 
 @pytest.fixture(scope="module")

@@ -311,25 +311,36 @@ def test_float16_arithmetic_leaves_a_float32_model(pictures: Path, tuned_config:
     assert read_json(tmp_path / "run" / "metrics.json")["test"]["top1"] > 0.8
 
 
+@pytest.fixture(scope="module")
+def unfrozen(pictures: Path, tuned_config: Config, source_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a copy of the weights, and the uninterrupted run `whole` that started from them."""
+    folder = tmp_path_factory.mktemp("unfrozen")
+    shutil.copytree(source_run, folder / "weights")
+    keras.utils.set_random_seed(1)
+    train(open_dataset(pictures), unfreezing(tuned_config, folder), folder / "whole", progress=Silent())
+    return folder
+
+
+def unfreezing(config: Config, folder: Path) -> Config:
+    return load_config(None, [f"model.weights={folder / 'weights'}", "train.unfreeze_epochs=[1,2]", "train.batchnorm=reestimate",
+                              "train.layer_decay=0.9"], config)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [6, 8])
 def test_unfreezing_and_resuming_is_the_same_bit_for_bit(pictures: Path, tuned_config: Config, tmp_path: Path, source_run: Path,
-                                                         steps: int) -> None:
+                                                         unfrozen: Path, steps: int) -> None:
     """Stopped at the end of the epoch before a stage, or within it, and without the weights that it started from."""
-    dataset = open_dataset(pictures)
-    copy = tmp_path / "weights"
-    shutil.copytree(source_run, copy)
-    config = load_config(None, [f"model.weights={copy}", "train.unfreeze_epochs=[1,2]", "train.batchnorm=reestimate",
-                                "train.layer_decay=0.9"], tuned_config)
-    keras.utils.set_random_seed(1)
-    train(dataset, config, tmp_path / "whole", progress=Silent())
+    dataset, config, copy = open_dataset(pictures), unfreezing(tuned_config, unfrozen), unfrozen / "weights"
+    if not copy.exists():
+        shutil.copytree(source_run, copy)
     with pytest.raises(Interrupted, match="--resume"):
         train(dataset, config, tmp_path / "parts", progress=StopAfter(steps))
     shutil.rmtree(copy)
     train(dataset, config, tmp_path / "parts", resume=True, progress=Silent())
-    for ours, theirs in zip(weights(tmp_path / "parts"), weights(tmp_path / "whole"), strict=True):
+    for ours, theirs in zip(weights(tmp_path / "parts"), weights(unfrozen / "whole"), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     rows = [[{key: row[key] for key in ("learning_rate", "raw_val_loss", "ema_val_loss")} for row in csv.DictReader(file.open())]
-            for file in (tmp_path / "parts" / "log.csv", tmp_path / "whole" / "log.csv")]
+            for file in (tmp_path / "parts" / "log.csv", unfrozen / "whole" / "log.csv")]
     assert rows[0] == rows[1]
-    assert read_json(tmp_path / "parts" / "run.json")["weights"] == read_json(tmp_path / "whole" / "run.json")["weights"]
+    assert read_json(tmp_path / "parts" / "run.json")["weights"] == read_json(unfrozen / "whole" / "run.json")["weights"]

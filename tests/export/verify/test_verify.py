@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shared import HERE
 
 from mnv3_tf.data import read_labels, write_labels
 from mnv3_tf.errors import InputError, KitError
@@ -17,8 +18,11 @@ from mnv3_tf.export.verify.ladder import AS_REFERENCE, DEPLOY, FLOAT, QUANTIZED,
 from mnv3_tf.export.verify.reference import ReferenceKernels
 from mnv3_tf.export.verify.report import write_report
 from mnv3_tf.files import read_json
+from mnv3_tf.keras_model import save_keras
+from mnv3_tf.network import MobileNetV3
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization.graph import DeployGraph, Op, load_graph, save_graph
+from mnv3_tf.spec import read_block_table
 
 Ranges = dict[str, tuple[float, float]]
 
@@ -218,9 +222,13 @@ def test_wrong_subjects_are_refused(small_runs: Path, small_file: Path, float_ru
         open_chain(small_file, against=small_runs / "ptq")
 
 
-def test_a_foreign_structure_is_said(small_file: Path, float_run: Path, pictures: Path) -> None:
+def test_a_foreign_structure_is_said(small_file: Path, float_run: Path, pictures: Path, tmp_path: Path) -> None:
     """Another network of the same classes and size: answers are compared, tensors cannot be."""
-    result = check(small_file, pictures, against=float_run)
+    shutil.copytree(float_run, tmp_path / "other")
+    table = tmp_path / "blocks.yaml"
+    table.write_text((HERE / "four_blocks.yaml").read_text().replace("[3, 32, 24", "[3, 40, 24"))
+    save_keras(MobileNetV3(read_block_table(table), input_shape=(32, 48, 3), classes=3), tmp_path / "other" / "model.keras")
+    result = check(small_file, pictures, against=tmp_path / "other")
     assert not result.layers.layers and "is another network than" in result.layers.refused
     assert any("no tensors are compared" in note for note in result.notes)
 
