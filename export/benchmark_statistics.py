@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 #: With fewer rounds than this the interval says too little for a verdict.
 MIN_ROUNDS = 4
@@ -50,12 +51,19 @@ def ratio_with_interval(a_rounds: Sequence[Sequence[float]], b_rounds: Sequence[
     logs = np.empty(resamples)
     for draw in range(resamples):
         drawn = random.integers(len(a), size=len(a))
-        medians = [np.median(np.concatenate([random.choice(side[index], side[index].size) for index in drawn]))
-                   for side in (a, b)]
+        medians = [_median(np.concatenate([side[index][random.integers(side[index].size, size=side[index].size)]
+                                           for index in drawn])) for side in (a, b)]
         logs[draw] = math.log(medians[0] / medians[1])
     low, high = np.quantile(logs, [0.025, 0.975])
     middle, wider = math.log(ratio), _widening(len(a))
     return ratio, math.exp(middle - wider * max(middle - low, 0.0)), math.exp(middle + wider * max(high - middle, 0.0))
+
+
+def _median(values: Any) -> float:
+    """The median of an array, which is put into another order: a third of the time of NumPy's for few values."""
+    above, below = values.size // 2, (values.size - 1) // 2
+    values.partition((below, above))
+    return float(0.5 * (values[below] + values[above]))
 
 
 def _widening(rounds: int) -> float:

@@ -16,6 +16,20 @@ from mnv3_tf.export.device.operators import Profile
 from mnv3_tf.export.device.state import DeviceState
 from mnv3_tf.progress import Progress
 
+
+class Clock:
+    """The time of a measurement, in seconds."""
+
+    def now(self) -> float:
+        """Seconds since some moment."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Waits."""
+        time.sleep(seconds)
+
+
+_CLOCK = Clock()
 # A CPU that is so much warmer than at the start, in degrees Celsius, is waited for.
 _WARMER = 8.0
 _POLL_SECONDS = 3.0
@@ -155,7 +169,8 @@ class Measurement:
 
 
 def measure(jobs: Sequence[Job], runner: Runner, *, runs: int, seconds: float, warmup: int, rounds: int, cool_down: float,
-            profile: bool, state: Callable[[], DeviceState], name: str, progress: Progress) -> Measurement:
+            profile: bool, state: Callable[[], DeviceState], name: str, progress: Progress,
+            clock: Clock = _CLOCK) -> Measurement:
     """Measures jobs.
 
     Args:
@@ -169,17 +184,18 @@ def measure(jobs: Sequence[Job], runner: Runner, *, runs: int, seconds: float, w
         state: asks the device.
         name: of the device, for the progress bar.
         progress: told of every slice.
+        clock: tells the time, and waits.
 
     Raises:
         DeviceLost: the device went away. Nothing is half-measured: what it gave so far is dropped.
     """
-    began = time.monotonic()
+    began = clock.now()
     results = [JobResult(job) for job in jobs]
     states = [StateAt(0.0, state())]
     waited = measuring = 0.0
     with progress.task(f"benchmark on {name}", rounds * len(jobs)) as advance:
         for number in range(rounds):
-            waited += _cool(states, state, began, cool_down - waited)
+            waited += _cool(states, state, began, cool_down - waited, clock)
             for position, index in enumerate(rotated(len(jobs), number)):
                 result = results[index]
                 advance(number * len(jobs) + position, f"{result.job.file.name}, {result.job.threads} threads")
@@ -194,12 +210,12 @@ def measure(jobs: Sequence[Job], runner: Runner, *, runs: int, seconds: float, w
                 result.slices.append(found)
                 result.logs.append(_headed(f"round {number + 1}: timed", found.log))
                 measuring += _timed(found) / 1000
-            states.append(StateAt(time.monotonic() - began, state()))
+            states.append(StateAt(clock.now() - began, state()))
         for result in results:
             if not result.failure:
                 _measure_apart(result, runner, runs if profile else 0)
         advance(rounds * len(jobs), "")
-    return Measurement(tuple(results), tuple(states), rounds, waited, measuring, time.monotonic() - began)
+    return Measurement(tuple(results), tuple(states), rounds, waited, measuring, clock.now() - began)
 
 
 def _measure_apart(result: JobResult, runner: Runner, profiled_runs: int) -> None:
@@ -234,15 +250,15 @@ def _timed(found: Slice) -> float:
     return float(found.summary.get("runs") or 0) * float(found.summary.get("mean_ms") or 0.0)
 
 
-def _cool(states: list[StateAt], state: Callable[[], DeviceState], began: float, limit: float) -> float:
+def _cool(states: list[StateAt], state: Callable[[], DeviceState], began: float, limit: float, clock: Clock) -> float:
     """Waits until a device is not much warmer than at the start, and gives the seconds waited."""
     first, now = states[0].state, states[-1].state
-    waiting = time.monotonic()
-    while _is_hot(first, now) and time.monotonic() - waiting < limit:
-        time.sleep(min(_POLL_SECONDS, max(0.0, limit - (time.monotonic() - waiting))))
+    waiting = clock.now()
+    while _is_hot(first, now) and clock.now() - waiting < limit:
+        clock.sleep(min(_POLL_SECONDS, max(0.0, limit - (clock.now() - waiting))))
         now = state()
-        states.append(StateAt(time.monotonic() - began, now))
-    return time.monotonic() - waiting
+        states.append(StateAt(clock.now() - began, now))
+    return clock.now() - waiting
 
 
 def _is_hot(first: DeviceState, now: DeviceState) -> bool:

@@ -1,6 +1,8 @@
 """Makes the kit's own runner for a device: compiled on demand, with LiteRT's library and what that needs beside it."""
 
+import contextlib
 import ctypes
+import fcntl
 import hashlib
 import json
 import os
@@ -11,6 +13,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata, resources, util
 from pathlib import Path
@@ -72,13 +75,27 @@ def build_runner(architecture: str, progress: Progress) -> RunnerBundle:
     folder = cache_folder() / "runner" / architecture
     loader = str(_table()[architecture]["loader"])
     try:
-        program, library = _compile(architecture, folder, progress), _library(architecture, version, folder, progress)
-        files = {PROGRAM: program, LIBRARY: library, **_runtime(architecture, loader, folder, progress)}
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            program, library = _compile(architecture, folder, progress), _library(architecture, version, folder, progress)
+            files = {PROGRAM: program, LIBRARY: library, **_runtime(architecture, loader, folder, progress)}
     except OSError as error:
         raise KitError(f"{folder}: the kit's runner cannot be kept there ({error.strerror or error}). Free some space, or name "
                        "a folder that you may write to with XDG_CACHE_HOME.") from error
     digest = hashlib.sha256((sha256(program) + sha256(library)).encode()).hexdigest()
     return RunnerBundle(architecture, loader, files, digest, f"LiteRT {version}")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Lets one thread of one process at a time make what is missing in a folder; the others find it made."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no such locks; then it may be made twice
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _table() -> dict[str, Any]:

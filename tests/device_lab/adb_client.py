@@ -5,16 +5,18 @@ import re
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from device_lab.downloads import NotHere, debian_packages, loader_of
+from device_lab.keeper import keep
+from device_lab.phone import SimulatedPhone
+from device_lab.waiting import PATIENCE, wait
 
-_SECONDS = 20.0
+_PORTS = 20
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class AdbClient:
     program: Path
     environment: Mapping[str, str]
 
-    def run(self, *words: str, seconds: float = _SECONDS) -> "subprocess.CompletedProcess[str]":
+    def run(self, *words: str, seconds: float = PATIENCE) -> "subprocess.CompletedProcess[str]":
         """Runs the client and waits; bytes that are no UTF-8 are replaced, line ends stay as they are.
 
         Raises:
@@ -53,12 +55,10 @@ class AdbClient:
                 return state.strip()
         return ""
 
-    def wait_for(self, serial: str, state: str, seconds: float = 5.0) -> str:
-        """Waits until a device is in a state, and gives the last one that was seen."""
-        until = time.monotonic() + seconds
-        while (found := self.state(serial)) != state and time.monotonic() < until:
-            time.sleep(0.05)
-        return found
+    def wait_for(self, serial: str, *states: str) -> str:
+        """Waits until a device is in one of some states, and gives the last one that was seen."""
+        wait(lambda: self.state(serial) in states)
+        return self.state(serial)
 
 
 def find_clients() -> list[Path]:
@@ -95,41 +95,84 @@ def old_client(folder: Path) -> Path:
     program = folder / "adb"
     program.write_text(f"#!/bin/sh\nLD_LIBRARY_PATH={own} exec {unpacked}/usr/lib/android-sdk/platform-tools/adb \"$@\"\n")
     program.chmod(0o755)
-    done = subprocess.run([str(program), "version"], capture_output=True, text=True, timeout=_SECONDS)
+    done = subprocess.run([str(program), "version"], capture_output=True, text=True, timeout=PATIENCE)
     if "29." not in done.stdout:
         raise NotHere(f"Debian's adb 29 does not run here: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
     return program
 
 
 @contextmanager
+def phones(client: AdbClient, folder: Path) -> Iterator[Callable[..., SimulatedPhone]]:
+    """Makes connected phones in a folder, and switches them off at the end."""
+    with ExitStack() as stack:
+        made = 0
+
+        def make(**options: object) -> SimulatedPhone:
+            nonlocal made
+            made += 1
+            (folder / f"phone{made}").mkdir()
+            phone = stack.enter_context(SimulatedPhone(folder / f"phone{made}", **options))  # type: ignore[arg-type]
+            stack.callback(client.run, "disconnect", phone.serial)
+            if options.get("mute"):  # the client waits ten seconds for a phone that says nothing; the list has it at once
+                waiting = client.start("connect", phone.serial)
+                stack.callback(waiting.communicate)
+                stack.callback(waiting.kill)
+                wait(lambda: client.state(phone.serial))
+            else:
+                client.run("connect", phone.serial)
+            return phone
+
+        yield make
+
+
+@contextmanager
 def private_server(program: Path, home: Path) -> Iterator[AdbClient]:
     """Starts a client's server on a free port with a new folder for its keys, and ends it.
+
+    The server is a child of this process and not a daemon. The client cannot start another: it takes the address for another
+    machine's.
 
     Args:
         program: the client.
         home: an empty folder.
 
     Raises:
-        subprocess.CalledProcessError: the server does not start.
+        OSError: the server does not start.
     """
+    keep()
+    environment = {**os.environ, "HOME": str(home), "ANDROID_USER_HOME": str(home), "ADB_MDNS": "0", "ADB_MDNS_AUTO_CONNECT": "0",
+                   "ADB_LIBUSB": "0", "TMPDIR": str(home)}
+    for name in ("ANDROID_SERIAL", "ADB_VENDOR_KEYS", "ANDROID_ADB_SERVER_PORT", "ADB_TRACE"):
+        environment.pop(name, None)
+    for _ in range(_PORTS):
+        server, port = _start_server(program, environment)
+        if server is not None:
+            break
+    else:
+        raise OSError(f"{program}: its server does not start")
+    try:
+        yield AdbClient(program, {**environment, "ADB_SERVER_SOCKET": f"tcp:127.0.0.1:{port}"})
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _start_server(program: Path, environment: Mapping[str, str]) -> "tuple[subprocess.Popen[bytes] | None, int]":
+    """The server, when it listens; None where another process was quicker to take the port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "HOME": str(home), "ANDROID_USER_HOME": str(home), "ANDROID_ADB_SERVER_PORT": str(port),
-                   "ADB_MDNS": "0", "ADB_MDNS_AUTO_CONNECT": "0", "TMPDIR": str(home)}
-    for name in ("ANDROID_SERIAL", "ADB_VENDOR_KEYS", "ADB_SERVER_SOCKET", "ADB_TRACE"):
-        environment.pop(name, None)
-    client = AdbClient(program, environment)
-    client.run("start-server").check_returncode()
+    read, write = os.pipe()
     try:
-        yield client
+        # As a client starts it.
+        server = subprocess.Popen([str(program), "-L", f"tcp:{port}", "fork-server", "server", "--reply-fd", str(write)],
+                                  stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                  pass_fds=(write,), env=dict(environment))
     finally:
-        client.run("kill-server")
-        until = time.monotonic() + 5
-        while _listens(port) and time.monotonic() < until:
-            time.sleep(0.02)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        os.close(write)
+    with open(read, "rb") as answer:
+        if answer.read(3) == b"OK\n":
+            return server, port
+    server.kill()
+    server.wait()
+    return None, port

@@ -8,12 +8,13 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from device_lab.downloads import NotHere, debian_packages, loader_of
+from device_lab.keeper import keep, mark
 from device_lab.phone import SimulatedPhone
 from device_lab.tree import write_tree
+from device_lab.waiting import wait
 
 PORT = 5555
 # In namespaces of its own: a new root of the phone's folders, with this machine's programs read-only; adbd in it; the relay.
@@ -52,6 +53,7 @@ class RealPhone(SimulatedPhone):
     """
 
     def __init__(self, root: Path):
+        keep()
         self.root = root
         self._outside: subprocess.Popen[str] | None = None
         missing = [name for name in _NEEDED if not shutil.which(name, path=_PATH)]
@@ -65,20 +67,18 @@ class RealPhone(SimulatedPhone):
         relay = Path(__file__).with_name("relay.py")
         variables = {"R": str(root), "PORT": str(PORT), "LD": str(loader.relative_to(adbd)), "ADBD": str(adbd), "PATH": _PATH,
                      "L": ":".join(f"/adbd/{folder.relative_to(adbd)}" for folder in folders), "PY": sys.executable,
-                     "RELAY": str(relay),
+                     "RELAY": str(relay), **mark(),
                      "P": "usr/lib/android-sdk/platform-tools/adbd"}
         user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
         self._process = subprocess.Popen(["unshare", *user, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
                                           "bash", "-c", _START], env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                          text=True)
-        until = time.monotonic() + 10
-        while not (root / "socket").exists():
-            if self._process.poll() is not None or time.monotonic() > until:
-                ended = self._process.poll() is not None
-                self._process.kill()
-                said = self._process.communicate()[1].strip().splitlines() if ended else []
-                raise NoSandbox(f"no namespaces for a real adbd: {said[-1] if said else 'it does not start'}")
-            time.sleep(0.05)
+        wait(lambda: (root / "socket").exists() or self._process.poll() is not None)
+        if not (root / "socket").exists():
+            ended = self._process.poll() is not None
+            self._process.kill()
+            said = self._process.communicate()[1].strip().splitlines() if ended else []
+            raise NoSandbox(f"no namespaces for a real adbd: {said[-1] if said else 'it does not start'}")
         words = [sys.executable, str(relay), "tcp", str(root / "socket")]
         self._outside = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         assert self._outside.stdout is not None

@@ -1,12 +1,13 @@
 """What tests download, kept between their sessions: in $MNV3_TEST_DOWNLOADS, or ~/.cache/mnv3-tf-tests."""
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 _SECONDS = 300
@@ -21,7 +22,7 @@ O="-o Dir::Etc::sourcelist=$D/apt/sources.list -o Dir::Etc::sourceparts=/dev/nul
 -o Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false"
 apt-get $O -qq update; apt-get $O -qq -y --download-only install "$@"
 for d in "$D"/apt/cache/archives/*.deb; do case "$d" in */perl*|*/libperl*) ;; *) dpkg -x "$d" "$D";; esac; done
-rm -rf "$D/apt" "$D/usr/share"
+rm -r "$D/apt"; rm -rf "$D/usr/share"
 """
 
 
@@ -40,23 +41,27 @@ def folder_for(name: str, *key: str) -> Path:
     return base / f"{name}-{hashlib.sha256('|'.join(key).encode()).hexdigest()[:16]}"
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Lets one process at a time in; the lock of a process that is killed is free again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{path}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def kept(folder: Path, make: Callable[[Path], None]) -> Path:
-    """The folder, made at the first time: it is there with all of it, or not at all.
+    """The folder, made at the first time by one process while others wait; one that was not finished is made anew.
 
     Args:
         folder: from :func:`folder_for`.
         make: fills a folder that does not exist yet.
     """
-    if folder.exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as work:
-        make(Path(work) / "new")
-        try:
-            os.rename(Path(work) / "new", folder)
-        except OSError:
-            if not folder.exists():  # else another session was faster
-                raise
+    with locked(folder):
+        if not (folder / "complete").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder)
+            (folder / "complete").touch()
     return folder
 
 

@@ -10,29 +10,30 @@ wrong_bits          true                                       the same, with An
 disk_full           bytes                                      a push ends there: No space left on device
 drop_after_bytes    bytes                                      the connection breaks there in a push; a part of the file is left
 drop_after_opens    number                                     the connection breaks at the command or copy after so many
-drop_during         [pattern, seconds]                         the connection breaks while a command runs
-kill                [pattern, seconds]                         the innermost process of a command is killed (memory ran out)
+drop_during         [pattern, text]                            the connection breaks as soon as a command has printed the text
+kill                [pattern, program]                         a command's process is killed as soon as it is that program's
 answers             [[pattern, file, exit code], ...]          a recorded log is printed instead of running the command
-delay               seconds                                    before each command
-bytes_per_second    number                                     of pushes and pulls
+hold                pattern                                    a command whose text, or a push whose path has it stays unfinished
+                                                               until :meth:`SimulatedPhone.release`
+delay               seconds                                    before each command; noted in ROOT/data/sim/waits.log
+bytes_per_second    number                                     of pushes and pulls; noted there too
 unauthorized, mute  true                                       at the next connection: not allowed; no answer at all
 ==================  =========================================  ==============================================================
 """
 
-import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from device_lab.keeper import end_all, keep, processes_with
 from device_lab.shell import can_remount
 from device_lab.state import apply_state, put
 from device_lab.tree import CLUSTERS, write_tree
+from device_lab.waiting import PATIENCE, wait
 
 FEATURES = "cmd,stat_v2,ls_v2,fixed_push_mkdir"
 _NEEDS_REMOUNT = ("read_only_disk", "no_exec", "wrong_bits")
@@ -68,6 +69,7 @@ class SimulatedPhone:
     def __init__(self, root: Path, *, properties: dict[str, str] | None = None,
                  clusters: tuple[tuple[int, int, int, int], ...] = CLUSTERS, governor: str = "schedutil", shell_v2: bool = True,
                  **faults: Any):
+        keep()
         self.root = root = root.resolve()
         write_tree(root, properties, clusters)
         for folder in ("vendor/lib64", "data/sim/settings"):
@@ -104,17 +106,22 @@ class SimulatedPhone:
         """Sets the state, see :func:`apply_state`; what is not given keeps its value."""
         apply_state(self.root, state)
 
-    def set_state_later(self, steps: Sequence[tuple[float, dict[str, Any]]]) -> None:
-        """Has the state change by itself: pairs of seconds from now and values for :meth:`set_state`."""
-        now = time.time()
-        put(self.root / "data/sim/steps.json", json.dumps([[now + seconds, state] for seconds, state in steps]))
+    def set_state_later(self, steps: Sequence[tuple[int, dict[str, Any]]]) -> None:
+        """Has the state change by itself: pairs of a number of commands from now, and values for :meth:`set_state` after them."""
+        put(self.root / "data/sim/steps.json", json.dumps(steps))
 
     def pull_cable(self) -> None:
         """Breaks every connection, once."""
-        (self.root / "data/sim/pull").touch()
-        until = time.monotonic() + 5
-        while (self.root / "data/sim/pull").exists() and time.monotonic() < until:
-            time.sleep(0.01)
+        self._process.send_signal(signal.SIGUSR1)
+        assert self._process.stdout is not None and self._process.stdout.readline() == "PULLED\n"
+
+    def holds(self) -> bool:
+        """Whether something stays unfinished, as the fault `hold` has it."""
+        return (self.root / "data/sim/held").exists()
+
+    def release(self) -> None:
+        """Lets it go on."""
+        (self.root / "data/sim/go").touch()
 
     def files(self) -> list[str]:
         """Everything below /data/local/tmp."""
@@ -123,13 +130,7 @@ class SimulatedPhone:
 
     def processes(self) -> list[int]:
         """Processes that the phone's commands started and that still run."""
-        found, mark = [], f"SYSROOT={self.root}".encode()
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    if mark in (entry / "environ").read_bytes().split(b"\0"):
-                        found.append(int(entry.name))
-        return sorted(found)
+        return processes_with(f"SYSROOT={self.root}")
 
     def left(self) -> list[str]:
         """What lies in /data/local/tmp."""
@@ -139,6 +140,11 @@ class SimulatedPhone:
         """What the phone's commands noted."""
         log = self.root / "data/sim/calls.log"
         return log.read_text() if log.exists() else ""
+
+    def waits(self) -> list[float]:
+        """The seconds that its faults had it wait, in order."""
+        log = self.root / "data/sim/waits.log"
+        return [float(line) for line in log.read_text().splitlines()] if log.exists() else []
 
     def running(self) -> list[str]:
         """Command lines of the processes that run from the phone's folder."""
@@ -153,14 +159,9 @@ class SimulatedPhone:
                     found.append(line)
         return found
 
-    def settled(self, seconds: float = 5.0) -> bool:
+    def settled(self, seconds: float = PATIENCE) -> bool:
         """Waits until nothing is left and nothing runs."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            if not self.left() and not self.running():
-                return True
-            time.sleep(0.05)
-        return False
+        return wait(lambda: not self.left() and not self.running(), seconds)
 
     def close(self) -> None:
         """Switches it off, and ends what its commands left running."""
@@ -168,6 +169,4 @@ class SimulatedPhone:
         self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
-        for pid in self.processes():
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        end_all(f"SYSROOT={self.root}")

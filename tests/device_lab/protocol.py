@@ -4,18 +4,23 @@ import contextlib
 import json
 import os
 import queue
+import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from device_lab.shell import Command
+from device_lab.state import apply_state, put
 from device_lab.sync import FileService
+from device_lab.waiting import wait
 
 CODES = {name: struct.unpack("<I", name.encode())[0] for name in ("CNXN", "AUTH", "OPEN", "OKAY", "CLSE", "WRTE")}
 NAMES = {code: name for name, code in CODES.items()}
+_counting = threading.Lock()
 VERSION, MOST_BYTES = 0x01000001, 256 * 1024
 
 
@@ -75,6 +80,29 @@ class Connection:
             return dict(json.loads((self.root / "data/sim/faults.json").read_text()))
         except (OSError, ValueError):
             return {}
+
+    def wait(self, seconds: float) -> None:
+        """Waits, and notes it."""
+        with open(self.root / "data/sim/waits.log", "a") as log:
+            log.write(f"{seconds}\n")
+        time.sleep(seconds)
+
+    def hold(self, what: str) -> None:
+        """Waits until it is released, where a fault says so."""
+        pattern = self.faults().get("hold")
+        if pattern and re.search(pattern, what):
+            (self.root / "data/sim/held").touch()
+            wait((self.root / "data/sim/go").exists)
+
+    def count_command(self) -> None:
+        """Changes the phone's state where that is due after a number of commands."""
+        steps = self.root / "data/sim/steps.json"
+        with _counting:
+            waiting = json.loads(steps.read_text()) if steps.exists() else []
+            for _, state in [step for step in waiting if step[0] == 0]:
+                apply_state(self.root, state)
+            if waiting:
+                put(steps, json.dumps([[number - 1, state] for number, state in waiting if number]))
 
     def send(self, name: str, first: int, second: int, data: bytes = b"") -> None:
         with self.lock, contextlib.suppress(OSError):
@@ -163,6 +191,6 @@ class Connection:
         with contextlib.suppress(EOFError, OSError):
             work(stream)
         if not stream.closed:
-            stream.credit.acquire(timeout=10)  # the last packet must be taken before the stream ends
+            stream.credit.acquire()  # the last packet must be taken before the stream ends
         if self.streams.pop(stream.local, None):
             self.send("CLSE", stream.local, stream.remote)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pty
 import re
+import select
 import shutil
 import signal
 import struct
@@ -14,15 +15,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from device_lab.keeper import mark
+from device_lab.waiting import PATIENCE
+
 if TYPE_CHECKING:
     from device_lab.protocol import Connection, Stream
 
 MAPPED = re.compile(r"(?<![\w./-])/(data|sdcard|sys|system|vendor|proc/cpuinfo)(?![\w.-])")
+# Of a phone with processes of its own.
+MAPPED_WITH_PROCESSES = re.compile(r"(?<![\w./-])/(data|sdcard|sys|system|vendor|proc)(?![\w.-])")
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
 # How this machine's shell complains, and how Android's does.
 _REFUSED = re.compile(rb"^[^\s:]*: \d+: (?:exec: )?(.*): Permission denied(?=\r?$)", re.MULTILINE)
 _MISSING = re.compile(rb"^[^\s:]*: \d+: (?:exec: )?(.*): not found(?=\r?$)", re.MULTILINE)
-_ENDING = 2.0
 _LINGERING = 1.0  # how long a real adbd keeps a stream that the host has closed
 
 
@@ -30,7 +35,7 @@ def can_remount() -> bool:
     """Whether folders can be made read-only for one command here, as read_only_disk, no_exec and wrong_bits need."""
     if shutil.which("unshare") is None:
         return False
-    return subprocess.run([*_namespace(), "true"], capture_output=True, timeout=10).returncode == 0
+    return subprocess.run([*_namespace(), "true"], capture_output=True, timeout=PATIENCE).returncode == 0
 
 
 def _namespace() -> list[str]:
@@ -68,7 +73,9 @@ class Command:
 
     def serve(self, stream: "Stream") -> None:
         """Runs it to its end, and tells the host."""
-        time.sleep(float(self.faults.get("delay", 0)))
+        self.connection.count_command()
+        if "delay" in self.faults:
+            self.connection.wait(float(self.faults["delay"]))
         child, sources, write = self._start()
 
         def hang_up() -> None:
@@ -87,15 +94,18 @@ class Command:
                     os.kill(child.pid, signal.SIGHUP)
 
         stream.on_close = host_left
-        pumps = [threading.Thread(target=self._pump, args=(stream, *source), daemon=True) for source in sources]
+        ended, ending = os.pipe()
+        pumps = [threading.Thread(target=self._pump, args=(stream, *source, ended), daemon=True) for source in sources]
         for thread in (*pumps, threading.Thread(target=self._feed, args=(stream, child, write), daemon=True)):
             thread.start()
-        for name in ("kill", "drop_during"):
-            if name in self.faults and re.search(self.faults[name][0], self.text):
-                threading.Timer(float(self.faults[name][1]), self._strike, (name, child.pid)).start()
+        if "kill" in self.faults and re.search(self.faults["kill"][0], self.text):
+            threading.Thread(target=self._kill, args=(child,), daemon=True).start()
         code = child.wait()
+        os.close(ending)  # what it printed is still sent; something in the background may hold its output open
         for thread in pumps:
-            thread.join(_ENDING)  # something in the background may hold the output open
+            thread.join()
+        os.close(ended)
+        self.connection.hold(self.text)
         if self.framed:
             stream.write(struct.pack("<BI", EXIT, 1) + bytes([code if code >= 0 else 128 - code]))
 
@@ -104,7 +114,7 @@ class Command:
                          self.connection.root / "data/local/tmp", self.faults)
         root = str(self.connection.root)
         environment = {"PATH": f"{root}/system/bin:/usr/bin:/bin:/usr/sbin:/sbin", "SYSROOT": root, "ANDROID_DATA": "/data",
-                       "ANDROID_ROOT": "/system", "HOME": "/", "PS1": "sim:/ $ "}
+                       "ANDROID_ROOT": "/system", "HOME": "/", "PS1": "sim:/ $ ", **mark()}
         if self.terminal:
             ours, theirs = pty.openpty()
             child = subprocess.Popen(["setsid", "--ctty", *words], stdin=theirs, stdout=theirs, stderr=theirs, env=environment,
@@ -130,13 +140,16 @@ class Command:
                 # A host that lets the shell itself print the exit code must see it too.
                 after = re.search(r"\n(echo \S*\$\?)\s*$", self.text)
                 return f"{script}\n{after.group(1)}" if after else f"{script}\nexit $?"
-        return MAPPED.sub(lambda match: str(self.connection.root) + match.group(0), self.text)
+        mapped = MAPPED_WITH_PROCESSES if (self.connection.root / "proc/uptime").exists() else MAPPED
+        return mapped.sub(lambda match: str(self.connection.root) + match.group(0), self.text)
 
-    def _pump(self, stream: "Stream", source: int, ident: int) -> None:
+    def _pump(self, stream: "Stream", source: int, ident: int, ended: int) -> None:
         kept = b""
+        pattern, last = self.faults.get("drop_during", ("", ""))
         while True:
             try:
-                data = os.read(source, 65536)
+                ready_now, _, _ = select.select([source, ended], [], [])
+                data = os.read(source, 65536) if source in ready_now else b""
             except OSError:  # a terminal whose other end is closed
                 data = b""
             kept += data
@@ -146,6 +159,9 @@ class Command:
                 if ready:
                     text = self._as_the_phone(ready)
                     stream.write(struct.pack("<BI", ident, len(text)) + text if self.framed else text)
+                    if last and last.encode() in text and re.search(pattern, self.text):
+                        stream.credit.acquire()  # the host has taken it
+                        self.connection.drop()
             except OSError:
                 data = b""
             if not data:
@@ -172,13 +188,14 @@ class Command:
                 elif ident == CLOSE_STDIN and child.stdin:
                     child.stdin.close()
 
-    def _strike(self, name: str, leader: int) -> None:
-        if name == "drop_during":
-            self.connection.drop()
-            return
-        for pid in innermost(leader):
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+    def _kill(self, child: "subprocess.Popen[bytes]") -> None:
+        while child.poll() is None:
+            for pid in innermost(child.pid):
+                with contextlib.suppress(OSError):
+                    if Path(f"/proc/{pid}/comm").read_text().strip() == self.faults["kill"][1]:
+                        os.kill(pid, signal.SIGKILL)
+                        return
+            time.sleep(0.01)
 
 
 def innermost(session: int) -> list[int]:

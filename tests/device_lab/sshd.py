@@ -1,7 +1,7 @@
 """A real sshd (OpenSSH's, from Debian's package where it is not installed), with keys and a configuration of its own.
 
-As root it runs in namespaces of its own: it asks for a user and a folder that this machine need not have, and nothing of this
-machine is changed. Otherwise it lets in only the user who runs the tests.
+As root it runs in namespaces of its own: it asks for a user and a folder that this machine need not have, nothing of this machine
+is changed, and no start-up files of its user are read. Otherwise it lets in only the user who runs the tests.
 """
 
 import contextlib
@@ -12,15 +12,18 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 from device_lab.downloads import NotHere, debian_packages, loader_of
+from device_lab.keeper import MARK, keep, mark
+from device_lab.waiting import PATIENCE, wait
 
+_PORTS, _LISTENING = 20, "Server listening on"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SEPARATED = r"""
 set -e
-grep -v '^sshd:' /etc/passwd > "$W/passwd"; echo 'sshd:x:65533:65534::/nonexistent:/usr/sbin/nologin' >> "$W/passwd"
+grep -v '^sshd:' /etc/passwd | sed "s|^\(root:.*:\)[^:]*\(:[^:]*\)$|\1$W\2|" > "$W/passwd"
+echo 'sshd:x:65533:65534::/nonexistent:/usr/sbin/nologin' >> "$W/passwd"
 mount --bind "$W/passwd" /etc/passwd; mount -t tmpfs none /run; mkdir -m 755 /run/sshd
 exec "$@"
 """
@@ -55,19 +58,35 @@ class Board:
     host, shared = "board", "shared-board"
 
     def __init__(self, root: Path):
+        keep()
         self.root = root
         self._sockets = tempfile.TemporaryDirectory(prefix="ssh-")  # names of sockets must be short
         ssh, keygen = _program("ssh", "openssh-client"), _program("ssh-keygen", "openssh-client")
         sshd = _program("sshd", "openssh-server")
         for name in ("host_key", "user_key"):
             subprocess.run([*keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(root / name)], check=True, capture_output=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        for _ in range(_PORTS):  # another process may be quicker to take the port
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            self._configure(port, ssh)
+            self._process = self._start([*sshd, "-D", "-e", "-f", str(root / "sshd_config")], len(sshd) > 1)
+            if wait(lambda: _LISTENING in self.log() or self._process.poll() is not None) and self._process.poll() is None:
+                return
+            self._process.kill()
+            self._process.wait()
+            if "Address already in use" not in self.log():
+                break
+        self.close()
+        said = self.log().strip().splitlines() or ["it does not listen"]
+        raise NotHere(f"sshd does not run here: {said[-1]}")
+
+    def _configure(self, port: int, ssh: list[str]) -> None:
+        root = self.root
         (root / "sshd_config").write_text(
             f"Port {port}\nListenAddress 127.0.0.1\nHostKey {root}/host_key\nAuthorizedKeysFile {root}/user_key.pub\n"
             "PidFile none\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
-            "PermitRootLogin prohibit-password\n")
+            "PermitRootLogin prohibit-password\n" + "".join(f"SetEnv {MARK}={value}\n" for value in mark().values()))
         (root / "ssh_config").write_text(
             f"Host {self.host} {self.shared}\n  HostName 127.0.0.1\n  Port {port}\n  User {getpass.getuser()}\n"
             f"  IdentityFile {root}/user_key\n  IdentitiesOnly yes\n  StrictHostKeyChecking yes\n"
@@ -75,11 +94,9 @@ class Board:
             f"Host {self.shared}\n  ControlMaster auto\n  ControlPath {self._sockets.name}/%C\n  ControlPersist 60\n")
         (root / "known_hosts").write_text(f"[127.0.0.1]:{port} {(root / 'host_key.pub').read_text()}")
         self.bin = root / "bin"
-        self.bin.mkdir()
+        self.bin.mkdir(exist_ok=True)
         (self.bin / "ssh").write_text(f"#!/bin/sh\nexec {shlex.join(ssh)} -F {root}/ssh_config \"$@\"\n")
         (self.bin / "ssh").chmod(0o755)
-        self._process = self._start([*sshd, "-D", "-e", "-f", str(root / "sshd_config")], len(sshd) > 1)
-        self._wait(port)
 
     def _start(self, words: list[str], fetched: bool) -> "subprocess.Popen[bytes]":
         if fetched:
@@ -91,18 +108,7 @@ class Board:
                      *words]
         with open(self.root / "log", "wb") as log:
             return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                    env={"PATH": _PATH, "W": str(self.root)})
-
-    def _wait(self, port: int) -> None:
-        until = time.monotonic() + 10
-        while time.monotonic() < until and self._process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    return
-            time.sleep(0.02)
-        self.close()
-        said = self.log().strip().splitlines() or ["it does not listen"]
-        raise NotHere(f"sshd does not run here: {said[-1]}")
+                                    env={"PATH": _PATH, "W": str(self.root), **mark()})
 
     def log(self) -> str:
         """What sshd said."""
@@ -110,7 +116,7 @@ class Board:
 
     def close(self) -> None:
         """Ends it, with everything that was started through it."""
-        subprocess.run([str(self.bin / "ssh"), "-O", "exit", self.shared], capture_output=True, timeout=10)
+        subprocess.run([str(self.bin / "ssh"), "-O", "exit", self.shared], capture_output=True, timeout=PATIENCE)
         with contextlib.suppress(OSError):
             self._process.kill()
         self._process.wait()

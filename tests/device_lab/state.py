@@ -9,6 +9,8 @@ from typing import Any
 
 from device_lab.tree import set_state
 
+FIRST_PID = 900_000_000  # beyond every number of this machine
+
 
 def apply_state(root: Path, state: dict[str, Any]) -> None:
     """Changes battery, heat and clocks of a phone.
@@ -16,7 +18,8 @@ def apply_state(root: Path, state: dict[str, Any]) -> None:
     Args:
         root: its folder.
         state: level (battery, percent), battery_c, charging, cpu (degrees), skin (degrees), status (thermal, 0 to 6), governor,
-            highest_khz (CPU number -> clock that is allowed).
+            highest_khz (CPU number -> clock that is allowed), uptime (seconds) and processes (name -> CPU seconds); with an
+            uptime, commands see these processes in place of this machine's.
     """
     known = root / "data/sim/state.json"
     values = {**(json.loads(known.read_text()) if known.exists() else {}), **state}
@@ -33,6 +36,15 @@ def apply_state(root: Path, state: dict[str, Any]) -> None:
         _edit(battery, r"(USB powered: )\w+", rf"\g<1>{str(bool(values['charging'])).lower()}")
     if "skin" in values:
         _edit(thermal, r"mValue=[\d.]+(, mType=3)", rf"mValue={values['skin']}\g<1>")
+    if "uptime" in values:
+        (new / "proc").mkdir(exist_ok=True)
+        (new / "proc/uptime").write_text(f"{values['uptime']} 0.00\n")
+        (new / "proc/loadavg").write_text("1.25 0.90 0.80 1/100 1234\n")
+        for number, (name, seconds) in enumerate({"init": 1.0, **values.get("processes", {})}.items()):
+            pid = number + FIRST_PID if number else 1
+            (new / f"proc/{pid}").mkdir(exist_ok=True)
+            (new / f"proc/{pid}/stat").write_text(f"{pid} ({name}) S 0 {'0 ' * 9}{round(100 * seconds)} 0 0 0 20 0 1 0 1\n")
+            (root / f"proc/{pid}").mkdir(exist_ok=True)
     for path in [path for path in new.rglob("*") if path.is_file()]:
         path.replace(root / path.relative_to(new))
     for number, folder in ((int(path.parent.name[3:]), path) for path in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq")):

@@ -4,7 +4,6 @@ import contextlib
 import os
 import stat
 import struct
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +95,8 @@ class FileService:
                     break
                 data = stream.read(length)
                 got += length
-                _wait(faults, length)
+                self.connection.hold(name)
+                self._wait(faults, length)
                 if "drop_after_bytes" in faults and got > int(faults["drop_after_bytes"]):
                     self.connection.drop()
                     raise EOFError
@@ -143,14 +143,13 @@ class FileService:
             raise Refused(f"open failed: {error.strerror}") from None
         with open(source, "rb") as opened:
             while data := opened.read(_PART):
-                _wait(faults, len(data))
+                self._wait(faults, len(data))
                 stream.write(struct.pack("<4sI", b"DATA", len(data)) + data)
         stream.write(struct.pack("<4sI", b"DONE", 0))
 
-
-def _wait(faults: dict[str, Any], count: int) -> None:
-    if "bytes_per_second" in faults:
-        time.sleep(count / float(faults["bytes_per_second"]))
+    def _wait(self, faults: dict[str, Any], count: int) -> None:
+        if "bytes_per_second" in faults:
+            self.connection.wait(count / float(faults["bytes_per_second"]))
 
 
 def _stat_1(path: Path) -> bytes:

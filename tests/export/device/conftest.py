@@ -1,75 +1,73 @@
 """The real adb client with a server of its own, and phones to talk to."""
 
 import os
-import shutil
-import socket
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata, util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from device_lab.adb_client import AdbClient, find_clients, phones, private_server
+from device_lab.downloads import folder_for
+from device_lab.keeper import keep
 from device_lab.phone import SimulatedPhone
+from device_lab.waiting import PATIENCE
+
+from mnv3_tf.export.device import adb as adb_module
+from mnv3_tf.export.device import local, remote, runners, ssh
 
 if TYPE_CHECKING:
     from device_lab.adbd import RealPhone
     from device_lab.sshd import Board
 
 
-@pytest.fixture(scope="session")
-def adb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The client's path (PyPI `adbutils` carries one), with its own server, port and keys."""
-    import adbutils
+@pytest.fixture(scope="session", autouse=True)
+def _keeper() -> None:
+    """What these tests start ends with this process, however that ends."""
+    keep()
 
-    program = Path(adbutils.__file__).parent / "binaries" / "adb"
-    found = str(program) if program.exists() else shutil.which("adb")
-    if found is None:
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiler_cache() -> Iterator[None]:
+    """The compiler's own cache of the C library is kept between sessions: without it a program takes ten times as long."""
+    with pytest.MonkeyPatch.context() as patch:
+        if util.find_spec("ziglang"):
+            patch.setenv("ZIG_GLOBAL_CACHE_DIR", str(folder_for("zig", metadata.version("ziglang"))))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device of these tests is given up after minutes, on however busy a machine; one that is to be given up, at once.
+
+    A profile takes as many runs as it needs, and no second more.
+    """
+    def run_client(words: Sequence[str], what: str, seconds: float, **given: Any) -> Any:
+        return remote.run_client(words, what, seconds and max(seconds, PATIENCE), **given)
+
+    for module in (adb_module, ssh, local):
+        monkeypatch.setattr(module, "run_client", run_client)
+    monkeypatch.setattr(runners, "_PROFILED_SECONDS", 0.0)
+
+
+@pytest.fixture(scope="session")
+def adb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdbClient]:
+    """The client (PyPI `adbutils` carries one), with its own server, port and keys; `open_target` finds it too."""
+    programs = find_clients()
+    if not programs:
         pytest.skip("there is no adb client for this machine, so nothing of the phone's path is tested")
-    if program.exists():
-        program.chmod(0o755)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    home = tmp_path_factory.mktemp("adb")
-    patch = pytest.MonkeyPatch()
-    settings = {"ADB": found, "ANDROID_ADB_SERVER_PORT": str(port), "ANDROID_USER_HOME": str(home), "ADB_MDNS": "0"}
-    for name, value in settings.items():
-        patch.setenv(name, value)
-    subprocess.run([found, "start-server"], capture_output=True, timeout=30, env={**os.environ, "HOME": str(home)})
-    yield found
-    subprocess.run([found, "kill-server"], capture_output=True, timeout=30)
-    patch.undo()
+    with private_server(programs[0], tmp_path_factory.mktemp("adb")) as client, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADB", str(client.program))
+        for name in ("ADB_SERVER_SOCKET", "ANDROID_USER_HOME", "ADB_MDNS"):
+            patch.setenv(name, client.environment[name])
+        yield client
 
 
 @pytest.fixture
-def phone(adb: str, tmp_path: Path) -> Iterator[Callable[..., SimulatedPhone]]:
+def phone(adb: AdbClient, tmp_path: Path) -> Iterator[Callable[..., SimulatedPhone]]:
     """Makes phones, connected."""
-    made: list[SimulatedPhone] = []
-    waiting: list[subprocess.Popen[bytes]] = []
-
-    def make(**options: object) -> SimulatedPhone:
-        root = tmp_path / f"phone{len(made)}"
-        root.mkdir()
-        new = SimulatedPhone(root, **options)  # type: ignore[arg-type]
-        made.append(new)
-        if options.get("mute"):  # the client waits ten seconds for a phone that says nothing; the list has it at once
-            waiting.append(subprocess.Popen([adb, "connect", new.serial], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-            until = time.monotonic() + 10
-            while new.serial not in subprocess.run([adb, "devices"], capture_output=True, text=True).stdout:
-                assert time.monotonic() < until
-                time.sleep(0.05)
-        else:
-            subprocess.run([adb, "connect", new.serial], capture_output=True, timeout=30)
-        return new
-
-    yield make
-    for child in waiting:
-        child.kill()
-        child.wait()
-    for each in made:
-        subprocess.run([adb, "disconnect", each.serial], capture_output=True, timeout=30)
-        each.close()
+    with phones(adb, tmp_path) as make:
+        yield make
 
 
 @pytest.fixture(scope="session")
@@ -87,11 +85,11 @@ def real_phone_switched_on(tmp_path_factory: pytest.TempPathFactory) -> "Iterato
 
 
 @pytest.fixture
-def real_phone(adb: str, real_phone_switched_on: "RealPhone") -> "Iterator[RealPhone]":
+def real_phone(adb: AdbClient, real_phone_switched_on: "RealPhone") -> "Iterator[RealPhone]":
     """The same, connected for one test: others expect no phone but their own."""
-    subprocess.run([adb, "connect", real_phone_switched_on.serial], capture_output=True, timeout=30)
+    adb.run("connect", real_phone_switched_on.serial)
     yield real_phone_switched_on
-    subprocess.run([adb, "disconnect", real_phone_switched_on.serial], capture_output=True, timeout=30)
+    adb.run("disconnect", real_phone_switched_on.serial)
 
 
 @pytest.fixture(scope="session")

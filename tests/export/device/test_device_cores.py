@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from device_lab.tree import write_tree
+from device_lab.waiting import PATIENCE
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +31,8 @@ def test_the_script_in_a_real_shell(tmp_path: Path) -> None:
     (tmp_path / "sys/devices/system/cpu/online").write_text("0-2,4-7\n")
     (tmp_path / "sys/devices/system/cpu/cpu7/cpufreq/scaling_governor").write_text("performance\n")
     script = CORES_SCRIPT.replace("/sys/", f"{tmp_path}/sys/")
-    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=20, env={"PATH": os.environ["PATH"]})
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=PATIENCE,
+                          env={"PATH": os.environ["PATH"]})
     assert done.returncode == 0 and done.stderr == ""
     assert parse_cores(done.stdout.replace("\n", "\r\n")).clusters == (
         Cluster((0, 1, 2), 1804.8, 325, "schedutil"), Cluster((4, 5, 6), 2419.2, 828, "schedutil"),

@@ -4,15 +4,14 @@ import os
 import random
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from device_lab.adb_client import AdbClient, find_clients, private_server
+from device_lab.adb_client import AdbClient, find_clients, phones, private_server
 from device_lab.phone import SimulatedPhone
 from device_lab.shell import can_remount
+from device_lab.waiting import PATIENCE, wait
 
 TMP = "/data/local/tmp"
 ODD = "a b'\"$x.bin"
@@ -31,20 +30,8 @@ def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def make(client: AdbClient, tmp_path: Path) -> Iterator[Make]:
-    """Makes phones, connected unless a fault keeps the client waiting."""
-    with ExitStack() as stack:
-        made = 0
-
-        def one(**options: object) -> SimulatedPhone:
-            nonlocal made
-            made += 1
-            (tmp_path / f"phone{made}").mkdir()
-            phone = stack.enter_context(SimulatedPhone(tmp_path / f"phone{made}", **options))  # type: ignore[arg-type]
-            stack.callback(client.run, "disconnect", phone.serial)
-            if not options.get("mute"):
-                client.run("connect", phone.serial)
-            return phone
-
+    """Makes phones, connected."""
+    with phones(client, tmp_path) as one:
         yield one
 
 
@@ -65,13 +52,6 @@ def push(client: AdbClient, phone: SimulatedPhone, file: Path, name: str = f"{TM
 def shell(client: AdbClient, phone: SimulatedPhone, script: str) -> tuple[int, str, str]:
     done = client.run("-s", phone.serial, "shell", script)
     return done.returncode, done.stdout, done.stderr
-
-
-def wait(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    until = time.monotonic() + seconds
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.02)
-    return condition()
 
 
 def check_files(client: AdbClient, phone: SimulatedPhone, big: Path, tmp_path: Path) -> None:
@@ -109,7 +89,7 @@ def test_exit_codes_and_streams(client: AdbClient, make: Make) -> None:
     raw = client.run("-s", phone.serial, "exec-out", r"printf 'a\nb'")
     assert (raw.returncode, raw.stdout) == (0, "a\nb")
     typed = subprocess.run([client.program, "-s", phone.serial, "shell", "cat; exit 5"], input=b"typed\n", capture_output=True,
-                           env=dict(client.environment), timeout=20)
+                           env=dict(client.environment), timeout=PATIENCE)
     assert (typed.returncode, typed.stdout) == (5, b"typed\n")
 
 
@@ -137,17 +117,12 @@ def test_heat_that_changes_while_it_runs(client: AdbClient, make: Make) -> None:
     phone.set_state(level=9, battery_c=41.5, charging=False, highest_khz={7: 1400000})
     ask = ("dumpsys thermalservice | grep Status:; cat /sys/class/thermal/thermal_zone0/temp; dumpsys battery | "
            "grep -E 'level|temperature|status'; cat /sys/devices/system/cpu/cpu7/cpufreq/scaling_max_freq")
-    rest, seen = "temperature: 415 1400000", []
+    rest = "temperature: 415 1400000"
     first, hot, last = (f"Thermal Status: {state} {rest}" for state in (
         "0 41000 status: 3 level: 9", "3 77000 status: 3 level: 9", "0 50000 status: 3 level: 8"))
     assert " ".join(shell(client, phone, ask)[1].split()) == first
-    phone.set_state_later([(0.2, {"cpu": 77.0, "status": 3}), (0.8, {"cpu": 50.0, "status": 0, "level": 8})])
-
-    def over() -> bool:
-        seen.append(" ".join(shell(client, phone, ask)[1].split()))
-        return seen[-1] == last
-
-    assert wait(over) and hot in seen, seen
+    phone.set_state_later([(1, {"cpu": 77.0, "status": 3}), (3, {"cpu": 50.0, "status": 0, "level": 8})])
+    assert [" ".join(shell(client, phone, ask)[1].split()) for _ in range(5)] == [first, hot, hot, last, last]
     assert shell(client, phone, "cat /sys/devices/system/cpu/cpu7/cpufreq/scaling_governor")[1] == "performance\n"
 
 
@@ -163,12 +138,7 @@ def test_unauthorized(client: AdbClient, make: Make, big: Path) -> None:
 
 def test_offline_at_once_and_later(client: AdbClient, make: Make, big: Path) -> None:
     silent = make(mute=True)
-    waiting = client.start("connect", silent.serial)  # the client itself gives up after ten seconds
-    try:
-        assert client.wait_for(silent.serial, "offline") == "offline"
-    finally:
-        waiting.kill()
-        waiting.communicate(timeout=5)
+    assert client.wait_for(silent.serial, "offline") == "offline"
     code, _, errors = shell(client, silent, "true")
     assert code == 1 and errors.endswith("device offline\n")
     assert push(client, silent, big)[1] == "adb: error: failed to get feature set: device offline\n"
@@ -179,7 +149,7 @@ def test_offline_at_once_and_later(client: AdbClient, make: Make, big: Path) -> 
     assert client.wait_for(phone.serial, "offline") == "offline"
     phone.set_faults()
     phone.pull_cable()
-    assert client.wait_for(phone.serial, "device", 10) == "device"  # the server reconnects by itself
+    assert client.wait_for(phone.serial, "device") == "device"  # the server reconnects by itself
 
 
 def test_more_than_one(client: AdbClient, make: Make) -> None:
@@ -228,25 +198,25 @@ def test_killed_in_the_middle_of_a_push(client: AdbClient, make: Make, big: Path
     assert code == 1 and ("failed to read copy response: EOF" in text or "couldn't read from device" in text)
     assert (phone.root / "data/local/tmp/x").stat().st_size < big.stat().st_size  # a part is left
     phone.set_faults()
-    assert client.wait_for(phone.serial, "device", 10) == "device" and push(client, phone, big)[0] == 0
+    assert client.wait_for(phone.serial, "device") == "device" and push(client, phone, big)[0] == 0
 
 
 def test_the_cable_is_pulled(client: AdbClient, make: Make) -> None:
-    phone = make(drop_during=["sleep", 0.2])
-    code, output, errors = shell(client, phone, "echo begun; sleep 1; echo ended")
+    phone = make(drop_during=["sleep", "begun"])
+    code, output, errors = shell(client, phone, "echo begun; sleep 1000; echo ended")
     # Client 36 ends with 255, client 29 with 0: an exit code of 0 without the last line is no success.
     assert code in (0, 255) and (output, errors) == ("begun\n", "")
     phone.set_faults()
-    assert client.wait_for(phone.serial, "device", 10) == "device"
+    assert client.wait_for(phone.serial, "device") == "device"
     few = make(drop_after_opens=2)
     assert [shell(client, few, "echo yes")[1] for _ in range(3)] == ["yes\n", "yes\n", ""]
 
 
 def test_killed_for_memory(client: AdbClient, make: Make) -> None:
-    phone = make(kill=["sleep", 0.2])
-    code, output, errors = shell(client, phone, "sleep 20; echo code $?")
+    phone = make(kill=["sleep", "sleep"])
+    code, output, errors = shell(client, phone, "sleep 1000; echo code $?")
     assert (code, output) == (0, "code 137\n") and "Killed" in errors
-    assert shell(client, phone, "exec sleep 20") == (137, "", "")
+    assert shell(client, phone, "exec sleep 1000") == (137, "", "")
     assert wait(lambda: not phone.processes())
 
 
@@ -261,12 +231,12 @@ def test_recorded_answers(shell_v2: bool, client: AdbClient, make: Make, tmp_pat
 
 
 def test_slow(client: AdbClient, make: Make, big: Path) -> None:
-    phone = make(bytes_per_second=2_000_000, delay=0.3)
-    began = time.monotonic()
+    phone = make(bytes_per_second=50_000_000, delay=0.01)
     assert push(client, phone, big)[0] == 0
-    pushed = time.monotonic()
+    pushed = phone.waits()
+    assert sum(pushed) == pytest.approx(big.stat().st_size / 50_000_000)
     assert shell(client, phone, "true")[0] == 0
-    assert pushed - began > 0.4 and time.monotonic() - pushed > 0.3
+    assert phone.waits() == [*pushed, 0.01]
 
 
 # How a command is started, the command, and whether it goes on when the client is killed. Taken from a real adbd.
@@ -279,27 +249,31 @@ OLD_SURVIVAL = (("shell", "BEGIN; sh -c 'WAIT; END'; true", False), ("exec-out",
 
 
 def check_survival(client: AdbClient, phone: SimulatedPhone, table: tuple[tuple[str, str, bool], ...]) -> None:
-    """All at once: each leaves marks of its own, and goes on only when all clients have been killed and those that end have."""
+    """All at once: each leaves marks of its own, and goes on only when all clients have been killed and those that end have.
+
+    Each waits for a line from a pipe of the phone, and says nothing of signals meanwhile: nobody would read it.
+    """
     folder = phone.root / "data/local/tmp"
+    os.mkfifo(folder / "go")
     children = []
     for number, (how, script, _) in enumerate(table):
         text = script.replace("BEGIN", f"touch {TMP}/begun{number}").replace("END", f"touch {TMP}/ended{number}")
-        text = text.replace("WAIT", f"echo $$ > {TMP}/waits{number}; until [ -e {TMP}/go ]; do sleep 0.1; done")
+        text = text.replace("WAIT", f"echo $$ > {TMP}/waits{number}; {{ read line < {TMP}/go; }} 2>/dev/null")
         children.append(client.start("-s", phone.serial, *how.split(), text))
     for number in range(len(table)):
         mark = folder / f"waits{number}"
-        assert wait(lambda mark=mark: mark.exists() and mark.read_text().endswith("\n"), 30.0)  # type: ignore[misc]
+        assert wait(lambda mark=mark: mark.exists() and mark.read_text().endswith("\n"))  # type: ignore[misc]
         assert (folder / f"begun{number}").exists()
     for child in children:
         child.kill()
-        child.communicate(timeout=5)
+        child.communicate(timeout=PATIENCE)
     ending = " ".join(f"{TMP}/waits{number}" for number, (_, _, survives) in enumerate(table) if not survives)
     alive = f"for f in {ending}; do grep -q ') [^Z]' /proc/$(cat $f)/stat 2>/dev/null && echo alive; done"
-    assert wait(lambda: "alive" not in shell(client, phone, alive)[1], 30.0)
-    (folder / "go").touch()
-    for number, (how, script, survives) in enumerate(table):
-        assert not survives or wait((folder / f"ended{number}").exists, 30.0), (how, script)
-    time.sleep(0.5)
+    assert wait(lambda: "alive" not in shell(client, phone, alive)[1])
+    with open(folder / "go", "rb+", buffering=0) as go:  # open at both ends, so that nobody waits for the other
+        go.write(b"\n" * len(table))
+        for number, (how, script, survives) in enumerate(table):
+            assert not survives or wait((folder / f"ended{number}").exists), (how, script)
     for number, (how, script, survives) in enumerate(table):
         assert (folder / f"ended{number}").exists() == survives, (how, script)
     for path in folder.iterdir():
@@ -315,13 +289,13 @@ def test_when_the_client_is_killed(client: AdbClient, make: Make) -> None:
 
 def test_nothing_is_left_when_it_is_switched_off(client: AdbClient, make: Make) -> None:
     phone = make()
-    child = client.start("-s", phone.serial, "shell", "sleep 60")
+    child = client.start("-s", phone.serial, "shell", "sleep 1000")
     assert wait(lambda: len(phone.processes()) > 0)
     phone.close()
     assert wait(lambda: not phone.processes())
     child.kill()
-    child.communicate(timeout=5)
-    assert client.wait_for(phone.serial, "offline") in ("offline", "")
+    child.communicate(timeout=PATIENCE)
+    assert client.wait_for(phone.serial, "offline", "") in ("offline", "")
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from device_lab.tree import set_state, write_tree
+from device_lab.waiting import PATIENCE
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ M = "MNV3-SECTION"
 def ask(shell: str, root: Path) -> str:
     """Runs the script in a shell of this machine over a test phone's tree; Android's own shell is mksh."""
     script = STATE_SCRIPT.replace("/sys/", f"{root}/sys/").replace("/proc/[0-9]*", f"{root}/proc/[0-9]*")
-    done = subprocess.run([shell, "-c", script], capture_output=True, text=True, timeout=20,
+    done = subprocess.run([shell, "-c", script], capture_output=True, text=True, timeout=PATIENCE,
                           env={"PATH": f"{root}/system/bin:{os.environ['PATH']}", "SYSROOT": str(root)})
     assert done.returncode == 0 and done.stderr == ""
     return done.stdout

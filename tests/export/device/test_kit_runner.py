@@ -9,12 +9,14 @@ import shutil
 import subprocess
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from importlib import util
 from pathlib import Path
 
 import numpy as np
 import pytest
+from device_lab.waiting import PATIENCE
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     def start(*words: object, library: str | None = None) -> subprocess.CompletedProcess[str]:
         command = bundle.command(str(folder))
         line = [*command[:-1], library or command[-1], *map(str, words)]
-        return subprocess.run(line, capture_output=True, text=True, timeout=120)
+        return subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE)
 
     return start
 
@@ -94,9 +96,12 @@ class TestOnThisMachine:
 
     def test_what_a_timed_run_reports(self, run: Run, files: dict[str, Path], tmp_path: Path) -> None:
         (tmp_path / "zone").write_text("41500\n")
+        began = time.monotonic()
         found = result_of(run(*runner_arguments(str(files["plain_int8"]), runs=20, warmup=3, thermal=str(tmp_path / "zone"))))
-        assert len(found.samples_ms) == 20 and all(0 < sample < 1000 for sample in found.samples_ms)
+        elapsed_ms = 1000 * (time.monotonic() - began)
+        assert len(found.samples_ms) == 20 and all(sample > 0 for sample in found.samples_ms)
         assert found.init_ms > 0 and found.first_ms and found.first_ms > 0
+        assert found.init_ms + found.first_ms + sum(found.samples_ms) < elapsed_ms
         assert found.peak_memory_mb is None  # is read in a start of its own
         memory = result_of(run(*runner_arguments(str(files["plain_int8"]), measure="memory")))
         assert memory.peak_memory_mb and 1 < memory.peak_memory_mb < 1000 and memory.samples_ms == ()
@@ -104,7 +109,7 @@ class TestOnThisMachine:
 
     def test_it_runs_as_long_as_asked(self, run: Run, files: dict[str, Path]) -> None:
         found = result_of(run(*runner_arguments(str(files["plain_int8"]), runs=1, min_seconds=0.05)))
-        assert len(found.samples_ms) > 1 and sum(found.samples_ms) >= 50.0
+        assert sum(found.samples_ms) >= 50.0 > sum(found.samples_ms[:-1])
 
     @pytest.mark.parametrize(("name", "kernels", "whole"), [
         ("plain_int8", "xnnpack", True), ("swish_int8", "xnnpack", False), ("plain_int8", "builtin", False)])
@@ -226,7 +231,7 @@ def test_an_arm_device_answers_as_this_machine_to_the_byte(name: str, files: dic
         "dcpop asimddp\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x4\nCPU part\t: 0xd0b\nCPU revision\t: 0\n")
     def run(*words: str) -> RunnerResult:
         return result_of(subprocess.run([str(QEMU), "-cpu", "cortex-a76", "-L", str(root), *bundle.command(str(device)), *words],
-                                        capture_output=True, text=True, timeout=300))
+                                        capture_output=True, text=True, timeout=PATIENCE))
 
     model = LiteRTModel(files[name])
     tensors = random_inputs(model, 5)
@@ -323,7 +328,7 @@ def mirror(tmp_path: Path) -> Iterator[tuple[str, Path]]:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}", folder
         server.shutdown()

@@ -1,17 +1,19 @@
 """What else a device did while it was measured."""
 
 import json
+import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from device_lab.phone import SimulatedPhone
+from device_lab.waiting import PATIENCE, wait
 
 from mnv3_tf.export.device.bench import DeviceSettings, benchmark_device, open_target
-from mnv3_tf.export.device.load import OtherLoad, load_flags, other_load, parse_processes
+from mnv3_tf.export.device.load import OtherLoad, ProcessTimes, load_flags, other_load, parse_processes
 from mnv3_tf.export.device.state import STATE_SCRIPT, parse_state
 from mnv3_tf.progress import Silent
 
@@ -64,38 +66,51 @@ def test_flags_are_relative_to_the_cores_that_were_used() -> None:
 
 
 @pytest.mark.parametrize("shell", [shell for shell in ("dash", "bash", "mksh", "ksh") if shutil.which(shell)])
-def test_the_script_in_a_real_shell(shell: str, busy: str) -> None:
-    def ask() -> str:
-        return subprocess.run([shell, "-c", STATE_SCRIPT], capture_output=True, text=True, timeout=20).stdout
+def test_the_script_in_a_real_shell(shell: str, tmp_path: Path) -> None:
+    """Over this machine's own processes: one that works, and none that the script itself started."""
+    for program, name in (("dash", "greedy (one)"), ("sed", "own sed")):
+        shutil.copy(shutil.which(program) or "/bin/sh", tmp_path / name)
+    (tmp_path / "sed").write_text(f"#!/bin/sh\nexec '{tmp_path}/own sed' \"$@\"\n")
+    (tmp_path / "sed").chmod(0o755)
 
-    before = parse_state(ask()).processes
-    subprocess.run([sys.executable, "-c", "import time; time.sleep(0.5)"], check=True)
-    after = parse_state(ask()).processes
-    assert before and after and 1 in after.used_s and "sed" not in {name for name, _ in after.used_s.values()}
-    found = other_load(before, after)
-    assert found and dict(found.busiest).get(busy, 0) > 0.1
+    def ask() -> ProcessTimes:
+        done = subprocess.run([shell, "-c", STATE_SCRIPT], capture_output=True, text=True, timeout=PATIENCE,
+                              env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+        found = parse_state(done.stdout).processes
+        assert found is not None
+        return found
+
+    with subprocess.Popen([str(tmp_path / "greedy (one)"), "-c", "while :; do :; done"]) as busy:
+        try:
+            asked = [ask()]
+
+            def worked() -> bool:
+                asked.append(ask())
+                return asked[-1].used_s[busy.pid][1] >= asked[0].used_s[busy.pid][1] + 0.1
+
+            assert wait(worked)
+        finally:
+            busy.kill()
+    before, after = asked[0], asked[-1]
+    assert 1 in after.used_s and "own sed" not in {name for name, _ in after.used_s.values()}
+    assert after.used_s[busy.pid][0] == "greedy (one)"
+    found = other_load(before, replace(after, used_s={busy.pid: after.used_s[busy.pid]}))
+    used = after.used_s[busy.pid][1] - before.used_s[busy.pid][1]
+    assert found and found.cores == pytest.approx(used / (after.uptime_s - before.uptime_s)) and found.cores > 0
 
 
-@pytest.fixture
-def busy(tmp_path: Path) -> "Callable[[], str]":
-    """The name of a process that takes as much of a core as it gets."""
-    program = tmp_path / "greedy (one)"
-    shutil.copy(shutil.which("dash") or "/bin/sh", program)
-    child = subprocess.Popen([str(program), "-c", "while :; do :; done"])
-    yield "greedy (one)"  # type: ignore[misc]
-    child.kill()
-    child.wait()
-
-
-def test_a_row_says_who_was_busy(phone: Callable[..., SimulatedPhone], busy: str, files: dict[str, Path]) -> None:
+def test_a_row_says_who_was_busy(phone: Callable[..., SimulatedPhone], files: dict[str, Path]) -> None:
+    """With every command a second passes on the phone, of which a program takes half."""
     pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip install ziglang")
-    settings = DeviceSettings(runs=8, min_seconds=0.2, rounds=2, warmup=1, cool_down=0)
-    row, = benchmark_device(open_target(f"adb:{phone().serial}"), [files["plain_int8"]], settings, Silent()).rows
+    settings = DeviceSettings(runs=8, min_seconds=0, rounds=2, warmup=1, cool_down=0)
+    sim, busy = phone(), "greedy (one)"
+    sim.set_state_later([(second, {"uptime": 100.0 + second, "processes": {busy: 0.5 * second}}) for second in range(60)])
+    row, = benchmark_device(open_target(f"adb:{sim.serial}"), [files["plain_int8"]], settings, Silent()).rows
     flag, = [flag for flag in row["flags"] if flag.startswith("busy device: other processes took")]
     assert busy in flag and row["state_before"]["load_average"] is not None
     first, *others = row["states"]
     assert first["other_load"] is None and all(point["load_average"] is not None for point in row["states"])
-    assert all(point["other_load"]["busiest"][busy] > 0.1 for point in others)
+    assert others and all(point["other_load"]["busiest"] == {busy: 0.5} for point in others)
     # Names only: no arguments, no folders, no numbers of processes.
     text = json.dumps(row["states"]) + json.dumps(row["state_before"])
-    assert "while :" not in text and "processes" not in text and "/tmp" not in text
+    assert "9000000" not in text and "processes" not in text and "/tmp" not in text

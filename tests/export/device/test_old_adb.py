@@ -1,11 +1,10 @@
 """The phone's path with an adb client of 2019: it says errors otherwise than today's, and ends with 0 when a phone vanishes."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from device_lab.adb_client import AdbClient, old_client, private_server
+from device_lab.adb_client import AdbClient, old_client, phones, private_server
 from device_lab.downloads import NotHere
 from device_lab.phone import SimulatedPhone
 
@@ -35,19 +34,7 @@ def old_phone(client: AdbClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name, value in client.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("ADB", str(client.program))
-    with ExitStack() as stack:
-        made = 0
-
-        def make(**options: object) -> SimulatedPhone:
-            nonlocal made
-            made += 1
-            (tmp_path / f"phone{made}").mkdir()
-            phone = SimulatedPhone(tmp_path / f"phone{made}", **options)  # type: ignore[arg-type]
-            stack.callback(phone.close)
-            stack.callback(client.run, "disconnect", phone.serial)
-            client.run("connect", phone.serial)
-            return phone
-
+    with phones(client, tmp_path) as make:
         yield make
 
 
@@ -56,7 +43,7 @@ def test_a_model_is_measured(shell_v2: bool, client: AdbClient, old_phone: Make,
     pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip install ziglang")
     assert "29.0" in Adb().run("version").stdout
     phone = old_phone(shell_v2=shell_v2)
-    settings = DeviceSettings(runs=8, min_seconds=0.1, rounds=2, warmup=1, cool_down=0)
+    settings = DeviceSettings(runs=8, min_seconds=0, rounds=2, warmup=1, cool_down=0)
     row, = benchmark_device(open_target(f"adb:{phone.serial}"), [files["plain_int8"]], settings, Silent()).rows
     assert row["failure"] is None and row["runs"] >= 8 and row["peak_memory_mb"] > 1 and phone.settled()
 

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from device_lab.phone import SimulatedPhone
+from device_lab.waiting import PATIENCE
 
 from mnv3_tf.cli.main import main
 from mnv3_tf.export.device.bench import DeviceSettings, benchmark_device, open_target
@@ -142,7 +144,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
 
     def run(file: Path, **options: object) -> str:
         done = subprocess.run([*bundle.command(str(folder)), *runner_arguments(str(file), **options)],  # type: ignore[arg-type]
-                              capture_output=True, text=True, timeout=120)
+                              capture_output=True, text=True, timeout=PATIENCE)
         return done.stdout
 
     return run
@@ -165,7 +167,9 @@ def test_every_kind_of_file_is_named(name: str, kernels: str, start: Callable[..
 
 
 def test_layers_of_our_network_and_what_they_add_up_to(start: Callable[..., str], small_file: Path) -> None:
+    began = time.monotonic()
     found = parse_runner_output(start(small_file, measure="operators", runs=300))
+    elapsed_ms = 1000 * (time.monotonic() - began)
     timed = parse_runner_output(start(small_file, runs=300))
     assert isinstance(found, RunnerResult) and isinstance(timed, RunnerResult)
     ops, problem = name_operators(found.operators, read_tflite(small_file))
@@ -173,8 +177,9 @@ def test_layers_of_our_network_and_what_they_add_up_to(start: Callable[..., str]
     assert problem == "" and names[:3] == ["input_units", "stem/conv", "stem/conv_hard_swish"]
     assert {"block_01/depthwise", "block_04/expand_hard_swish", "block_04/se_reduce", "classifier"} <= set(names)
     assert {block_of(name) for name in names} >= {"stem", "block_01", "block_02", "block_03", "block_04", "head", "classifier"}
-    # Usually 0.95 to 1.05; the limits are so wide that no busy machine fails, and a wrong unit does.
-    assert 0.05 < sum(op.mean_ms for op in ops) / sorted(timed.samples_ms)[150] < 20
+    # A wrong unit is outside of these, and a busy machine is not: other work makes times longer, and its quickest run is as ever.
+    total = sum(op.mean_ms for op in ops)
+    assert 0.05 * min(timed.samples_ms) < total < elapsed_ms / found.profiled_runs
 
 
 def test_each_start_measures_one_thing(start: Callable[..., str], files: dict[str, Path]) -> None:
@@ -192,11 +197,16 @@ def sections(log: str) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_a_profile_over_a_real_adbd(real_phone: SimulatedPhone, small_file: Path) -> None:
-    settings = DeviceSettings(runs=8, min_seconds=0.1, rounds=4, warmup=1, cool_down=0, profile=True)
+    settings = DeviceSettings(runs=8, min_seconds=0, rounds=4, warmup=1, cool_down=0, profile=True)
+    began = time.monotonic()
     result = benchmark_device(open_target(f"adb:{real_phone.serial}"), [small_file], settings, Silent())
+    elapsed_ms = 1000 * (time.monotonic() - began)
     row, = result.rows
     assert row["failure"] is None and row["measured_apart"] == ["peak_memory_mb", "ops"] and row["peak_memory_mb"] > 1
-    assert row["profile"]["problem"] is None and row["profile"]["runs"] >= 50 and 0.05 < row["profile"]["of_median"] < 20
+    profile = row["profile"]
+    assert profile["problem"] is None and profile["runs"] >= 50
+    assert 0.05 * row["min_ms"] < profile["sum_ms"] < elapsed_ms / profile["runs"]
+    assert profile["of_median"] == pytest.approx(profile["sum_ms"] / row["median_ms"])
     assert {"stem/conv", "block_01/depthwise", "classifier"} <= {op["name"] for op in row["ops"]}
     parts = sections(result.logs[0])
     assert list(parts) == [*(f"round {n}: timed" for n in range(1, 5)), "memory, not timed", "operators, not timed"]
@@ -208,7 +218,7 @@ def test_a_profile_over_a_real_adbd(real_phone: SimulatedPhone, small_file: Path
 
 def test_the_host_offers_the_same(small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip install ziglang")
-    words = ["benchmark", str(small_file), "--profile", "--min-seconds", "0.05", "--rounds", "4"]
+    words = ["benchmark", str(small_file), "--profile", "--min-seconds", "0", "--rounds", "4"]
     with pytest.raises(SystemExit) as ended:
         main([*words, "--json"])
     assert not ended.value.code

@@ -10,43 +10,42 @@ import numpy as np
 import pytest
 from device_lab.phone import SimulatedPhone
 
-from mnv3_tf.config import VerifyConfig
 from mnv3_tf.errors import KitError
 from mnv3_tf.export.device.emulator import run_on_emulated_arm
 from mnv3_tf.export.device.parity import run_on_device
 from mnv3_tf.export.runtime import LiteRTModel
 from mnv3_tf.export.verify import open_chain, verify
-from mnv3_tf.export.verify.ladder import PHONE, XNNPACK
+from mnv3_tf.export.verify.ladder import ARM, PHONE, XNNPACK
+from mnv3_tf.export.verify.result import Verification
 from mnv3_tf.progress import Silent
 
 pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip install ziglang")
 
 
-def few(file: Path) -> VerifyConfig:
-    """The run's limits, on few pictures."""
-    return replace(open_chain(file).float_run.config().verify, pictures=12, layer_pictures=2)
-
-
-def test_the_rung_of_a_phone(phone: Callable[..., SimulatedPhone], small_file: Path, pictures: Path) -> None:
-    sim = phone()
-    elsewhere = {PHONE: partial(run_on_device, f"adb:{sim.serial}", progress=Silent())}
-    result = verify(open_chain(small_file), pictures, elsewhere=elsewhere, limits=few(small_file), progress=Silent())
-    rung = result.rungs[-1]
-    assert result.passed, result.verdict()
-    assert (rung.name, rung.status, rung.previous.against) == (PHONE, "holds", XNNPACK)  # type: ignore[union-attr]
-    assert rung.checks[-1].text == "its output bytes are this machine's on 12 of 12 pictures" and sim.settled()
-
-
-def test_a_phone_that_answers_otherwise_breaks_its_rung(small_file: Path, pictures: Path) -> None:
-    """As if the phone's kernels were wrong: the classes of every picture change places."""
+@pytest.fixture
+def verification(phone: Callable[..., SimulatedPhone], small_file: Path, pictures: Path) -> Verification:
+    """Of a file that a phone answers rightly, and another processor as if its kernels were wrong: every picture's classes change
+    places. With the run's limits, on few pictures."""
     def wrong(model: Path, tensors: Path, outputs: Path) -> None:
         runtime = LiteRTModel(model)
         given = np.fromfile(tensors, runtime.input_dtype).reshape(-1, *runtime.input_shape)
         np.concatenate([runtime.run_raw(tensor)[:, ::-1] for tensor in given]).tofile(outputs)
 
-    result = verify(open_chain(small_file), pictures, elsewhere={PHONE: wrong}, limits=few(small_file), progress=Silent())
-    assert not result.passed and result.broken_rungs() == [PHONE]
-    assert "its output bytes are this machine's on" in result.rungs[-1].checks[-1].text and not result.rungs[-1].checks[-1].passed
+    sim = phone()
+    limits = replace(open_chain(small_file).float_run.config().verify, pictures=12, layer_pictures=2)
+    elsewhere = {PHONE: partial(run_on_device, f"adb:{sim.serial}", progress=Silent()), ARM: wrong}
+    found = verify(open_chain(small_file), pictures, elsewhere=elsewhere, limits=limits, progress=Silent())
+    assert sim.settled()
+    return found
+
+
+def test_the_rungs_of_other_processors(verification: Verification) -> None:
+    """The phone's holds; the other's alone breaks, so that the file does not pass."""
+    right, wrong = verification.rungs[-2:]
+    assert (right.name, right.status, right.previous.against) == (PHONE, "holds", XNNPACK)  # type: ignore[union-attr]
+    assert right.checks[-1].text == "its output bytes are this machine's on 12 of 12 pictures"
+    assert not verification.passed and verification.broken_rungs() == [ARM] == [wrong.name], verification.verdict()
+    assert "its output bytes are this machine's on" in wrong.checks[-1].text and not wrong.checks[-1].passed
 
 
 @pytest.mark.slow

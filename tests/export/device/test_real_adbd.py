@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 def test_two_models_and_equal_bytes(real_phone: SimulatedPhone, files: dict[str, Path], tmp_path: Path) -> None:
     device = open_target(f"adb:{real_phone.serial}")
     assert "shell_v2" in device.features  # type: ignore[attr-defined]
-    settings = DeviceSettings(runs=10, min_seconds=0.1, rounds=4, cores=("all", "big"), cool_down=0)
+    settings = DeviceSettings(runs=10, min_seconds=0, rounds=4, cores=("all", "big"), cool_down=0)
     result = benchmark_device(device, [files["plain_int8"], files["swish_int8"]], settings, Silent())
     assert len(result.rows) == 4 and all(row["failure"] is None and row["runs"] >= 10 for row in result.rows)
     assert [row["partitions"] for row in result.rows] == [1, 1, 3, 3]

@@ -34,7 +34,7 @@ def says(program: Path, script: str) -> None:
 def test_a_board_is_measured_and_left_clean(client: Path, files: dict[str, Path], tmp_path: Path,
                                             monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip install ziglang")
-    settings = DeviceSettings(runs=10, min_seconds=0.2, rounds=4, warmup=1, cool_down=0)
+    settings = DeviceSettings(runs=40, min_seconds=0, rounds=4, warmup=1, cool_down=0)
     (tmp_path / "base").mkdir()
     monkeypatch.setattr(SshDevice, "base", str(tmp_path / "base"))  # other programs may write to /tmp meanwhile
     row, = benchmark_device(open_target("ssh:me@board"), [files["plain_int8"]], settings, Silent()).rows
