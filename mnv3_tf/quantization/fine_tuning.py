@@ -58,7 +58,7 @@ class FineTuning:
     What is kept is the average of the parameters over the last steps, :meth:`averaged`.
 
     Args:
-        twin: is trained.
+        twin: the fake-quantized model, which is trained.
         teacher: the float form.
         config: sections `quantize` and `train.label_smoothing`.
         frozen: operations whose weights stay as they are.
@@ -103,7 +103,7 @@ class FineTuning:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """For as long as it is entered, the twin has the averaged parameters."""
+        """For as long as it is entered, the fake-quantized model has the averaged parameters."""
         self._put(self._averages)
         try:
             yield
@@ -142,7 +142,7 @@ class FineTuning:
 
 
 def pictures_at_once(model: Any) -> int:
-    """How many pictures go through the twin at once, so that their activations and gradients stay within a budget."""
+    """How many pictures go through the model at once, so that their activations and gradients stay within a budget."""
     return max(1, _STEP_BYTES // (count_values(model) * 4 * _COPIES))
 
 

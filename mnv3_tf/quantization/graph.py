@@ -1,4 +1,4 @@
-"""The deploy form: the trained network as plain data, with BatchNorm and activations folded into the convolutions.
+"""The folded network: the trained network as plain data, with BatchNorm and activations folded into the convolutions.
 
 It computes the same function as the Keras model, in the same units, with a handful of operation kinds. Lowering
 (:mod:`mnv3_tf.quantization.lowering`) rewrites it for a target.
@@ -113,19 +113,19 @@ def leave_float(graph: DeployGraph, blocks: Iterable[str]) -> DeployGraph:
     """
     wanted = set(blocks)
     for name in sorted(wanted.difference(graph.blocks)):
-        raise InputError(f"{name!r} is no block of the network{nearest(name, graph.blocks) or '.'} Blocks: "
+        raise InputError(f"{name!r} is not a block of the network{nearest(name, graph.blocks) or '.'} Blocks: "
                          f"{', '.join(graph.blocks)}.")
     return dataclasses.replace(graph, float_blocks=tuple(name for name in graph.blocks if name in wanted))
 
 
 def trace(model: keras.Model) -> DeployGraph:
-    """Folds a trained model into its deploy form.
+    """Folds a trained model: BatchNorm and activations go into the convolutions.
 
     Args:
         model: flat functional Keras model of built-in layers, from pixels 0..255 to logits.
 
     Raises:
-        InputError: the model has a layer or shape that the deploy form has no operation for; the message names it.
+        InputError: the model has a layer or shape that the folded network has no operation for; the message names it.
     """
     tracer = _Tracer(model)
     return tracer.graph()
@@ -282,7 +282,7 @@ class _Tracer:
     def _relu(self, layer: Any, inputs: list[str]) -> None:
         op = self._single(layer, inputs[0])
         if op is None or layer.max_value is not None or layer.negative_slope or layer.threshold:
-            raise self._refused(layer, "only a plain ReLU right behind a convolution can be folded")
+            raise self._refused(layer, "only a plain ReLU right after a convolution can be folded")
         self._fold_into(layer, op.name, activation="relu")
 
     def _activation(self, layer: Any, inputs: list[str]) -> None:
@@ -292,7 +292,7 @@ class _Tracer:
         elif function is keras.activations.relu:
             op = self._single(layer, inputs[0])
             if op is None:
-                raise self._refused(layer, "only a ReLU right behind a convolution can be folded")
+                raise self._refused(layer, "only a ReLU right after a convolution can be folded")
             self._fold_into(layer, op.name, activation="relu")
         elif function in (keras.activations.hard_silu, keras.activations.hard_swish):
             self._put(Op(layer.name, "hard_swish", tuple(inputs)))
@@ -302,7 +302,7 @@ class _Tracer:
             self._put(Op(layer.name, "hard_sigmoid", tuple(inputs)))
         else:
             name = getattr(function, "__name__", str(function))
-            hint = "; the deploy form ends in logits" if name == "softmax" else ""
+            hint = "; the folded network ends in logits" if name == "softmax" else ""
             raise self._refused(layer, f"the activation {name} has no integer form here{hint}")
 
     def _identity(self, layer: keras.Layer, inputs: list[str]) -> None:
@@ -331,7 +331,7 @@ def _float32(value: Any) -> np.ndarray:
 
 
 def save_graph(path: Path, graph: DeployGraph, ranges: dict[str, tuple[float, float]]) -> None:
-    """Writes a deploy form and its activation ranges (in the network's own units) as one ``.npz``, atomically."""
+    """Writes a folded network and its activation ranges (in the network's own units) as one ``.npz``, atomically."""
     rows, arrays = [], {}
     for op in graph.ops:
         row = {field.name: getattr(op, field.name) for field in dataclasses.fields(op)
@@ -362,7 +362,7 @@ def load_graph(path: Path) -> tuple[DeployGraph, dict[str, tuple[float, float]]]
             arrays = {name: archive[name] for name in archive.files}
         head = json.loads(arrays["graph.json"].tobytes())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: is no quantized network, or is damaged ({error}). `mnv3 quantize` makes one.") from error
+        raise InputError(f"{path}: is not a quantized network, or is damaged ({error}). `mnv3 quantize` makes one.") from error
     if head.get("format") != _FORMAT:
         raise InputError(f"{path}: has format {head.get('format')}, this version reads {_FORMAT}. Quantize the run again.")
     ops = tuple(Op(**{**row, "inputs": tuple(row["inputs"])}, kernel=arrays.get(f"{row['name']}/kernel"),
