@@ -157,7 +157,7 @@ class _Verification:
         """Says where the answer depends on the kernels, which is nobody's fault but should be known."""
         differing = int((plain.argmax(axis=1) != delegated.argmax(axis=1)).sum())
         if differing:
-            self.notes.append(f"the file answers {differing} of {len(plain)} pictures otherwise on TFLite's reference kernels "
+            self.notes.append(f"the file answers {differing} of {len(plain)} pictures differently on TFLite's reference kernels "
                               "than on XNNPACK, which phones run: each rounds in its own way")
 
     def _pixels(self, advance: Callable[[int, str], None]) -> np.ndarray:

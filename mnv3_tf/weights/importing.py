@@ -298,7 +298,7 @@ def _settle(tensors: Mapping[str, np.ndarray], path: Path, origin: str, name: st
 
 
 def with_normalization(spec: NetworkSpec, mean: Sequence[float] | None, std: Sequence[float] | None) -> NetworkSpec:
-    """The same network for a stem that was trained on pixels normalized otherwise."""
+    """The same network for a stem that was trained on pixels with another normalization."""
     if mean is None and std is None:
         return spec
     changes: dict[str, tuple[float, ...]] = {}

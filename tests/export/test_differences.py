@@ -215,7 +215,7 @@ def test_long_groups_are_cut_in_text_only(float_run: Path) -> None:
     assert len(found.to_dict()["groups"][0]["sentences"]) == 13
 
 
-@pytest.mark.parametrize(("name", "message"), [("none", "there is no such"), ("notes.txt", "is no run folder, .keras or .tflite"),
+@pytest.mark.parametrize(("name", "message"), [("none", "there is no such"), ("notes.txt", "is not a run folder, .keras or .tflite"),
                                                ("empty", "neither model.keras nor"), ("broken.tflite", "not a TFLite file")])
 def test_what_is_no_artefact(name: str, message: str, tmp_path: Path, files: dict[str, Path]) -> None:
     (tmp_path / "notes.txt").write_text("x")
