@@ -10,7 +10,7 @@ from mnv3_tf.cli.options import json_option, print_json, quiet_libraries_for
 @click.argument("b", type=click.Path())
 @json_option
 def diff(a: str, b: str, as_json: bool) -> None:
-    """Says in words what differs between A and B: run folders, .keras or .tflite files, of any two kinds.
+    """Lists what differs between A and B: run folders, .keras or .tflite files, in any combination.
 
     The exit code is 0 whether or not they differ.
     """

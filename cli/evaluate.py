@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 @click.argument("model", type=click.Path())
 @data_option
 @click.option("--split", type=click.Choice(["test", "val", "train", "all"]),
-              help="Part of the data; test where there is one, else val; all of a folder that has no splits.")
+              help="Part of the data.  [default: test if there is one, else val; all if the folder has no splits]")
 @click.option("--strict", is_flag=True, help="Fail on a broken picture instead of leaving it out.")
 @click.option("--against", type=click.Path(), metavar="MODEL2",
-              help="Also say how far the answers agree with those of another model.")
-@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Of the TFLite runtime.")
+              help="Also compare the answers with those of another model.")
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Threads of the TFLite runtime.")
 @json_option
 def evaluate(model: str, data: str, split: str | None, strict: bool, against: str | None, threads: int,
              as_json: bool) -> None:

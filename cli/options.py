@@ -15,7 +15,7 @@ from mnv3_tf.progress import Advance
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds ``-c config.yaml`` and ``-o section.key=value``."""
     command = click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE",
-                           help="Change one setting, such as train.epochs=40; may be given again.")(command)
+                           help="Change one setting, such as train.epochs=40; may be given more than once.")(command)
     return click.option("-c", "--config", "config_path", type=click.Path(dir_okay=False),
                         help="YAML file with settings.")(command)
 
@@ -37,10 +37,10 @@ def print_json(value: Any) -> None:
 
 
 def quiet_libraries() -> None:
-    """Keeps TensorFlow's start-up chatter off the terminal. Call before anything imports it.
+    """Keeps TensorFlow's start-up messages off the terminal. Call before anything imports it.
 
     Before its logging is set up, TensorFlow writes to standard error whatever the log level; so it is imported here, with
-    that stream held back and everything but the known chatter passed on.
+    that stream held back and everything but the known messages passed on.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import logging

@@ -48,7 +48,7 @@ class Source:
 
     Attributes:
         path: the file that holds the weights.
-        graph: its deploy form.
+        graph: its folded network.
         ranges: activation ranges, or None for a float model.
         contract: preprocessing.
         labels: class names.
@@ -130,7 +130,7 @@ def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io 
     Raises:
         InputError: the combination is impossible.
         GateError: the file would hold float operations outside of the blocks that the run leaves float, stray conversions, or,
-            lowered for XNNPACK, more than one partition; or it answers otherwise than the quantized Keras network.
+            lowered for XNNPACK, more than one partition; or it answers differently from the quantized Keras network.
     """
     out = Path(out)
     if out.suffix != ".tflite":
@@ -255,12 +255,12 @@ def _gate(out: Path, content: bytes, model: LiteRTModel, format: Format, lowerin
         return
     problems = check_int8(content, str(out), model, lowering, source.graph)
     if problems:
-        raise GateError(f"{out}: was not written, for it would be no clean int8 file: {'; '.join(problems)}. A network whose "
-                        "weights were never trained can cause this; otherwise try --lowering fused.")
+        raise GateError(f"{out}: was not written, because it would not be a clean int8 file: {'; '.join(problems)}. A "
+                        "network whose weights were never trained can cause this; otherwise try --lowering fused.")
     steps = _difference(source, model, lowering)
     if steps > _MEAN_STEPS:
-        raise GateError(f"{out}: was not written, for it does not answer as the quantized Keras network: on test patterns a "
-                        f"logit differs by {steps:.1f} of its 255 steps on average, and {_MEAN_STEPS:g} are allowed. "
+        raise GateError(f"{out}: was not written, because it does not answer like the quantized Keras network: on test patterns "
+                        f"a logit differs by {steps:.1f} of its 255 steps on average, and {_MEAN_STEPS:g} are allowed. "
                         "`mnv3 verify QRUN` names the layer where it begins.")
 
 

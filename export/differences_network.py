@@ -32,7 +32,7 @@ Network = dict[str, Layer]
 def compare_networks(found: Differences) -> None:
     """Adds structure, weights and activation ranges of two runs or `.keras` files.
 
-    Two float networks are compared as Keras has them; otherwise both in the deploy form, with BatchNorm folded.
+    Two float networks are compared as Keras has them; otherwise both folded (BatchNorm in the convolutions).
     """
     sides = (found.a, found.b)
     quantized = [side.kind == "quantized run" for side in sides]
@@ -44,7 +44,7 @@ def compare_networks(found: Differences) -> None:
         if not quantized[1]:
             new_graph = like(new_graph, old_graph.channel_sizes, split_stem=old_graph.split_stem) or new_graph
         old, new = _of_graph(old_graph), _of_graph(new_graph)
-        form = " in the deploy form" if not all(quantized) else ""
+        form = " of the folded networks" if not all(quantized) else ""
     else:
         old, new = (_of_keras(side) for side in sides)
         form = ""

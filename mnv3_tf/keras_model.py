@@ -15,10 +15,10 @@ def load_keras(path: Path) -> keras.Model:
     """A Keras model.
 
     Raises:
-        InputError: the file is no Keras model, or needs code that is not here.
+        InputError: the file is not a Keras model, or needs code that is not here.
     """
     if not read_bytes(path).startswith(b"PK"):
-        raise InputError(f"{path}: is no .keras file (it is not a zip archive); it may be truncated.")
+        raise InputError(f"{path}: is not a .keras file (not a zip archive); it may be truncated.")
     try:
         model = keras.models.load_model(path, compile=False)
     except Exception as error:

@@ -105,7 +105,7 @@ def test_no_card_and_old_cards(own: Path, tmp_path: Path) -> None:
     file = own / "files" / "m.tflite"
     card = read_card(file)
     write_json(card_path(file), {**card, "parent": {"file": "quantized.npz", "sha256": card["parent"]["sha256"]}})
-    with pytest.raises(InputError, match="the card does not say where it lay"):
+    with pytest.raises(InputError, match="the card does not say where it was"):
         find_parent(file)
     card_path(file).unlink()
     assert find_parent(file) is None and find_float_run(file) is None
@@ -115,7 +115,7 @@ def test_no_card_and_old_cards(own: Path, tmp_path: Path) -> None:
     write_json(run_card, {"kind": "quantized run", "parent": entry})
     assert find_float_run(own / "runs" / "ptq") == own / "runs" / "float"
     run_card.write_text("[]")
-    with pytest.raises(InputError, match="is no card"):
+    with pytest.raises(InputError, match="is not a card"):
         find_parent(own / "runs" / "ptq")
     assert card_path("a/m.tflite") == Path("a/m.card.json") == sidecar(Path("a/m.tflite"), "card.json")
 

@@ -40,7 +40,7 @@ class Finding:
         kind: "input", "class order", "labels", "preprocessing", "range", "gate range", "kernel", "bias", "noise", "constant
             answer", "card" or "calibration".
         where: a layer as reports print it, "input", "output" or a file.
-        rung: the form that has it first.
+        rung: the stage that has it first.
         text: what is wrong, in a sentence or two.
         broken: whether it fails the verification; else it is worth knowing.
         score: to order findings of one kind by, the worst highest.
@@ -59,7 +59,7 @@ class Finding:
 
 
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """What fails first, by rung, then the worst."""
+    """What fails first, by stage, then the worst."""
     order = {name: place for place, name in enumerate(RUNGS)}
     return tuple(sorted(findings, key=lambda f: (not f.broken, order.get(f.rung, len(order)), -f.score)))
 

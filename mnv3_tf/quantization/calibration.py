@@ -44,7 +44,7 @@ class Calibration:
 
 def calibrate(graph: DeployGraph, batches: Iterable[np.ndarray],
               advance: Callable[[int], None] = lambda done: None) -> Calibration:
-    """Runs pictures through the float deploy form and chooses the range of every tensor.
+    """Runs pictures through the folded float network and chooses the range of every tensor.
 
     Args:
         graph: the network.

@@ -59,7 +59,7 @@ class FineTuning:
     What is kept is the average of the parameters over the last steps, :meth:`averaged`.
 
     Args:
-        twin: is trained.
+        twin: the fake-quantized model, which is trained.
         teacher: the float form.
         config: sections `quantize` and `train.label_smoothing`.
         frozen: operations whose weights stay as they are.
@@ -75,7 +75,7 @@ class FineTuning:
         # One after the other in a single tensor: a step of many small ones is mostly the price of starting operations.
         values = [v.numpy() for v in self._variables]
         sizes = [max(float(np.sqrt(np.mean(np.square(value)))), 1e-3) for value in values]
-        self._sizes = tf.constant(np.repeat(np.float32(sizes), [value.size for value in values]))
+        self._sizes = tf.constant(np.repeat(np.asarray(sizes, np.float32), [value.size for value in values]))
         self._relative = tf.Variable(_flat(values) / self._sizes)
         self._average = tf.Variable(self._relative, trainable=False)
         self._gradient = tf.Variable(tf.zeros_like(self._relative), trainable=False)
@@ -107,7 +107,7 @@ class FineTuning:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """For as long as it is entered, the twin has the averaged parameters."""
+        """For as long as it is entered, the fake-quantized model has the averaged parameters."""
         self._put(self._average)
         try:
             yield
@@ -148,5 +148,5 @@ def _flat(values: Sequence[Any]) -> Any:
 
 
 def pictures_at_once(lowered: LoweredGraph) -> int:
-    """How many pictures go through the twin at once, so that their activations and gradients stay within a budget."""
+    """How many pictures go through the model at once, so that their activations and gradients stay within a budget."""
     return max(1, _STEP_BYTES // (count_values(lowered) * 4 * _COPIES))

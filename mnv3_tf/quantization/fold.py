@@ -1,4 +1,4 @@
-"""Folds a trained Keras model into its deploy form: BatchNorm and activations go into the convolutions."""
+"""Folds a trained Keras model into the folded network: BatchNorm and activations go into the convolutions."""
 
 import dataclasses
 from typing import Any
@@ -11,13 +11,13 @@ from mnv3_tf.quantization.graph import DeployGraph, Kind, Op
 
 
 def trace(model: keras.Model) -> DeployGraph:
-    """Folds a trained model into its deploy form.
+    """Folds a trained model into the folded network.
 
     Args:
         model: flat functional Keras model of built-in layers, from pixels 0..255 to logits.
 
     Raises:
-        InputError: the model has a layer or shape that the deploy form has no operation for; the message names it.
+        InputError: the model has a layer or shape that the folded network has no operation for; the message names it.
     """
     tracer = _Tracer(model)
     return tracer.graph()
@@ -174,7 +174,7 @@ class _Tracer:
     def _relu(self, layer: Any, inputs: list[str]) -> None:
         op = self._single(layer, inputs[0])
         if op is None or layer.max_value is not None or layer.negative_slope or layer.threshold:
-            raise self._refused(layer, "only a plain ReLU right behind a convolution can be folded")
+            raise self._refused(layer, "only a plain ReLU right after a convolution can be folded")
         self._fold_into(layer, op.name, activation="relu")
 
     def _activation(self, layer: Any, inputs: list[str]) -> None:
@@ -184,7 +184,7 @@ class _Tracer:
         elif function is keras.activations.relu:
             op = self._single(layer, inputs[0])
             if op is None:
-                raise self._refused(layer, "only a ReLU right behind a convolution can be folded")
+                raise self._refused(layer, "only a ReLU right after a convolution can be folded")
             self._fold_into(layer, op.name, activation="relu")
         elif function in (keras.activations.hard_silu, keras.activations.hard_swish):
             self._put(Op(layer.name, "hard_swish", tuple(inputs)))
@@ -194,7 +194,7 @@ class _Tracer:
             self._put(Op(layer.name, "hard_sigmoid", tuple(inputs)))
         else:
             name = getattr(function, "__name__", str(function))
-            hint = "; the deploy form ends in logits" if name == "softmax" else ""
+            hint = "; the folded network ends in logits" if name == "softmax" else ""
             raise self._refused(layer, f"the activation {name} has no integer form here{hint}")
 
     def _identity(self, layer: keras.Layer, inputs: list[str]) -> None:

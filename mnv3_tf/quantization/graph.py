@@ -1,4 +1,4 @@
-"""The deploy form: the trained network as plain data, with BatchNorm and activations folded into the convolutions.
+"""The folded network: the trained network as plain data, with BatchNorm and activations folded into the convolutions.
 
 It computes the same function as the Keras model, in the same units, with a handful of operation kinds. Lowering
 (:mod:`mnv3_tf.quantization.lowering`) rewrites it for a target.
@@ -112,13 +112,13 @@ def leave_float(graph: DeployGraph, blocks: Iterable[str]) -> DeployGraph:
     """
     wanted = set(blocks)
     for name in sorted(wanted.difference(graph.blocks)):
-        raise InputError(f"{name!r} is no block of the network{nearest(name, graph.blocks) or '.'} Blocks: "
+        raise InputError(f"{name!r} is not a block of the network{nearest(name, graph.blocks) or '.'} Blocks: "
                          f"{', '.join(graph.blocks)}.")
     return dataclasses.replace(graph, float_blocks=tuple(name for name in graph.blocks if name in wanted))
 
 
 def save_graph(path: Path, graph: DeployGraph, ranges: dict[str, tuple[float, float]]) -> None:
-    """Writes a deploy form and its activation ranges (in the network's own units) as one ``.npz``, atomically."""
+    """Writes a folded network and its activation ranges (in the network's own units) as one ``.npz``, atomically."""
     rows, arrays = [], {}
     for op in graph.ops:
         row = {field.name: getattr(op, field.name) for field in dataclasses.fields(op)
@@ -149,7 +149,7 @@ def load_graph(path: Path) -> tuple[DeployGraph, dict[str, tuple[float, float]]]
             arrays = {name: archive[name] for name in archive.files}
         head = json.loads(arrays["graph.json"].tobytes())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: is no quantized network, or is damaged ({error}). `mnv3 quantize` makes one.") from error
+        raise InputError(f"{path}: is not a quantized network, or is damaged ({error}). `mnv3 quantize` makes one.") from error
     if head.get("format") != _FORMAT:
         raise InputError(f"{path}: has format {head.get('format')}, this version reads {_FORMAT}. Quantize the run again.")
     ops = tuple(Op(**{**row, "inputs": tuple(row["inputs"])}, kernel=arrays.get(f"{row['name']}/kernel"),

@@ -37,7 +37,7 @@ class IntegerNetwork:
     """A fake-quantized network, computed in whole numbers.
 
     Args:
-        twin: the fake-quantized form, lowered for XNNPACK, nothing left float. Its weights and ranges are read here and by
+        twin: the fake-quantized model, lowered for XNNPACK, nothing left float. Its weights and ranges are read here and by
             :meth:`refresh`; biases are rounded to the grid that a file has for them.
         kernels: "xnnpack", or "reference" for TFLite's reference kernels.
 
@@ -55,7 +55,7 @@ class IntegerNetwork:
         self.refresh()
 
     def refresh(self) -> None:
-        """Reads the twin's weights and ranges again."""
+        """Reads the fake-quantized model's weights and ranges again."""
         self._finite = all(np.isfinite(values).all() for values in self._values())
         if not self._finite:
             return
@@ -65,7 +65,7 @@ class IntegerNetwork:
         self._constants = {name: tuple(tf.constant(value) for value in self._prepared(op)) for name, op in self._ops.items()}
 
     def _values(self) -> Iterator[Any]:
-        """Everything that the twin has learned."""
+        """Everything that the fake-quantized model has learned."""
         for kernel, bias in self._twin.weights().values():
             yield kernel
             yield bias
@@ -146,7 +146,7 @@ class QuantizedNetwork:
     """The quantized network as it is scored and compared: in whole numbers wherever it has an integer form.
 
     Args:
-        twin: its fake-quantized form.
+        twin: its fake-quantized model.
 
     Attributes:
         exact: whether :meth:`logits` are those of an int8 file, bit by bit. Where blocks are left float they are not, and fake
@@ -164,7 +164,7 @@ class QuantizedNetwork:
         return cls(Twin(lower(graph), ranges))
 
     def refresh(self) -> None:
-        """Reads the twin's weights and ranges again."""
+        """Reads the fake-quantized model's weights and ranges again."""
         if self._integers is not None:
             self._integers.refresh()
 

@@ -127,9 +127,9 @@ class Recipe:
 
 
 class SwitchedNetwork:
-    """The fake-quantized network with any of its blocks switched to float, without building it anew.
+    """The fake-quantized network with any of its blocks switched to float, without building it again.
 
-    The layers of two float twins compute it, one with whole kernels and one with kernels in 8 bits; the outputs are quantized
+    The layers of two float models compute it, one with whole kernels and one with kernels in 8 bits; the outputs are quantized
     in between, where a :class:`Twin` of the same blocks would do it.
 
     Args:

@@ -1,4 +1,4 @@
-"""The tf_keras side: the lowered network as a float model, and its fake-quantized twin of tfmot's layers.
+"""The tf_keras side: the lowered network as a float model, or fake-quantized with tfmot's layers.
 
 tfmot's wrappers are put around the layers here. Its own `quantize_apply` does that too, but builds the network four times
 over, and loses a quantizer in silence whose configuration does not survive cloning.
@@ -46,12 +46,12 @@ _BIAS_LEVELS = 2.0 ** 29
 
 
 def input_units(graph: DeployGraph, pixels: np.ndarray) -> np.ndarray:
-    """Pixels 0..255 as the twin takes them: float32 ``(pixel - zero_pixel) * scale``."""
+    """Pixels 0..255 as the model takes them: float32 ``(pixel - zero_pixel) * scale``."""
     return (np.asarray(pixels, np.float32) - np.float32(graph.zero_pixel)) * np.float32(graph.scale)
 
 
 def input_shift(graph: DeployGraph) -> np.ndarray:
-    """What the first convolution expects beyond the twin's input units: float32, for each of the 3 channels."""
+    """What the first convolution expects beyond the model's input units: float32, for each of the 3 channels."""
     return np.asarray([graph.zero_pixel * graph.scale + offset for offset in graph.offset], np.float32)
 
 
@@ -61,12 +61,12 @@ def shifted_bias(kernel: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 
 def input_range(graph: DeployGraph) -> tuple[float, float]:
-    """The twin's input range, every pixel value of which is one quantization step."""
+    """The model's input range, every pixel value of which is one quantization step."""
     return -graph.zero_pixel * graph.scale, (255 - graph.zero_pixel) * graph.scale
 
 
 class Twin:
-    """A lowered network in TensorFlow, float or fake-quantized; blocks that the deploy form leaves float are not quantized.
+    """A lowered network in TensorFlow, float or fake-quantized; blocks that the folded network leaves float are not quantized.
 
     It is computed operation by operation, in eager mode or while a `tf.function` is traced. What is trained is :attr:`model`,
     the same network of tfmot's layers, which is built when it is first asked for: building it takes longer than most uses of
@@ -253,7 +253,7 @@ class Twin:
         return 2 * largest.astype(np.float64) / 254
 
     def integers(self, op: LoweredOp) -> tuple[np.ndarray, np.ndarray]:
-        """Kernel and bias of a quantized convolution as an integer file has them, int64, in the deploy form's shapes."""
+        """Kernel and bias of a quantized convolution as an integer file has them, int64, in the folded network's shapes."""
         kernel, bias = self._parameters[op.name]
         steps = self.kernel_steps(op)
         fake = KernelQuantizer(op.kind == "depthwise", self.kernel_floor(op))(kernel, False, {}).numpy()
@@ -280,14 +280,14 @@ class Twin:
                 kernel.assign(KernelQuantizer(op.kind == "depthwise")(kernel, False, {}))
 
     def deploy_graph(self) -> DeployGraph:
-        """The deploy form with this twin's weights."""
+        """The folded network with this model's weights."""
         return self.lowered.with_weights(self.weights())
 
     def settle(self) -> tuple[DeployGraph, Ranges]:
         """Gives weights and ranges the values that they come back with from a file, which may differ in their last bits.
 
         Returns:
-            The deploy form and the ranges that a file of this network holds.
+            The folded network and the ranges that a file of this network holds.
         """
         graph, ranges = self.deploy_graph(), self.ranges()
         stored = dataclasses.replace(self.lowered, deploy=graph)

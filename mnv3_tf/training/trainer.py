@@ -82,7 +82,7 @@ def _check_folder(run: RunFolder, config: Config, resume: bool, progress: Progre
         run.refuse_if_used("Go on with that run by --resume, or choose another --out.")
         return
     if not started:
-        raise InputError(f"{run.path}: there is no run to resume. Leave --resume away to start one.")
+        raise InputError(f"{run.path}: there is no run to resume. Leave --resume out to start one.")
     changed = differences(run.config(), config)
     if changed:
         raise InputError(f"{run.path}: cannot resume with other settings than the run was started with: "

@@ -46,7 +46,7 @@ def test_json_is_one_document_and_the_run_is_there(ptq_run: Path, pictures: Path
 
 def test_an_unknown_block_is_one_clear_line(ptq_run: Path, float_run: Path, pictures: Path, tmp_path: Path) -> None:
     code, out, err = run(ptq_run, "--data", pictures, "--out", tmp_path / "s", "--against", float_run, "--float-blocks", "stam")
-    assert code == 2 and out == "" and "'stam' is no block of the network; did you mean 'stem'? Blocks: stem, block_01" in err
+    assert code == 2 and out == "" and "'stam' is not a block of the network; did you mean 'stem'? Blocks: stem, block_01" in err
     assert not (tmp_path / "s").exists()
 
 

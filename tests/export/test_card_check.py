@@ -114,7 +114,7 @@ def test_missing_damaged_and_old_cards(tree: Path) -> None:
     write_json(card_path(file), {**old, "parent": {key: card["parent"][key] for key in ("file", "sha256")}})
     form, parent = check_cards(file)
     assert form.severity == parent.severity == "note"
-    assert "does not hold card_format, files, metrics, machine" in form.text and "not where that lay" in parent.text
+    assert "does not hold card_format, files, metrics, machine" in form.text and "not where that was" in parent.text
     with file.open("ab") as handle:
         handle.write(b"\0")
     assert [remark.severity for remark in check_cards(file)] == ["note", "broken", "note"]

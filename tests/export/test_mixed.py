@@ -197,12 +197,12 @@ def test_the_cost_of_a_refused_file_is_not_measured(source: Source, qat_run: Pat
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"float_blocks": ["blok_03"]}, "'blok_03' is no block.*did you mean 'block_03'"),
+    ({"float_blocks": ["blok_03"]}, "'blok_03' is not a block.*did you mean 'block_03'"),
     ({"float_blocks": ["stem"], "blocks": 2}, "--blocks and --float-blocks were both given"),
     ({"float_blocks": []}, "names no block"), ({"blocks": 8}, "has 7 blocks, so 1 to 7"),
     ({"quantized_run": "m.tflite"}, r"m\.tflite: is a \.tflite file"),
     ({"quantized_run": "{float}"}, "is a float run"), ({"out": "{quantized}"}, "already holds files"),
-    ({"against": "{quantized}"}, "is no float run"),
+    ({"against": "{quantized}"}, "is not a float run"),
 ])
 def test_wrong_wishes_are_refused_at_once(qat_run: Path, float_run: Path, pictures: Path, tmp_path: Path, changes: dict,
                                           message: str) -> None:

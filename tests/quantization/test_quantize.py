@@ -217,7 +217,7 @@ def test_a_wrong_deploy_form_stops_everything(float_run: Path, pictures: Path, t
         return graph
 
     monkeypatch.setattr(quantize_module, "trace", planted)
-    with pytest.raises(GateError, match="deploy form differs"):
+    with pytest.raises(GateError, match="folded network differs"):
         quantize(float_run, open_dataset(pictures), tiny_config, tmp_path / "out", progress=Silent())
     assert not (tmp_path / "out").exists()
 

@@ -85,7 +85,8 @@ def test_the_classifier_is_new_where_the_classes_differ(tuned_config: Config, st
 def test_another_width_after_pooling_makes_both_layers_new(tuned_config: Config, start: StartingWeights) -> None:
     config = dataclasses.replace(tuned_config, model=dataclasses.replace(tuned_config.model, class_expand=48))
     taken = transfer(build(config), start, CLASSES)
-    assert taken.new == ("head_expand", "classifier") and any("head_expand starts anew" in note for note in taken.notes)
+    assert taken.new == ("head_expand", "classifier")
+    assert any("head_expand starts from new values" in note for note in taken.notes)
 
 
 def test_a_wrong_shape_is_named(tuned_config: Config, start: StartingWeights) -> None:
@@ -134,7 +135,7 @@ def test_a_new_head_conv_is_trained_with_the_top(tuned_config: Config) -> None:
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
-    (["train.freeze=block_9"], r"'block_9', which is no block; did you mean 'block_0\d'\? ?.*stem, block_01"),
+    (["train.freeze=block_9"], r"'block_9', which is not a block; did you mean 'block_0\d'\? ?.*stem, block_01"),
     (["train.unfreeze_epochs=[2,2]", "train.epochs=9"], "later than the one before"),
     (["train.unfreeze_epochs=3"], "there are 3 epochs"),
     (["train.unfreeze_epochs=[1,2,3,4,5,6]", "train.epochs=9"], "only 5 blocks"),
@@ -200,7 +201,7 @@ def chosen(*overrides: str, batch_size: int = 64, steps: int = 20, **facts):
 def test_defaults_of_fine_tuning() -> None:
     folded = chosen(folded=True)
     assert (folded.batchnorm, folded.learning_rate, folded.backbone_rate) == ("reestimate", 1e-3, 1.0)
-    assert any("folded away" in note for note in folded.notes)
+    assert any("folded into the weights" in note for note in folded.notes)
     small = chosen(batch_size=8)
     assert small.batchnorm == "frozen" and small.backbone_rate == 0.03
     assert any("batch of 8 is too small" in note for note in small.notes)

@@ -190,7 +190,7 @@ def test_broken_pictures_are_named_and_left_out(pictures: Path, tiny_config: Con
     (root / "train" / "beside.jpg").write_bytes(b"of no class")
     progress = Silent()
     train(open_dataset(root), load_config(None, ["train.epochs=1"], tiny_config), tmp_path / "run", progress=progress)
-    for words in ("broken.jpg", "train/yellow/: no pictures in it, so it is no class",
+    for words in ("broken.jpg", "train/yellow/: no pictures in it, so it is not a class",
                   "1 file beside the class folders left out"):
         assert any(words in line for line in progress.lines), words
     strict = load_config(None, ["train.epochs=1", "data.strict=true"], tiny_config)

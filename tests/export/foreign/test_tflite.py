@@ -169,7 +169,7 @@ def test_constants_of_older_files() -> None:
 
 def test_files_without_such_a_network(files: dict[str, Path]) -> None:
     """Files of other networks are refused by the operator that ends the search."""
-    with pytest.raises(InputError, match=r"plain_int8.tflite: operator \d+ CONV_2D .* is no convolution with a ReLU"):
+    with pytest.raises(InputError, match=r"plain_int8.tflite: operator \d+ CONV_2D .* is not a convolution with a ReLU"):
         read_convolutions(files["plain_int8"])
     with pytest.raises(InputError, match=r"swish_int8.tflite: no inverted residual block follows the first convolution"):
         read_convolutions(files["swish_int8"])

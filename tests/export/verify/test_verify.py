@@ -44,7 +44,7 @@ def test_every_rung_of_a_sound_file_holds(sound: Verification, small_runs: Path)
     assert [rung.previous.against for rung in sound.rungs[2:]] == [DEPLOY, AS_REFERENCE, QUANTIZED]
     # Not only close: every logit of every picture is the same number, on both kinds of kernels.
     assert [(rung.previous.equal, rung.previous.largest_steps < 1e-3) for rung in sound.rungs[3:]] == [(36, True)] * 2
-    assert sound.verdict().startswith("Every rung holds on 36 pictures")
+    assert sound.verdict().startswith("Every stage holds on 36 pictures")
     assert sound.float_run == small_runs / "float"
 
 
@@ -116,7 +116,7 @@ def assert_named(result: Verification, fault: str, rung: str) -> None:
     assert not result.passed
     assert (first.kind, first.where, first.rung) == (kind, where, rung), result.findings
     assert text in first.text and text in result.verdict()
-    assert result.broken_rungs()[0] == rung and result.verdict().startswith(f"The first broken rung is {rung}.")
+    assert result.broken_rungs()[0] == rung and result.verdict().startswith(f"The first broken stage is {rung}.")
     assert {finding.kind for finding in result.findings if finding.broken} == {kind}, result.findings
 
 
@@ -218,7 +218,7 @@ def test_wrong_subjects_are_refused(small_runs: Path, small_file: Path, float_ru
         open_chain(tmp_path / "none.tflite")
     with pytest.raises(InputError, match=r"goes with a \.tflite file"):
         open_chain(small_runs / "ptq", quantized=small_runs / "ptq")
-    with pytest.raises(InputError, match="is no float run"):
+    with pytest.raises(InputError, match="is not a float run"):
         open_chain(small_file, against=small_runs / "ptq")
 
 
