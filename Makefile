@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
-.PHONY: install test lint quick peers demo bench bench-arm clean
+.PHONY: install test tests lint quick peers demo bench bench-arm clean
 
 install: $(VENV)/.installed
 
@@ -26,10 +26,14 @@ lint: install
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy mnv3_tf export cli
 
-# Side by side, one process for each core up to four. A file's tests stay together: they share what takes long to make.
-PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+# Side by side, one process for each core up to four; what takes long to make is made once for all of them.
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
-test: lint
+# Lint runs beside the tests; either's failure fails it.
+test: install
+	@$(MAKE) --no-print-directory --jobs 2 lint tests
+
+tests: install
 	@$(PYTEST)
 
 quick: install
