@@ -17,8 +17,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: more threads 
 import pytest
 from shared import THREE_BLOCKS, TINY, Shared, make_pictures, quantize_run, train_run
 
-# What a test may take of the processor, children included, on a machine where REFERENCE takes what it says: seconds.
+# What a test should take of the processor at most, children included, on a machine where the reference takes what it says:
+# seconds. It fails at twice that, for the reference says only roughly how slow a busy machine is.
 BUDGET, SLOW_BUDGET, REFERENCE_SECONDS = 10.0, 60.0, 0.4
+_ALLOWANCE = 2.0
 
 
 def processor_seconds() -> float:
@@ -40,9 +42,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     result = yield
     spent = processor_seconds() - began
     budget = SLOW_BUDGET if item.get_closest_marker("slow") else BUDGET
-    if spent > budget and spent > budget * (factor := slowness()):
-        pytest.fail(f"took {spent:.0f} s of the processor, and {budget:g} s are allowed on the machine of the budget (this one "
-                    f"is {factor:.1f} times slower). Make it quicker" + ("." if budget == SLOW_BUDGET else ", or mark it slow."))
+    if spent > _ALLOWANCE * budget and spent > _ALLOWANCE * budget * (factor := slowness()):
+        pytest.fail(f"took {spent:.0f} s of the processor; its budget is {budget:g} s on a machine {factor:.1f} times as fast. "
+                    "Make it quicker" + ("." if budget == SLOW_BUDGET else ", or mark it slow."))
     return result
 
 

@@ -66,6 +66,7 @@ def test_wrong_files_name_file_and_line(tmp_path: Path, text: str, message: str)
     assert message in str(caught.value) and "c.yaml" in str(caught.value)
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # writes files: slow where the disk is
 @given(epochs=st.integers(1, 10**6), alpha=st.floats(0.01, 16), size=st.one_of(
     st.integers(32, 999), st.tuples(st.integers(32, 999), st.integers(32, 999))), strict=st.booleans(),

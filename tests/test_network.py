@@ -61,12 +61,14 @@ def reference(name: str, **arguments) -> keras.Model:
     return maker(weights=None, minimalistic=name.endswith("minimalistic"), **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "alpha", "size"), [key for key in GOLDENS if key[1] != 1.25 or key[2] == (224, 224)])
 def test_parameters_and_macs(name: str, alpha: float, size: tuple[int, int]) -> None:
     model = MobileNetV3(name, input_shape=(*size, 3), alpha=alpha)
     assert (model.count_params(), count_macs(model)) == GOLDENS[name, alpha, size]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SPECS))
 @pytest.mark.parametrize(("alpha", "size"), [(1.0, (97, 65)), (0.75, (64, 64)), (0.35, (32, 48))])
 def test_outputs_equal_keras_applications(name: str, alpha: float, size: tuple[int, int]) -> None:
@@ -91,6 +93,7 @@ def test_without_the_top(pooling: str | None) -> None:
     np.testing.assert_allclose(np.asarray(ours(values)), np.asarray(theirs(values)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_feature_pyramid() -> None:
     model = MobileNetV3Large(input_shape=(96, 160, 3), alpha=0.5, outputs="pyramid", include_top=False)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.output.items()}
@@ -116,6 +119,7 @@ def test_layers_are_built_in_and_named() -> None:
     assert display_name("classifier") == "classifier"
 
 
+@pytest.mark.slow
 def test_saved_models_load_with_plain_keras_in_a_new_process(tmp_path: Path) -> None:
     model = MobileNetV3Small(input_shape=(32, 40, 3), classes=4)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 40, 3)).astype(np.float32)
@@ -162,6 +166,7 @@ def test_wrong_arguments(arguments: dict, message: str) -> None:
         MobileNetV3(**arguments)
 
 
+@pytest.mark.slow
 def test_the_package_is_cheap_to_import() -> None:
     script = "import sys, mnv3_tf; assert not {'keras', 'tensorflow', 'numpy'} & set(sys.modules); mnv3_tf.MobileNetV3"
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
@@ -229,6 +234,7 @@ def macs_of(model: keras.Model) -> int:
                if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "alpha", "size"), [
     ("large", 0.6, (64, 96)), ("small", 1.4, (97, 65)), ("large_minimalistic", 0.35, (65, 33)),
     ("small_minimalistic", 0.9, (32, 47)),
@@ -247,6 +253,7 @@ def test_every_feature_map_equals_keras_applications(name: str, alpha: float, si
         same(found, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "alpha", "classes", "size"), [
     ("large", 0.75, 2, (48, 64)), ("small", 0.5, 1000, (32, 32)), ("large_minimalistic", 0.35, 1, (32, 64)),
     ("small_minimalistic", 1.25, 1000, (33, 32)),
@@ -262,6 +269,7 @@ def test_with_the_top_for_other_arguments(name: str, alpha: float, classes: int,
     same(ours(values), theirs(values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "pooling", "size"), [
     ("large", "max", (97, 65)), ("large_minimalistic", "avg", (32, 33)), ("small", "avg", (97, 65)),
     ("small_minimalistic", "max", (64, 32)),
@@ -282,6 +290,7 @@ def test_softmax_on_request_only() -> None:
     assert logits.layers[-1].name == "logits" and shares.layers[-1].name == "predictions"
 
 
+@pytest.mark.slow
 def test_an_open_size_gives_what_a_fixed_one_gives() -> None:
     anything = MobileNetV3Small(input_shape=(None, None, 3), alpha=0.35, classes=3)
     weights = randomized(anything)
@@ -355,6 +364,7 @@ def test_dropout_and_momentum_reach_their_layers() -> None:
     assert {(layer.momentum, layer.epsilon) for layer in norms} == {(0.9, 1e-3)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "widths"), [
     ({"class_squeeze": 64}, (16, 64, 1280)), ({"class_expand": 100}, (16, 960, 100)),
     ({"inplanes": 8, "class_squeeze": 100, "class_expand": 1}, (8, 104, 1)),

@@ -134,6 +134,7 @@ def test_evaluate_as_text(float_run: Path, pictures: Path) -> None:
     assert code == 0 and "36 pictures of val" in out and "95% interval" in out, err
 
 
+@pytest.mark.slow
 def test_evaluate_against_another_model(qat_run: Path, tflite: Path, float_run: Path, pictures: Path) -> None:
     code, text, err = run("evaluate", tflite, "--data", pictures, "--against", qat_run, "--json")
     assert code == 0, err

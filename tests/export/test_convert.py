@@ -72,6 +72,7 @@ def test_the_byte_of_a_pixel_is_the_input(int8_files: dict[str, Path]) -> None:
     assert LiteRTModel(int8_files["int8"]).input_quantization == (pytest.approx(1 / 127.5), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["float32", "float16", "dynamic"])
 def test_float_formats_answer_as_keras(float_run: Path, test_pixels: np.ndarray, tmp_path: Path, format: str) -> None:
     result = convert(open_source(float_run), tmp_path / "m.tflite", format=format)  # type: ignore[arg-type]
@@ -82,12 +83,14 @@ def test_float_formats_answer_as_keras(float_run: Path, test_pixels: np.ndarray,
     assert result.io == "float32"
 
 
+@pytest.mark.slow
 def test_smaller_formats_are_smaller(float_run: Path, int8_files: dict[str, Path], tmp_path: Path) -> None:
     sizes = {format: convert(open_source(float_run), tmp_path / f"{format}.tflite", format=format).size_bytes  # type: ignore[arg-type]
              for format in ("float32", "float16")}
     assert int8_files["int8"].stat().st_size < sizes["float16"] < 0.7 * sizes["float32"]
 
 
+@pytest.mark.slow
 def test_the_fused_lowering_has_native_hard_swish(qat_run: Path, int8_files: dict[str, Path], test_pixels: np.ndarray,
                                                   tmp_path: Path) -> None:
     result = convert(open_source(qat_run), tmp_path / "fused.tflite", lowering="fused", io="int8")
@@ -155,11 +158,12 @@ def test_a_file_that_answers_otherwise_is_not_written(qat_run: Path, tmp_path: P
         if op.name == "classifier" else op for op in source.graph.ops))
     wrong = convert_graph(moved, source.ranges, format="int8", io="uint8", lowering="xnnpack")
     monkeypatch.setattr(convert_module, "convert_graph", lambda *args, **kwargs: wrong)
-    with pytest.raises(GateError, match="does not answer as the quantized Keras network"):
+    with pytest.raises(GateError, match="does not answer like the quantized Keras network"):
         convert(source, tmp_path / "m.tflite")
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_constant_answer_is_said(qat_run: Path, tmp_path: Path) -> None:
     """A file whose gates were calibrated on nothing answers one class to everything; the warning names it.
 

@@ -113,6 +113,7 @@ def operators() -> dict[str, Function]:
         "TOPK_V2": lambda x: tf.math.top_k(x, 2)[0], "UNPACK": lambda x: tf.unstack(x, axis=3)}
 
 
+@pytest.mark.slow
 def test_the_tables_are_what_the_runtime_does() -> None:
     functions = operators()
     assert set(functions) == FLOAT_ONLY | NEVER

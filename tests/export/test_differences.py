@@ -116,6 +116,7 @@ def test_settings_labels_contract_and_scores(copy: Path, float_run: Path) -> Non
     assert not found.identical and load_config(other / "config.yaml").train.epochs == 13
 
 
+@pytest.mark.slow
 def test_cards_that_are_old_or_missing(copy: Path, float_run: Path) -> None:
     write_json(copy / "float" / "run.json", {"kind": "float run", "metrics": "none", "versions": {}})
     found = compare(float_run, copy / "float")

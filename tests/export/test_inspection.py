@@ -216,6 +216,7 @@ def test_damaged_files_are_one_line_and_never_a_traceback(files: dict[str, Path]
             assert str(error).startswith("m.tflite: ") and "\n" not in str(error)
 
 
+@pytest.mark.slow
 def test_a_file_that_ends_the_runtime_is_one_line(files: dict[str, Path], tmp_path: Path) -> None:
     """Bits in the structure are flipped: whatever the native runtime does, this process lives and says it in a line."""
     whole = files["plain_int8"].read_bytes()
@@ -347,6 +348,7 @@ def rare() -> dict[str, Callable[[Any], Any]]:
         "SPLIT_V": lambda x: tf.split(x, [1, 3], 3), "UNIQUE": lambda x: tf.unique(tf.reshape(x, [256]))[0]}
 
 
+@pytest.mark.slow
 def test_rare_operators_are_what_the_runtime_does() -> None:
     import tensorflow as tf
 
@@ -385,6 +387,7 @@ def computed() -> dict[str, Callable[[Any], Any]]:
         "STRIDED_SLICE": lambda x: x[:, :number(x) + 1]}
 
 
+@pytest.mark.slow
 def test_what_must_be_constant() -> None:
     functions = computed()
     assert set(functions) == set(CONSTANTS)
@@ -452,6 +455,7 @@ def test_a_reshape_to_another_scale() -> None:
         "its result has another scale than what it takes"]
 
 
+@pytest.mark.slow
 def test_operators_that_keep_a_scale_and_are_given_two(tmp_path: Path) -> None:
     """XNNPACK takes them and fails later, so that the file does not load with it."""
     import tensorflow as tf

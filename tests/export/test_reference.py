@@ -19,6 +19,7 @@ def test_synthetic_pictures():
     assert not np.array_equal(pictures[0], pictures[1])
 
 
+@pytest.mark.slow
 def test_int8_peer_is_cut_into_partitions():
     content = convert_keras_applications("small", 64, classes=7)
     file = parse_tflite(content)

@@ -85,6 +85,7 @@ def test_a_quantized_run_says_what_calibrated_it(ptq_run: Path, pictures: Path) 
     assert all(a["median"] <= b["median"] for a, b in itertools.pairwise(steps))
 
 
+@pytest.mark.slow
 def test_random_pictures_calibrate_only_as_a_smoke_test(float_run: Path, tiny_config: Config, tmp_path: Path) -> None:
     for split, count in (("train", 8), ("val", 3)):
         for name in ("blue", "green", "red"):

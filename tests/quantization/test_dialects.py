@@ -48,6 +48,7 @@ def as_if_trained(dialect: str, pixels: np.ndarray) -> keras.Model:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_the_road(dialect: str, tmp_path: Path) -> None:
     pixels = pictures(8, 64, 96)

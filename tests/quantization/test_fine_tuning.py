@@ -78,6 +78,7 @@ def test_frozen_weights_are_neither_moved_nor_averaged(config: Config) -> None:
     assert len(others) == len(network.values()) - 2
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_make_the_same_step(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where memory is short, a batch goes through in parts; the gradient is the whole batch's."""
     import keras

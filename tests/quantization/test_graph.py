@@ -30,6 +30,7 @@ def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["large", "small", "large_minimalistic", "small_minimalistic"])
 def test_lowered_networks_compute_the_same_function(name: str) -> None:
     model = randomized(MobileNetV3(name, input_shape=(48, 64, 3), alpha=0.5, classes=5))

@@ -82,6 +82,7 @@ def test_a_float_block_quantizes_what_others_take_of_it(graph: DeployGraph, bloc
     assert all(lowered.has_range(op) and not lowered.is_float(op) for op in others)
 
 
+@pytest.mark.slow
 def test_a_mixed_twin_is_quantized_where_it_should(graph: DeployGraph, ranges: Ranges) -> None:
     """tfmot's wrappers hold a range exactly where the rule wants one, and a quantized kernel outside of the float blocks."""
     blocks = ["stem", "block_03", "block_05", "block_06", "classifier"]

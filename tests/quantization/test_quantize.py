@@ -90,6 +90,7 @@ def test_ranges_are_in_the_networks_own_units(random_graph, noise: np.ndarray) -
             np.testing.assert_allclose(again[name], ends, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lowering", "float_blocks"), [("xnnpack", ()), ("fused", ()), ("xnnpack", ("block_02", "stem"))])
 def test_what_is_trained_computes_what_is_scored(random_graph, noise: np.ndarray, lowering: str, float_blocks: tuple) -> None:
     """The network of tfmot's layers takes over weights and ranges, and gives the same numbers."""
@@ -178,6 +179,7 @@ def test_fine_tuning_changes_weights_and_ranges(ptq_run: Path, qat_run: Path) ->
     assert all(low == pytest.approx(-3.0) for name, (low, _) in learned.items() if f"{name}_hard_swish" in learned)
 
 
+@pytest.mark.slow
 def test_a_quantized_run_scores_the_same_in_a_new_process(qat_run: Path, pictures: Path) -> None:
     from mnv3_tf.export.classifier import open_classifier
 
@@ -246,6 +248,7 @@ def test_interrupted_fine_tuning_keeps_the_best_epoch(float_run: Path, pictures:
     assert read_json(run.calibration)["remarks"] == [] and check_cards(run.path) == ()
 
 
+@pytest.mark.slow
 def test_frozen_layers_keep_their_weights_bit_by_bit(float_run: Path, pictures: Path, tiny_config: Config, tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     import dataclasses

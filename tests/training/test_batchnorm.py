@@ -41,6 +41,7 @@ def test_statistics_by_hand() -> None:
     np.testing.assert_allclose(beta, [7, 60, 5.25], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("identity", [True, False])
 def test_the_function_is_kept_and_training_mode_agrees_with_it(identity: bool) -> None:
     model = randomized(MobileNetV3("small", alpha=0.35, input_shape=(32, 32, 3), classes=5, dropout=0), identity=identity)
@@ -59,6 +60,7 @@ def test_the_function_is_kept_and_training_mode_agrees_with_it(identity: bool) -
     assert np.abs(np.asarray(fresh(pixels, training=True)) - before).max() < 2e-3 * np.ptp(before)
 
 
+@pytest.mark.slow
 def test_adapted_statistics_are_those_of_training_mode() -> None:
     """On one batch, inference then equals training mode; gamma, beta, momentum and what is skipped stay."""
     model = randomized(MobileNetV3("small", alpha=0.35, input_shape=(32, 32, 3), classes=5, dropout=0), identity=False)
@@ -84,6 +86,7 @@ def test_several_batches_are_put_together_by_hand() -> None:
     np.testing.assert_allclose(variance, [25, 225, 625])
 
 
+@pytest.mark.slow
 def test_any_number_of_pictures_goes_through() -> None:
     """The last, incomplete batch (here of one picture) is filled up, and changes nothing."""
     model = MobileNetV3("small", alpha=0.35, input_shape=(32, 32, 3), classes=5)
@@ -92,6 +95,7 @@ def test_any_number_of_pictures_goes_through() -> None:
     np.testing.assert_allclose(found, model.predict(pixels, batch_size=5, verbose=0), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_layers_that_are_skipped_or_normalized() -> None:
     model = randomized(MobileNetV3("small", alpha=0.35, input_shape=(32, 32, 3), classes=5), identity=True)
     before = {layer.name: layer.get_weights() for layer in normalizations(model)}

@@ -118,6 +118,7 @@ def test_what_can_be_a_teacher(source_run: Path, tmp_path: Path) -> None:
         open_teacher(tmp_path / "open.keras")
 
 
+@pytest.mark.slow
 def test_an_int8_file_and_a_quantized_run_teach(small_file: Path, small_runs: Path, pictures: Path) -> None:
     """Opened by the command line; its answers on the training pictures are those of the float network."""
     from mnv3_tf.export.teacher import open_teacher as open_any

@@ -285,6 +285,7 @@ def test_fine_tuning_starts_where_the_weights_were(frozen_run: Path) -> None:
     assert float(first["raw_val_top1"]) > 0.8
 
 
+@pytest.mark.slow
 def test_unfreezing_trains_kernels_and_leaves_batchnorm_alone(pictures: Path, tuned_config: Config, tmp_path: Path,
                                                                source_run: Path) -> None:
     """Accuracy drops where an unfrozen BatchNorm starts to use batch statistics; unless asked, it does not, nor is it trained."""
@@ -297,6 +298,7 @@ def test_unfreezing_trains_kernels_and_leaves_batchnorm_alone(pictures: Path, tu
     assert scores[1] >= scores[0] - 0.05
 
 
+@pytest.mark.slow
 def test_float16_arithmetic_leaves_a_float32_model(pictures: Path, tuned_config: Config, tmp_path: Path) -> None:
     """With rates by layer, stages and loss scaling together; what is saved is traced and lowered in float32."""
     from mnv3_tf.quantization.fold import trace

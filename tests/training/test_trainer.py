@@ -180,6 +180,7 @@ def test_a_damaged_state_is_named(pictures: Path, tiny_config: Config, float_run
         train(open_dataset(pictures), tiny_config, run, resume=True, progress=Silent())
 
 
+@pytest.mark.slow
 def test_broken_pictures_are_named_and_left_out(pictures: Path, tiny_config: Config, tmp_path: Path) -> None:
     import shutil
 

@@ -150,6 +150,7 @@ def test_probabilities_inside_the_graph(small_file: Path, tmp_path: Path) -> Non
         with_scores((folder / "model.tflite").read_bytes())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("io", ["int8", "float32"])
 def test_other_inputs(io: str, small_runs: Path, tmp_path: Path) -> None:
     from mnv3_tf.export.convert import convert, open_source

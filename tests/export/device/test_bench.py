@@ -42,6 +42,7 @@ def odd_name(files: dict[str, Path], tmp_path: Path) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_two_models_on_a_phone(phone: Phone, files: dict[str, Path], odd_name: Path) -> None:
     sim = phone()
     settings = replace(QUICK, cores=("all", "big"), threads=(1, 2))

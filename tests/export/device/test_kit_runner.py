@@ -308,7 +308,7 @@ def test_links_in_packages_are_followed(links: dict[str, str], tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    (b"<html>no such file</html>", "is no Debian package"),
+    (b"<html>no such file</html>", "is not a Debian package"),
     (deb({}, {"lib/ld.so": "/nowhere"}), "leads to no file"),
     (deb({}, {"a/ld.so": "/b/ld.so", "b/ld.so": "/a/ld.so"}), "leads to no file")])
 def test_packages_that_cannot_be_used(content: bytes, words: str, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_two_operators_that_ran_as_one() -> None:
 
 @pytest.mark.parametrize(("names", "problem"), [
     # One operator less, one more, another kind, another order: no layer is named.
-    ((CONV, TABLE, DEPTHWISE, "Multiply (ND)", DENSE), "the profile has 5 operators, and the file goes on"),
+    ((CONV, TABLE, DEPTHWISE, "Multiply (ND)", DENSE), "the profile has 5 operators, and the file has more after them"),
     ((CONV, TABLE, DEPTHWISE, "Multiply (ND)", DENSE, "Add (ND)", CONV), "operator 7 of 7"),
     ((CONV, TABLE, DEPTHWISE, "Multiply (ND)", "Softmax (NC, F32)", "Add (ND)"), "CONV_2D of block_01/project there"),
     ((CONV, TABLE, "Multiply (ND)", DEPTHWISE, DENSE, "Add (ND)"), "operator 5 of 6"),

@@ -95,6 +95,7 @@ def test_an_8_bit_file(table: Path, network: keras.Model, tmp_path: Path) -> Non
     assert any(note.startswith("against the file itself (8 bits") for note in imported.notes)
 
 
+@pytest.mark.slow
 def test_open_sizes(network: keras.Model, table: Path, tmp_path: Path) -> None:
     """TFLite's converter leaves the batch open; that is run as 1. Without height and width there is nothing to run."""
     import tensorflow as tf
@@ -108,6 +109,7 @@ def test_open_sizes(network: keras.Model, table: Path, tmp_path: Path) -> None:
         import_foreign(path, "tflite", table=table, input_size=32)
 
 
+@pytest.mark.slow
 def test_a_backbone_without_a_head(table: Path, tmp_path: Path) -> None:
     """Up to the last block; another task's layers follow."""
     body = build()
@@ -137,6 +139,7 @@ def test_a_model_that_answers_otherwise_is_refused(float_file: Path, table: Path
         import_foreign(float_file, "tflite", table=table)
 
 
+@pytest.mark.slow
 def test_pixels_that_the_file_does_not_tell(float_file: Path, table: Path, tmp_path: Path) -> None:
     """Without its Rescaling layer, the file's input is normalized outside: by ImageNet's mean, say."""
     bare = build(include_preprocessing=False)

@@ -134,6 +134,7 @@ def test_own_files(network: keras.Model, deployed: tuple[Any, Any], tmp_path: Pa
     assert relative(answers(assigned.model), answers(network)) < limit
 
 
+@pytest.mark.slow
 def test_symmetric_padding_and_a_dense_head(tmp_path: Path) -> None:
     """What comes of PyTorch networks: explicit PADs before VALID convolutions, fully connected layers after pooling."""
     body = build(dialect="torchvision", include_top=False)

@@ -19,6 +19,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
     return int(stopped.value.code or 0), text.out, text.err
 
 
+@pytest.mark.slow
 def test_a_sound_file_exits_with_0_and_leaves_a_report(small_file: Path, pictures: Path, tmp_path: Path,
                                                       capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, small_file, "--data", pictures, "--report", tmp_path / "report")
