@@ -1,6 +1,7 @@
 """Every rule beside the runtime: small files of one operator each, and what XNNPACK really does with them."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,22 +17,68 @@ Function = Callable[[Any], Any]
 
 def converted(function: Function, kind: str, shape: tuple[int | None, ...] = SHAPE) -> bytes:
     """A function of one float tensor as a file."""
+    return _converted([function], kind, shape)[0]
+
+
+def _converted(functions: Sequence[Function], kind: str, shape: tuple[int | None, ...]) -> tuple[bytes, list[int]]:
+    """Functions side by side in a file, each with an input of its own; and how many outputs each has."""
     import tensorflow as tf
 
-    call = tf.function(function).get_concrete_function(tf.TensorSpec(shape, tf.float32))
+    counts: list[int] = []
+
+    def side_by_side(*inputs: Any) -> list[Any]:
+        made = [tf.nest.flatten(function(x)) for function, x in zip(functions, inputs, strict=True)]
+        counts[:] = map(len, made)
+        return tf.nest.flatten(made)
+
+    specs = [tf.TensorSpec(shape, tf.float32, f"x{number}") for number in range(len(functions))]
+    call = tf.function(side_by_side, autograph=False).get_concrete_function(*specs)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([call])
     if kind != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if kind in ("int8", "int16"):
         rng = np.random.default_rng(0)
         given = tuple(size or 1 for size in shape)
-        converter.representative_dataset = lambda: ([2 * rng.normal(size=given).astype(np.float32)] for _ in range(4))
+        converter.representative_dataset = lambda: (
+            len(functions) * [2 * rng.normal(size=given).astype(np.float32)] for _ in range(4))
         sets = tf.lite.OpsSet
         converter.target_spec.supported_ops = [
             sets.TFLITE_BUILTINS_INT8 if kind == "int8" else sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8]
         converter.inference_input_type = converter.inference_output_type = getattr(tf, kind)
     with captured_stderr(lambda line: True):
-        return bytes(converter.convert())
+        return bytes(converter.convert()), counts
+
+
+def converted_together(functions: Mapping[str, Function], kind: str, shape: tuple[int | None, ...] = SHAPE) -> dict[str, bytes]:
+    """Several functions, each as a file of its own. They are converted at once, which takes hardly longer than one of them."""
+    content, counts = _converted(list(functions.values()), kind, shape)
+    return dict(zip(functions, cut(content, counts), strict=True))
+
+
+def cut(content: bytes, counts: Sequence[int]) -> Iterator[bytes]:
+    """A file for each group of outputs, with the operators and tensors that they need."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    graph, model.signatureDefs = model.subgraphs[0], None
+    operators, tensors, inputs, outputs = graph.operators, graph.tensors, graph.inputs, list(graph.outputs)
+    assert len(model.subgraphs) == 1 and len(outputs) == sum(counts)
+    for count in counts:
+        graph.operators, graph.outputs, outputs = [], outputs[:count], outputs[count:]
+        needed = set(graph.outputs)
+        for operator in reversed(operators):
+            if needed & set(operator.outputs):
+                needed |= {*operator.inputs, *operator.outputs}
+                graph.operators.insert(0, copy.copy(operator))
+        graph.inputs = [index for index in inputs if index in needed]
+        places = {index: place for place, index in enumerate(sorted(needed - {-1}))} | {-1: -1}
+        graph.tensors = [tensors[index] for index in places if index >= 0]
+        for part in (graph, *graph.operators):
+            part.inputs, part.outputs = [[places[index] for index in indices] for indices in (part.inputs, part.outputs)]
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        yield bytes(builder.Output())
 
 
 def outside(content: bytes) -> tuple[TfliteFile, set[int]]:
@@ -69,13 +116,15 @@ def operators() -> dict[str, Function]:
 def test_the_tables_are_what_the_runtime_does() -> None:
     functions = operators()
     assert set(functions) == FLOAT_ONLY | NEVER
-    for name, function in functions.items():
-        file, left = outside(converted(function, "float32"))
+    floats = converted_together(functions, "float32")
+    integers = converted_together({name: functions[name] for name in FLOAT_ONLY}, "int8")
+    for name in functions:
+        file, left = outside(floats[name])
         mine = {op.index for op in file.operators if op.name == name}
         assert mine, name
         assert mine <= left if name in NEVER else not mine & left, name
         if name in FLOAT_ONLY:
-            file, left = outside(converted(function, "int8"))
+            file, left = outside(integers[name])
             mine = {op.index for op in file.operators if op.name == name and operator_dtype(file, op) == "int8"}
             assert mine and mine <= left, name
         for op in file.operators:
@@ -108,32 +157,32 @@ def test_int16_activations() -> None:
 def test_hybrid_depthwise_convolution() -> None:
     import tensorflow as tf
 
-    kernel = weights(5, 5, 64, 1)
-    content = converted(lambda x: tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "SAME"), "dynamic", (1, 8, 8, 64))
-    check(content, "DEPTHWISE_CONV_2D", "8-bit weights and float32 activations")
+    depthwise, kernel = weights(5, 5, 64, 1), weights(3, 3, 64, 64)
+    files = converted_together({"depthwise": lambda x: tf.nn.depthwise_conv2d(x, depthwise, [1, 1, 1, 1], "SAME"),
+                                "plain": lambda x: tf.nn.conv2d(x, kernel, 1, "SAME")}, "dynamic", (1, 8, 8, 64))
+    check(files["depthwise"], "DEPTHWISE_CONV_2D", "8-bit weights and float32 activations")
     # A plain convolution of that kind is taken.
-    kernel = weights(3, 3, 64, 64)
-    assert outside(converted(lambda x: tf.nn.conv2d(x, kernel, 1, "SAME"), "dynamic", (1, 8, 8, 64)))[1] == set()
+    assert outside(files["plain"])[1] == set()
 
 
-def test_computed_weights_and_shapes() -> None:
+def test_computed_weights_shapes_and_many_axes() -> None:
     import tensorflow as tf
 
     def own_kernel(x: Any) -> Any:
         return tf.nn.conv2d(x, tf.reshape(tf.reduce_mean(x) * tf.ones([144]), [3, 3, 4, 4]), 1, "SAME")
 
-    check(converted(own_kernel, "float32"), "CONV_2D", "its weights are computed")
+    floats = converted_together({"kernel": own_kernel, "axes": lambda x: tf.reshape(x, [1, 2, 2, 2, 2, 2, 8])}, "float32")
+    check(floats["kernel"], "CONV_2D", "its weights are computed")
+    check(floats["axes"], "RESHAPE", "more than 6 axes")
     content = converted(lambda x: tf.reshape(x, [tf.shape(x)[0], 256]), "float32", (None, 8, 8, 4))
     check(content, "RESHAPE", "its new shape is computed")
     check(content, "SHAPE", "works on int32")
 
 
-def test_steps_and_axes() -> None:
-    import tensorflow as tf
-
-    check(converted(lambda x: x[:, ::2], "int8"), "STRIDED_SLICE", "steps over values")
-    assert outside(converted(lambda x: x[:, 1:5], "int8"))[1] == set()
-    check(converted(lambda x: tf.reshape(x, [1, 2, 2, 2, 2, 2, 8]), "float32"), "RESHAPE", "more than 6 axes")
+def test_steps() -> None:
+    files = converted_together({"steps": lambda x: x[:, ::2], "slice": lambda x: x[:, 1:5]}, "int8")
+    check(files["steps"], "STRIDED_SLICE", "steps over values")
+    assert outside(files["slice"])[1] == set()
 
 
 def test_bytes_of_the_other_sign(files) -> None:
@@ -157,15 +206,21 @@ def scaled(content: bytes, name: str, factor: float) -> bytes:
     return bytes(builder.Output())
 
 
+@pytest.fixture(scope="module")
+def sums() -> dict[str, bytes]:
+    """Additions, subtractions and multiplications in int8."""
+    import tensorflow as tf
+
+    def turned(x: Any) -> Any:
+        return tf.transpose(x, [0, 2, 1, 3])
+
+    return converted_together({"ADD": lambda x: x + turned(x), "SUB": lambda x: x - turned(x), "MUL": lambda x: x * turned(x)},
+                              "int8")
+
+
 @pytest.mark.parametrize(("name", "beyond", "within"), [("ADD", 2.0 ** -9, 2.0 ** -6), ("SUB", 2.0 ** -9, 2.0 ** -6),
                                                         ("ADD", 2.0 ** 11, 2.0 ** 9), ("SUB", 2.0 ** 11, 2.0 ** 9),
                                                         ("MUL", 2.0 ** -9, 2.0 ** -7), ("MUL", 2.0 ** 17, 2.0 ** 15)])
-def test_scales_beyond_the_limits(name: str, beyond: float, within: float) -> None:
-    import tensorflow as tf
-
-    functions: dict[str, Function] = {"ADD": lambda x: x + tf.transpose(x, [0, 2, 1, 3]),
-                                      "SUB": lambda x: x - tf.transpose(x, [0, 2, 1, 3]),
-                                      "MUL": lambda x: x * tf.transpose(x, [0, 2, 1, 3])}
-    content = converted(functions[name], "int8")
-    check(scaled(content, name, beyond), name, "beyond XNNPACK's limits")
-    assert outside(scaled(content, name, within))[1] == set()
+def test_scales_beyond_the_limits(name: str, beyond: float, within: float, sums: dict[str, bytes]) -> None:
+    check(scaled(sums[name], name, beyond), name, "beyond XNNPACK's limits")
+    assert outside(scaled(sums[name], name, within))[1] == set()
