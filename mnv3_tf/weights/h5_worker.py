@@ -17,8 +17,8 @@ import numpy as np
 from mnv3_tf.errors import InputError
 from mnv3_tf.weights.h5_files import Group, read_groups
 
-# 100 MB take about a second.
-_SECONDS, _BYTES_A_SECOND = 60, 4 << 20
+# 100 MB take about a second; the rest is for machines with much other work.
+_SECONDS, _BYTES_A_SECOND = 240, 4 << 20
 
 
 def read_apart(path: Path, content: bytes, most_groups: int) -> tuple[str, tuple[Group, ...]]:

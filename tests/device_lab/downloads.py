@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-_SECONDS = 300
+_SECONDS = 180
 # Packages with all that they need, whatever is installed here; apt checks the archive's signature and their SHA-256.
 _FETCH = r"""
 set -e

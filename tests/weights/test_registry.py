@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import keras
 import pytest
+from device_lab.keeper import keep
+from device_lab.waiting import PATIENCE
 from keras.src.applications import mobilenet_v3
 
 from mnv3_tf.errors import InputError, KitError
@@ -136,6 +137,7 @@ class _Server(http.server.BaseHTTPRequestHandler):
     """/good, /other, /missing, /short (ends early), /page (a web page), /flaky (ends early once), /slow (does not end)."""
 
     asked: list[str]
+    begun: threading.Event
     ending: threading.Event
 
     def do_GET(self):
@@ -152,7 +154,8 @@ class _Server(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body[:1000] if name == "short" or name == "slow" or (name == "flaky" and first) else body)
         if name == "slow":
             self.wfile.flush()
-            self.ending.wait(120)
+            self.begun.set()
+            self.ending.wait(PATIENCE)
 
     def log_message(self, *_):
         pass
@@ -161,14 +164,14 @@ class _Server(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     """The address of a server, with empty caches of Keras and the kit."""
-    handler = type("Handler", (_Server,), {"asked": [], "ending": threading.Event()})
+    handler = type("Handler", (_Server,), {"asked": [], "begun": threading.Event(), "ending": threading.Event()})
     serving = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     serving.daemon_threads = True
     threading.Thread(target=serving.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    serving.asked = handler.asked
+    serving.asked, serving.begun = handler.asked, handler.begun
     serving.address = f"http://127.0.0.1:{serving.server_port}"
     yield serving
     handler.ending.set()
@@ -284,15 +287,13 @@ def test_a_broken_connection_is_forgotten_by_the_next_try(kind, server):
 
 
 def test_a_download_that_the_user_stops_leaves_nothing(server, tmp_path):
+    keep()
     entry = entry_for(server, "slow", "prefix")
     program = ("import dataclasses, sys; from mnv3_tf.weights.registry import *; fetch(dataclasses.replace("
                f"find_published({entry.name!r}), url={entry.url!r}))")
     process = subprocess.Popen([sys.executable, "-c", program], env=os.environ.copy(), stderr=subprocess.PIPE)
-    until = time.monotonic() + 60
-    while not files(cached_path(entry).parent):
-        assert time.monotonic() < until, "it did not begin"
-        time.sleep(0.1)
-    time.sleep(0.3)
+    assert server.begun.wait(PATIENCE), "it did not begin"
+    assert files(cached_path(entry).parent)
     process.send_signal(signal.SIGINT)
-    assert b"KeyboardInterrupt" in process.communicate(timeout=60)[1]
+    assert b"KeyboardInterrupt" in process.communicate(timeout=PATIENCE)[1]
     assert files(cached_path(entry).parent) == []

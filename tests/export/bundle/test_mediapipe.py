@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from device_lab.downloads import folder_for
+from device_lab.downloads import folder_for, kept
+from device_lab.waiting import PATIENCE
 from PIL import Image
 
 from mnv3_tf.data import read_labels
@@ -24,25 +25,24 @@ PACKAGE = "mediapipe>=1.2,<1.3"
 @pytest.fixture(scope="module")
 def client() -> Path:
     """The Python of an environment with mediapipe, made once for this user."""
-    folder = folder_for("mediapipe", PACKAGE, sys.version)
-    program = folder / "bin" / "python"
-    if not (folder / "complete").exists():
+    def make(folder: Path) -> None:
         venv.create(folder, with_pip=True, clear=True)
-        done = subprocess.run([str(program), "-m", "pip", "install", "--quiet", PACKAGE], capture_output=True, text=True)
+        words = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", PACKAGE]
+        done = subprocess.run(words, capture_output=True, text=True)
         if done.returncode:
             pytest.skip(f"{PACKAGE} cannot be installed, so the real client is not tried: {done.stderr.strip().splitlines()[-1]}")
-        (folder / "complete").touch()
-    return program
+
+    return kept(folder_for("mediapipe", PACKAGE, sys.version), make) / "bin" / "python"
 
 
 def photo_crops(count: int) -> list[np.ndarray]:
     """Crops of the two photos that scikit-learn carries, of many sizes and shapes."""
     from sklearn.datasets import load_sample_images
 
-    rng = np.random.default_rng(0)
+    rng, photos = np.random.default_rng(0), load_sample_images().images
     crops = []
     for number in range(count):
-        photo = load_sample_images().images[number % 2]
+        photo = photos[number % 2]
         height, width = rng.integers(60, 400), rng.integers(60, 600)
         top, left = rng.integers(0, photo.shape[0] - height + 1), rng.integers(0, photo.shape[1] - width + 1)
         crops.append(np.ascontiguousarray(photo[top:top + height, left:left + width]))
@@ -54,7 +54,7 @@ def ask(client: Path, model: Path, pictures: list[np.ndarray], folder: Path) -> 
     np.savez(folder / "pictures.npz", **{f"{number:04d}": picture for number, picture in enumerate(pictures)})  # type: ignore[arg-type]
     script = Path(__file__).with_name("mediapipe_client.py")
     done = subprocess.run([str(client), str(script), str(model), str(folder / "pictures.npz"), str(folder / "answers.json")],
-                          capture_output=True, text=True, timeout=300)
+                          capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-2000:]
     return list(json.loads((folder / "answers.json").read_text())["answers"])
 
