@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
-.PHONY: install test lint quick peers demo bench clean
+.PHONY: install test lint quick peers demo bench bench-arm clean
 
 install: $(VENV)/.installed
 
@@ -46,6 +46,11 @@ demo: install
 bench: install
 	@$(BIN)/python benchmarks/latency.py
 	@$(BIN)/python benchmarks/throughput.py
+	@$(BIN)/python benchmarks/start_up.py
+
+# Counts the ARM instructions of one inference on emulated processors (needs qemu-user; about ten minutes on two cores).
+bench-arm: install
+	@$(BIN)/python benchmarks/arm_instructions.py
 
 clean:
 	rm -rf $(VENV) demo/out benchmarks/out build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,9 +1,9 @@
-"""Latency of the integer form against keras.applications' standard int8 file and against float32, interleaved.
+"""Latency of the kit's int8 file against keras.applications' standard int8 file and against float32, interleaved.
 
 The networks are not trained (latency does not depend on it), but their BatchNorm statistics are estimated on pictures,
 so that every tensor has a sensible range; and keras.applications gets the very same weights, so that both compute the
-same function, up to logits. Times are of one thread unless --threads says otherwise; ratios carry over between machines
-with the same integer instructions, absolute times do not.
+same function, up to logits. Times are of one thread unless --threads gives another number. Ratios hold for this kind of
+processor only: an x86 desktop says little about a phone (arm_instructions.py counts what a phone's processor executes).
 """
 
 import argparse
@@ -71,7 +71,7 @@ def build(name: str, size: int, folder: Path) -> dict[str, Path]:
     from mnv3_tf.export.runtime import captured_stderr
     from mnv3_tf.network import MobileNetV3
     from mnv3_tf.quantization.calibration import calibrate
-    from mnv3_tf.quantization.graph import trace
+    from mnv3_tf.quantization.fold import trace
 
     keras.utils.set_random_seed(0)
     pictures = np.asarray(synthetic_pictures(PICTURES, size))
@@ -132,11 +132,13 @@ def show(name: str, size: int, result: Any) -> None:
 
 def claim(name: str, size: int, result: Any) -> str:
     """One sentence; float32 is ours or keras.applications', whichever is faster."""
+    from mnv3_tf.machine import processor_in_words
+
     compared = ratios(result)
     peer = compared[PEER]
     best_float = min((compared[FLOAT], compared[PEER_FLOAT]))
-    return (f"{name.title()} 1.0 at {size}: int8 is {peer[0]:.2f}x faster than keras.applications int8 (95% interval "
-            f"{peer[1]:.2f} to {peer[2]:.2f}), {best_float[0]:.2f}x faster than float32 ({best_float[1]:.2f} to "
+    return (f"{name.title()} 1.0 at {size} on {processor_in_words()}: int8 is {peer[0]:.2f}x faster than keras.applications int8 "
+            f"(95% interval {peer[1]:.2f} to {peer[2]:.2f}), {best_float[0]:.2f}x faster than float32 ({best_float[1]:.2f} to "
             f"{best_float[2]:.2f}).")
 
 

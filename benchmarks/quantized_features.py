@@ -42,15 +42,15 @@ def measure(backbone: Path, data: Path, calibration_pictures: int) -> None:
     from rich.table import Table
 
     from mnv3_tf.data import Preprocessing, open_dataset
+    from mnv3_tf.data.batches import ContractPictures
     from mnv3_tf.export.convert import convert_graph
     from mnv3_tf.export.runtime import LiteRTModel
     from mnv3_tf.quantization.calibration import calibrate
     from mnv3_tf.quantization.compensate import compensate
     from mnv3_tf.quantization.equalize import equalize
-    from mnv3_tf.quantization.graph import trace
+    from mnv3_tf.quantization.fold import trace
     from mnv3_tf.quantization.lowering import lower
     from mnv3_tf.quantization.twin import Twin
-    from mnv3_tf.training.batches import ContractPictures
 
     model = pooled(backbone)
     height, width = model.input_shape[1:3]

@@ -25,7 +25,7 @@ class ThreadCounts(click.ParamType):
         counts = []
         for part in str(value).split(","):
             if not part.strip().isdecimal() or not 1 <= int(part) <= 256:
-                self.fail(f"{part.strip()!r} in {value!r} is no number of threads: give numbers from 1 to 256 with "
+                self.fail(f"{part.strip()!r} in {value!r} is not a number of threads: give numbers from 1 to 256 with "
                           "commas between, such as 1,2.", param, ctx)
             counts.append(int(part))
         return tuple(dict.fromkeys(counts))
@@ -43,43 +43,46 @@ class Targets(click.ParamType):
         for part in parts:
             named = part.startswith(("adb:", "ssh:")) and part not in ("adb:", "ssh:")
             if part not in ("host", "adb", "all") and not named:
-                self.fail(f"{part!r} is no target: give host, adb, adb:SERIAL, ssh:HOST or all.", param, ctx)
+                self.fail(f"{part!r} is not a target: give host, adb, adb:SERIAL, ssh:HOST or all.", param, ctx)
         return parts
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
 @click.option("--target", "targets", type=Targets(), default="host", show_default=True,
-              help="Where: host, adb (the one phone that is connected), adb:SERIAL, ssh:HOST, or all (host and every phone). "
-                   "Several with commas between.")
+              help="Where to measure: host, adb (the one connected phone), adb:SERIAL, ssh:HOST, or all (host and every phone); "
+                   "several, separated by commas.")
 @click.option("--threads", type=ThreadCounts(), default="1", show_default=True,
-              help="Numbers of CPU threads; each file is measured with each.")
+              help="Numbers of CPU threads, separated by commas; each file is measured with each.")
 @click.option("--cores", default="all", show_default=True, metavar="CHOICE[;...]",
-              help="On a device: all, big, little, prime, mid, numbers (4-7) or a mask (0xf0); several with semicolons between.")
+              help="On a device: all, big, little, prime, mid, numbers (4-7) or a mask (0xf0); several, separated by "
+                   "semicolons.")
 @click.option("--runs", type=click.IntRange(min=1), default=50, show_default=True,
-              help="Timed runs at least; short networks get more, until --min-seconds.")
+              help="Least number of timed runs; fast networks get more, until --min-seconds.")
 @click.option("--min-seconds", type=click.FloatRange(min=0, max=3600),
-              help="Timed seconds at least, for each row.  [default: 1 on the host, 10 on a device]")
-@click.option("--warmup", type=click.IntRange(min=0), default=10, show_default=True, help="Untimed runs before.")
+              help="Least number of timed seconds for each row.  [default: 1 on the host, 10 on a device]")
+@click.option("--warmup", type=click.IntRange(min=0), default=10, show_default=True, help="Untimed runs first.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True,
-              help="Rounds in which the files take turns; fewer than 4 give no verdict.")
+              help="Rounds in which the files take turns; at least 4 are needed to call one faster.")
 @click.option("--delegate", type=click.Choice(["xnnpack", "none", "gpu", "nnapi", "hexagon"]), default="xnnpack",
-              show_default=True, help="XNNPACK, or the runtime's own CPU kernels; the others on a device with benchmark_model.")
+              show_default=True, help="xnnpack, or none (the runtime's CPU kernels); others need a device and benchmark_model.")
 @click.option("--runner", type=click.Choice(["kit", "benchmark_model"]), default="kit", show_default=True,
               help="On a device: the kit's own program, compiled on demand, or TFLite's tool.")
 @click.option("--benchmark-binary", type=click.Path(), metavar="PATH",
-              help="Your own benchmark_model; downloaded once where not given, and checked where a SHA-256 is published.")
+              help="Your own benchmark_model.  [default: downloaded once, and checked if a SHA-256 is published]")
 @click.option("--cool-down", type=click.FloatRange(min=0, max=3600), default=60.0, show_default=True,
-              help="Seconds to wait at most, in all, for a device that got warmer than at the start.")
-@click.option("--fixed-performance", is_flag=True, help="Android's mode of steady clocks meanwhile; reset in any case.")
-@click.option("--profile", is_flag=True, help="Time every operator and layer too, in runs of their own.")
-@click.option("--use-cache", is_flag=True, help="benchmark_model keeps XNNPACK's packed weights in a file.")
+              help="Most seconds to wait, in all, for a device that became warmer than at the start.")
+@click.option("--fixed-performance", is_flag=True,
+              help="Use Android's mode of steady clocks during the measurement, and reset it afterwards.")
+@click.option("--profile", is_flag=True, help="Also time every operator and layer, in separate runs.")
+@click.option("--use-cache", is_flag=True, help="Let benchmark_model keep XNNPACK's packed weights in a file.")
 @click.option("--against", type=click.Path(), metavar="FILE",
-              help="Baseline of the ratios; measured too if it is not among the files.  [default: the first file]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random input; benchmark_model has its own.")
-@click.option("--out", type=click.Path(file_okay=False), metavar="DIR", help="Add the rows to DIR/results.jsonl, and the logs.")
+              help="Baseline of the ratios; measured too if it is not one of the files.  [default: the first file]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random input; benchmark_model has its own.")
+@click.option("--out", type=click.Path(file_okay=False), metavar="DIR",
+              help="Add the rows and logs to this folder (DIR/results.jsonl).")
 @click.option("--gate", "gates", multiple=True, metavar="LIMIT",
-              help='Exit with 3 unless it holds, such as "median_ms < 8 @ adb". May be given more than once.')
+              help='Exit with 3 if this limit does not hold, such as "median_ms < 8 @ adb". May be given more than once.')
 @json_option
 def benchmark(files: tuple[str, ...], targets: tuple[str, ...], threads: tuple[int, ...], cores: str, runs: int,
               min_seconds: float | None, warmup: int, rounds: int, delegate: str, runner: str, benchmark_binary: str | None,
@@ -87,7 +90,7 @@ def benchmark(files: tuple[str, ...], targets: tuple[str, ...], threads: tuple[i
               out: str | None, gates: tuple[str, ...], as_json: bool) -> None:
     """Measure the latency of .tflite files.
 
-    The files take turns over several rounds, so that a machine that slows down meanwhile is fair to all. A file is
+    The files take turns over several rounds, so that a machine that slows down is fair to all. A file is
     called faster or slower than the baseline only where the 95% interval of the ratio says so, and by more than the 2%
     that two loads of one file can differ by. Nothing is left on a device that stays connected.
     """
@@ -136,7 +139,7 @@ def benchmark(files: tuple[str, ...], targets: tuple[str, ...], threads: tuple[i
 
 def _on_host(files: tuple[str, ...], threads: tuple[int, ...], runs: int, min_seconds: float | None, warmup: int, rounds: int,
              seed: int, delegate: str, profile: bool, *, alone: bool) -> "tuple[BenchmarkResult | None, list[Record]]":
-    """The result, and its rows; no result, and rows that say why, where only devices have the delegate."""
+    """The result and its rows; or no result and rows that say why, if only devices have the delegate."""
     from datetime import UTC, datetime
 
     from mnv3_tf.errors import InputError
@@ -161,7 +164,7 @@ def _on_host(files: tuple[str, ...], threads: tuple[int, ...], runs: int, min_se
 
 def _on_devices(targets: list[str], files: list[Path], settings: "DeviceSettings", records: "list[Record]", logs: list[str],
                 against: str | None, *, print_rows: bool) -> list[str]:
-    """Adds the devices' rows; gives what went wrong, a line for each device."""
+    """Adds the devices' rows; returns what went wrong, one line for each device."""
     if not targets:
         return []
     from mnv3_tf.export.device.bench import benchmark_device, open_target

@@ -2,29 +2,30 @@
 
 import click
 
-from mnv3_tf.cli.options import Terminal, json_option, print_json, quiet_libraries
+from mnv3_tf.cli.options import Terminal, json_option, print_json
 from mnv3_tf.errors import GateError
 
 
 @click.command()
 @click.argument("file", required=False, metavar="[FILE.tflite]", type=click.Path())
-@click.option("--out", type=click.Path(), metavar="DIR", help="Folder to make.")
+@click.option("--out", type=click.Path(), metavar="DIR", help="Folder to write.")
 @click.option("--check", "checked", type=click.Path(), metavar="DIR", help="Check an existing bundle instead of making one.")
 @click.option("--data", type=click.Path(), metavar="PATH",
-              help="Pictures to choose goldens from, and to measure on what MediaPipe's own preprocessing changes; generated "
-                   "patterns where not given.")
-@click.option("--goldens", type=click.IntRange(1, 100), default=6, show_default=True, help="Pictures with exact tensors.")
-@click.option("--scores", is_flag=True, help="The model gives float32 probabilities instead of logits.")
+              help="Pictures for the goldens, and to measure what MediaPipe's own preprocessing changes.  "
+                   "[default: generated patterns]")
+@click.option("--goldens", type=click.IntRange(1, 100), default=6, show_default=True,
+              help="Number of goldens: pictures with their exact input and output tensors.")
+@click.option("--scores", is_flag=True, help="Output float32 probabilities instead of logits.")
 @click.option("--client", type=click.Choice(["contract", "mediapipe"]), default="contract", show_default=True,
               help="Whose preprocessing the bundle asks for: the model's own, or MediaPipe's ImageClassifier's.")
 @click.option("--app", type=click.Path(), metavar="DIR",
-              help="Also copy the sample Android app there, with the bundle in its assets.")
-@click.option("--name", default="", help="Of the model; the file's where not given.")
+              help="Also copy the sample Android app to this folder, with the bundle in its assets.")
+@click.option("--name", default="", help="Name of the model.  [default: the file's name]")
 @click.option("--description", default="Image classifier", show_default=True, help="For metadata and model card.")
 @click.option("--author", default="", help="For metadata and model card.")
 @click.option("--license", "licence", default="", help="For metadata and model card.")
 @click.option("--model-version", default="", help="For metadata and model card.")
-@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @json_option
 def bundle(file: str | None, out: str | None, checked: str | None, data: str | None, goldens: int, scores: bool, client: str,
            app: str | None, name: str, description: str, author: str, licence: str, model_version: str, force: bool,
@@ -32,10 +33,9 @@ def bundle(file: str | None, out: str | None, checked: str | None, data: str | N
     """Makes the folder that an Android app needs from a .tflite file, or checks one.
 
     It holds the model with TFLite metadata, labels.txt, preprocessing.json (how a picture becomes the input, and an output a
-    score), model_card.md, pictures with their exact input and output bytes, and SHA-256 sums of all. --check exits with 3 where
-    anything was changed, naming the file.
+    score), model_card.md, pictures with their exact input and output bytes, and SHA-256 sums of all files. --check exits with 3
+    if anything was changed, and names the file.
     """
-    quiet_libraries()
     if checked is not None:
         if file or out:
             raise click.UsageError("--check DIR goes alone, without FILE.tflite and --out.")
@@ -68,6 +68,6 @@ def _check(folder: str, as_json: bool) -> None:
     if as_json:
         print_json({"folder": folder, "passed": not problems, "problems": list(problems)})
     elif not problems:
-        click.echo(f"{folder}: every file is as it was made, and every golden gives its bytes.")
+        click.echo(f"{folder}: no file was changed, and every golden gives its output bytes.")
     if problems:
         raise GateError(f"{folder}: {'; '.join(problems)}.")

@@ -13,10 +13,10 @@ from mnv3_tf.errors import GateError
               help="Ratio above which a row that is slower is a regression.")
 @json_option
 def compare(base: str, new: str, threshold: float, as_json: bool) -> None:
-    """Compares two result folders of `mnv3 benchmark --out`; exit code 3 where a row got slower or fails that did not.
+    """Compares two result folders of `mnv3 benchmark --out`; exit code 3 if a row got slower, or fails and did not before.
 
-    Slower is by more than the threshold, and by the whole interval of the ratio where there is one. The two were measured at
-    different times: heat and other work are not the same for both, as they are within one run.
+    A row got slower if its ratio is above the threshold, and its 95% interval (if there is one) says so too. The two results
+    were measured at different times, so heat and other work may differ between them.
     """
     from mnv3_tf.export.results.compare import compare_results
     from mnv3_tf.export.results.store import read_records

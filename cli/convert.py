@@ -13,17 +13,18 @@ from mnv3_tf.cli.options import json_option, print_json, quiet_libraries
 @click.option("--format", type=click.Choice(["int8", "float16", "dynamic", "float32"]), default="int8", show_default=True,
               help="int8 needs a quantized run.")
 @click.option("--io", type=click.Choice(["uint8", "int8", "float32"]),
-              help="Input and output of an int8 file; uint8 where not given.")
+              help="Type of input and output of an int8 file.  [default: uint8]")
 @click.option("--lowering", type=click.Choice(["xnnpack", "fused"]),
-              help="Form of hard-swish: xnnpack (int8 where not given) or fused, the native operation (the other formats).")
+              help="Hard-swish as ADD and MUL (xnnpack), or as the native operator (fused).  "
+                   "[default: xnnpack for int8, else fused]")
 @json_option
 def convert(model: str, out: str, format: str, io: str | None, lowering: str | None, as_json: bool) -> None:
     """Writes MODEL (a run folder or .keras file) as a checked .tflite file.
 
     Its preprocessing contract, labels and card are written beside it. Every file takes RGB pixels: uint8 the byte, int8 the
-    byte minus 128, float32 the value 0..255. An int8 file is refused (exit code 3) where it has float operations
-    beyond the blocks that the run leaves float, stray conversions, open sizes, several XNNPACK partitions (but for --lowering
-    fused), or answers otherwise than the quantized network.
+    byte minus 128, float32 the value 0..255. An int8 file is refused (exit code 3) if it has float operations outside the
+    blocks that the run leaves float, stray conversions, open sizes or several XNNPACK partitions (except with --lowering fused),
+    or if its answers differ from the quantized network's.
     """
     quiet_libraries()
     from mnv3_tf.export.convert import convert as run_conversion

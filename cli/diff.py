@@ -2,7 +2,7 @@
 
 import click
 
-from mnv3_tf.cli.options import json_option, print_json, quiet_libraries
+from mnv3_tf.cli.options import json_option, print_json, quiet_libraries_for
 
 
 @click.command()
@@ -10,12 +10,12 @@ from mnv3_tf.cli.options import json_option, print_json, quiet_libraries
 @click.argument("b", type=click.Path())
 @json_option
 def diff(a: str, b: str, as_json: bool) -> None:
-    """Says in words what differs between A and B: run folders, .keras or .tflite files, of any two kinds.
+    """Lists what differs between A and B: run folders, .keras or .tflite files, in any combination.
 
     The exit code is 0 whether or not they differ.
     """
-    if not (a.endswith(".tflite") and b.endswith(".tflite")):
-        quiet_libraries()
+    if not a.endswith(".tflite") and not b.endswith(".tflite"):  # only then are networks opened
+        quiet_libraries_for(a, b)
     from mnv3_tf.export.differences import compare
 
     found = compare(a, b)

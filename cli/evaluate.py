@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mnv3_tf.cli.options import Terminal, data_option, json_option, print_json, quiet_libraries
+from mnv3_tf.cli.options import Terminal, data_option, json_option, print_json, quiet_libraries_for
 
 if TYPE_CHECKING:
     from mnv3_tf.metrics import Scores
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 @click.argument("model", type=click.Path())
 @data_option
 @click.option("--split", type=click.Choice(["test", "val", "train", "all"]),
-              help="Part of the data; test where there is one, else val; all of a folder that has no splits.")
+              help="Part of the data.  [default: test if there is one, else val; all if the folder has no splits]")
 @click.option("--strict", is_flag=True, help="Fail on a broken picture instead of leaving it out.")
 @click.option("--against", type=click.Path(), metavar="MODEL2",
-              help="Also say how far the answers agree with those of another model.")
-@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Of the TFLite runtime.")
+              help="Also compare the answers with those of another model.")
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Threads of the TFLite runtime.")
 @json_option
 def evaluate(model: str, data: str, split: str | None, strict: bool, against: str | None, threads: int,
              as_json: bool) -> None:
     """Scores MODEL (a run folder, .keras or .tflite file) on labelled pictures, with the model's own preprocessing."""
-    quiet_libraries()
+    quiet_libraries_for(model, against)
     from mnv3_tf.export.classifier import open_classifier
     from mnv3_tf.export.evaluate import evaluate as run_evaluation
 

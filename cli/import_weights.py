@@ -14,24 +14,26 @@ NETWORKS = ("large", "small", "large_minimalistic", "small_minimalistic")
 
 @click.command()
 @click.argument("source", type=click.Path())
-@click.option("--from", "origin", type=click.Choice(ORIGINS), help="The package that saved it; known for published weights.")
-@click.option("--model", "name", type=click.Choice(NETWORKS), help="As the shapes say, where not given.")
-@click.option("--alpha", type=float, help="Width multiplier; as the shapes say, where not given.")
+@click.option("--from", "origin", type=click.Choice(ORIGINS), help="The package that saved it; not needed for published weights.")
+@click.option("--model", "name", type=click.Choice(NETWORKS), help="The network.  [default: found from the shapes]")
+@click.option("--alpha", type=float, help="Width multiplier.  [default: found from the shapes]")
 @click.option("--dialect", type=click.Choice(["keras", "torchvision", "timm", "timm_tf", "paddle"]),
               help="Needed for timm, whose tf_* networks (timm_tf) have the same tensors.")
-@click.option("--model-name", metavar="NAME", help="The package's own name, such as tf_mobilenetv3_large_100, in place of these.")
-@click.option("--part", metavar="KEY", help="Of a checkpoint with several dicts of tensors, the one to take, such as state_dict.")
+@click.option("--model-name", metavar="NAME",
+              help="The package's own name of the network, such as tf_mobilenetv3_large_100, instead of these.")
+@click.option("--part", metavar="KEY", help="Which dict of tensors to take from a checkpoint with several, such as state_dict.")
 @click.option("--size", metavar="PIXELS|HEIGHTxWIDTH",
-              help="Input; that of published weights or of a .tflite or TensorFlow.js model, else 224, where not given.")
-@click.option("--labels", type=click.Path(), metavar="FILE", help="Class names, one a line in the order of the outputs.")
-@click.option("--mean", type=float, nargs=3, help="Of the channels as shares of 255, such as 0.485 0.456 0.406.")
-@click.option("--std", type=float, nargs=3, help="Likewise, such as 0.229 0.224 0.225.")
+              help="Input size.  [default: that of published weights, .tflite or TensorFlow.js models; else 224]")
+@click.option("--labels", type=click.Path(), metavar="FILE", help="Class names, one on each line, in the order of the outputs.")
+@click.option("--mean", type=float, nargs=3, help="Mean of each channel as a share of 255, such as 0.485 0.456 0.406.")
+@click.option("--std", type=float, nargs=3,
+              help="Standard deviation of each channel as a share of 255, such as 0.229 0.224 0.225.")
 @click.option("--dropout", type=float, default=0.2, show_default=True,
-              help="Share dropped before the classifier when it was trained; PaddleClas scales its answers by the rest.")
-@click.option("--table", type=click.Path(), metavar="blocks.yaml", help="The table of a network of your own.")
+              help="Dropout before the classifier in training; PaddleClas scales its outputs by the rest.")
+@click.option("--table", type=click.Path(), metavar="blocks.yaml", help="Block table of your own network.")
 @click.option("--out", required=True, type=click.Path(), metavar="MODEL.keras|RUN", help="File, or run folder, to write.")
 @click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="For a run folder: how pictures were prepared, such as data.resize=crop; may be given again.")
+              help="For a run folder: how pictures were prepared, such as data.resize=crop; may be given more than once.")
 @json_option
 def import_weights(source: str, origin: str | None, size: str | None, labels: str | None, out: str, overrides: tuple[str, ...],
                    as_json: bool, **options: Any) -> None:
@@ -40,9 +42,9 @@ def import_weights(source: str, origin: str | None, size: str | None, labels: st
     SOURCE is a file that the package saved (.pth, .safetensors, .pdparams, .h5, .weights.h5, .keras, .tflite, or the model.json
     of a TensorFlow.js graph model), or the name of published weights, such as torchvision/mobilenet_v3_small.IMAGENET1K_V1.
 
-    The model takes RGB pixels 0..255 and gives logits (features, where the source has no classifier). Its card is written beside
-    it, and so are labels and preprocessing contract where they are known. Where
-    --out has no ending it is a run folder, as `mnv3 train` leaves one: what predicts, quantizes and converts goes on from there.
+    The model takes RGB pixels 0..255 and gives logits (features, if the source has no classifier). Its card is written beside
+    it, and so are labels and preprocessing contract if they are known. If --out has no ending, it is a run folder like those of
+    `mnv3 train`, which predict, quantize and convert take.
     """
     quiet_libraries()
     from mnv3_tf.data import read_labels
@@ -66,12 +68,12 @@ def import_weights(source: str, origin: str | None, size: str | None, labels: st
     click.echo(f"Imported: {out} ({what} at alpha {settings.alpha:g}, dialect {settings.dialect}, {head}, "
                f"input {height}x{width}, {len(imported.tensors)} tensors).")
     if imported.left_out:
-        click.echo(f"Left out, for nothing depends on them: {', '.join(imported.left_out[:5])}"
+        click.echo(f"Left out, because nothing depends on them: {', '.join(imported.left_out[:5])}"
                    f"{f' and {len(imported.left_out) - 5} more' if len(imported.left_out) > 5 else ''}.")
 
 
 def _check_out(run: bool, out: str, overrides: tuple[str, ...]) -> None:
-    """Refuses, before anything is downloaded or read, a place that cannot be written to and settings that are none."""
+    """Refuses, before anything is downloaded or read, a place that cannot be written to and settings that do not exist."""
     from mnv3_tf.errors import InputError
     from mnv3_tf.training.run_folder import RunFolder
     from mnv3_tf.weights.saving import check_out, check_picture_settings
@@ -97,7 +99,7 @@ def _import(source: str, origin: str | None, arguments: dict[str, Any]) -> Any:
         value = arguments.pop(key)
         if value:
             raise InputError(f"{option} {value}: is for weights that are found by their names; those of a {origin} file "
-                             "are found by their order. Leave it away.")
+                             "are found by their order. Leave it out.")
     return import_foreign(source, origin, **arguments)
 
 

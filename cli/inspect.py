@@ -16,15 +16,15 @@ _SHOWN = 6
 
 @click.command()
 @click.argument("file", metavar="FILE.tflite", type=click.Path())
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of the TFLite runtime.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of the TFLite runtime.")
 @click.option("--require", type=click.Choice(["int8", "one-partition"]), multiple=True,
-              help="Exit with 3 unless it is so: int8 throughout, or run by XNNPACK in one piece. May be given twice.")
+              help="Exit with 3 unless the file is int8 throughout, or runs as one XNNPACK partition. May be given twice.")
 @json_option
 def inspect(file: str, threads: int, require: tuple[str, ...], as_json: bool) -> None:
-    """Shows what any .tflite file is: ours or foreign.
+    """Shows what is in a .tflite file, made by this kit or not.
 
-    What it computes in, its operators by type, float islands, stray conversions, custom operators, open sizes, bytes by type, and
-    what XNNPACK on this machine leaves outside, with the reason where it is known.
+    The types it computes in, its operators, float islands, stray conversions, custom operators, open sizes, bytes by type, and
+    the operators that XNNPACK on this machine does not run, with the reason if it is known.
     """
     from mnv3_tf.export.inspection import inspect_file
 
@@ -35,7 +35,7 @@ def inspect(file: str, threads: int, require: tuple[str, ...], as_json: bool) ->
     else:
         _print(found)
     if failures:
-        raise GateError(f"{file}: is not what was required: {'; '.join(failures)}.")
+        raise GateError(f"{file}: does not meet --require: {'; '.join(failures)}.")
 
 
 def _print(found: "Inspection") -> None:

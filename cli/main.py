@@ -10,18 +10,18 @@ import click
 COMMANDS = {
     "train": "Train a network on pictures in folders.",
     "evaluate": "Score a run, a .keras or a .tflite file on labelled pictures.",
-    "predict": "Say what is on pictures.",
-    "import-weights": "Take the weights of keras.applications, torchvision, timm, PaddleClas, a .tflite file or TensorFlow.js.",
-    "quantize": "Make the int8 form of a trained run (QAT or PTQ).",
-    "sensitivity": "Find the blocks that 8 bits hurt, and leave the fewest float that meet a budget.",
-    "convert": "Write a .tflite file.",
-    "verify": "Prove that every form of a network gives the same answers, or say which step broke them.",
-    "inspect": "Show what a .tflite file is, what XNNPACK leaves out of it, and why.",
-    "diff": "Say in words what differs between two runs or files.",
+    "predict": "Classify pictures.",
+    "import-weights": "Import weights of keras.applications, torchvision, timm, PaddleClas, a .tflite file or TensorFlow.js.",
+    "quantize": "Quantize a trained run to int8 (QAT or PTQ).",
+    "sensitivity": "Find the blocks that lose accuracy in 8 bits, and keep as few as possible in float.",
+    "convert": "Convert a run or a .keras file to .tflite.",
+    "verify": "Check that Keras and TFLite give the same answers, or say which step broke them.",
+    "inspect": "Show what is in a .tflite file, what XNNPACK does not run, and why.",
+    "diff": "List what differs between two runs or files.",
     "benchmark": "Measure the latency of .tflite files.",
-    "report": "Draw results of benchmarks: table, CSV and page.",
+    "report": "Draw benchmark results: table, CSV and HTML page.",
     "compare": "Compare two sets of benchmark results; exit code 3 on a regression.",
-    "bundle": "Make, or check, the folder that an Android app needs.",
+    "bundle": "Make or check the folder that an Android app needs.",
     "summary": "Show a model's layers, parameters and MACs.",
 }
 
@@ -51,11 +51,11 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="mnv3-tf", prog_name="mnv3")
 def cli() -> None:
-    """MobileNetV3 on a phone: train, quantize, convert, prove and measure."""
+    """MobileNetV3 on a phone: train, quantize, convert, check and measure."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line and exits: 0 done, 1 failed, 2 usage, 3 a gate did not pass, 4 no device that
+    """Runs the command line and exits: 0 done, 1 failed, 2 usage, 3 a check or limit failed, 4 no device that
     could be measured, 130 stopped."""
     from mnv3_tf.errors import KitError
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ from mnv3_tf.progress import Advance
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds ``-c config.yaml`` and ``-o section.key=value``."""
     command = click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE",
-                           help="Change one setting, such as train.epochs=40; may be given again.")(command)
+                           help="Change one setting, such as train.epochs=40; may be given more than once.")(command)
     return click.option("-c", "--config", "config_path", type=click.Path(dir_okay=False),
                         help="YAML file with settings.")(command)
 
@@ -36,10 +37,10 @@ def print_json(value: Any) -> None:
 
 
 def quiet_libraries() -> None:
-    """Keeps TensorFlow's start-up chatter off the terminal. Call before anything imports it.
+    """Keeps TensorFlow's start-up messages off the terminal. Call before anything imports it.
 
     Before its logging is set up, TensorFlow writes to standard error whatever the log level; so it is imported here, with
-    that stream held back and everything but the known chatter passed on.
+    that stream held back and everything but the known messages passed on.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import logging
@@ -54,6 +55,24 @@ def quiet_libraries() -> None:
 
         tf.config.list_physical_devices()
         tf.constant(0)
+
+
+def quiet_libraries_for(*models: str | None) -> None:
+    """:func:`quiet_libraries`, but only where Keras or TensorFlow opens one of the models: a run folder or a ``.keras`` file.
+
+    A ``.tflite`` file needs neither, and what is missing or of another kind is refused without them.
+    """
+    if any(model is not None and _needs_tensorflow(Path(model)) for model in models):
+        quiet_libraries()
+
+
+def _needs_tensorflow(model: Path) -> bool:
+    if model.is_dir():
+        from mnv3_tf.training.run_folder import RunFolder
+
+        run = RunFolder(model)
+        return run.model.exists() or run.is_quantized
+    return model.suffix == ".keras" and model.exists()
 
 
 _NOISE = ("cuda", "oneDNN custom operations", "All log messages before absl", "cpu_feature_guard", "computation_placer",

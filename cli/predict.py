@@ -2,20 +2,21 @@
 
 import click
 
-from mnv3_tf.cli.options import json_option, print_json, quiet_libraries
+from mnv3_tf.cli.options import json_option, print_json, quiet_libraries_for
 
 
 @click.command()
 @click.argument("model", type=click.Path())
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(), metavar="PICTURE...")
-@click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Classes per picture.")
+@click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True,
+              help="Number of classes to print for each picture.")
 @json_option
 def predict(model: str, pictures: tuple[str, ...], top_k: int, as_json: bool) -> None:
-    """Says what MODEL (a run folder, .keras or .tflite file) sees on pictures; a folder stands for the files in it.
+    """Classifies pictures with MODEL (a run folder, .keras or .tflite file); a folder stands for the files in it.
 
-    A picture that cannot be read is named and the others are still answered; the exit code is then 1.
+    A picture that cannot be read is named, and the others are still classified; the exit code is then 1.
     """
-    quiet_libraries()
+    quiet_libraries_for(model)
     from mnv3_tf.export.classifier import open_classifier
     from mnv3_tf.export.evaluate import predict as run_prediction
 

@@ -10,13 +10,13 @@ from mnv3_tf.cli.options import Terminal, config_options, data_option, quiet_lib
 @data_option
 @click.option("--out", required=True, type=click.Path(), metavar="QRUN", help="Run folder to write.")
 @click.option("--method", type=click.Choice(["qat", "ptq"]), default="qat", show_default=True,
-              help="qat: calibrate and fine-tune with the float model as teacher; ptq: calibrate only.")
+              help="qat: calibrate, then fine-tune with the float model as teacher; ptq: calibrate only.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of fine-tuning (quantize.epochs).")
-@click.option("--smoke", is_flag=True, help="Calibrate on anything, random numbers too: only to try the tools.")
+@click.option("--smoke", is_flag=True, help="Allow calibration on anything, even random numbers; only to try the tools.")
 @config_options
 def quantize(run: str, data: str, out: str, method: str, epochs: int | None, smoke: bool, config_path: str | None,
              overrides: tuple[str, ...]) -> None:
-    """Makes the 8-bit form of the trained run RUN.
+    """Quantizes the trained run RUN to 8 bits.
 
     The settings are those of RUN, changed by -c and -o.
     """

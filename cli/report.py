@@ -6,8 +6,9 @@ import click
 @click.command()
 @click.argument("results", nargs=-1, required=True, type=click.Path())
 @click.option("--out", required=True, type=click.Path(file_okay=False), metavar="DIR", help="Folder to write.")
-@click.option("--title", default="Latency", show_default=True, help="Of the page.")
-@click.option("--accuracy", multiple=True, metavar="FILE=TOP1", help="Accuracy of a file in 0..1; may be given more than once.")
+@click.option("--title", default="Latency", show_default=True, help="Title of the page.")
+@click.option("--accuracy", multiple=True, metavar="FILE=TOP1",
+              help="Accuracy of a file, from 0 to 1; may be given more than once.")
 def report(results: tuple[str, ...], out: str, title: str, accuracy: tuple[str, ...]) -> None:
     """Draws RESULTS (folders that `mnv3 benchmark --out` wrote): report.md, report.csv and an offline page, index.html."""
     from mnv3_tf.export.results.report import accuracy_by_file, write_results_report

@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 @click.argument("qrun", type=click.Path())
 @data_option
 @click.option("--out", required=True, type=click.Path(), metavar="DIR",
-              help="Folder to write: the analysis, and the mixed run where blocks are left float.")
-@click.option("--against", type=click.Path(), metavar="RUN", help="The float run; found through the run card where not given.")
+              help="Folder to write: the analysis, and the mixed run if blocks are left float.")
+@click.option("--against", type=click.Path(), metavar="RUN", help="The float run.  [default: found through the run card]")
 @click.option("--budget", type=click.FloatRange(min=0, max=100), default=0.5, show_default=True, metavar="POINTS",
               help="Largest loss of validation top-1 against the float run, in points.")
 @click.option("--agreement", type=click.FloatRange(min=0, max=1), metavar="SHARE",
-              help="Also ask for so many answers equal to the float run's, in 0..1.")
+              help="Also require this share of answers equal to the float run's, from 0 to 1.")
 @click.option("--blocks", type=click.IntRange(min=1), metavar="N", help="Leave N blocks float, whatever the budget.")
 @click.option("--float-blocks", metavar="NAMES", help="Leave these blocks float, such as stem,block_04, whatever the budget.")
 @json_option
 def sensitivity(qrun: str, data: str, out: str, against: str | None, budget: float, agreement: float | None,
                 blocks: int | None, float_blocks: str | None, as_json: bool) -> None:
-    """Says which blocks of the quantized run QRUN lose accuracy, and leaves a few float to meet a budget.
+    """Finds the blocks of the quantized run QRUN that lose accuracy, and leaves a few of them float to meet a budget.
 
-    Every block is quantized alone, and left float alone, on the validation pictures. Where 8 bits throughout are beyond the
-    budget, blocks are left float one after another until it is met; DIR is then a quantized run that `mnv3 convert` takes, and
-    its latency is measured beside int8 and float32. Exit code 3 where no choice of blocks meets the
-    budget, or the file made of it is not clean.
+    Every block is quantized alone, and left float alone, on the validation pictures. If 8 bits throughout lose more than the
+    budget, blocks are left float one after another until it is met. DIR is then a quantized run that `mnv3 convert` takes, and
+    its latency is measured beside int8 and float32. The exit code is 3 if no choice of blocks meets the budget, or if the file
+    is not clean.
     """
     quiet_libraries()
     from mnv3_tf.export.mixed import analyse_run
@@ -72,7 +72,7 @@ def _blocks(result: "Analysis") -> "Table":
 
     found = result.sensitivity
     table = Table("rank", "block", "divergence alone", "agreement", "top-1", "gain when float", "int8 bytes", "float bytes",
-                  title="divergence from the float model in nats; a block alone in 8 bits, and what leaving it float takes away",
+                  title="divergence from the float model in nats; a block alone in 8 bits, and what leaving it float removes",
                   title_justify="left")
     for column in table.columns[2:]:
         column.justify = "right"

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from mnv3_tf.cli.options import json_option, print_json, quiet_libraries
+from mnv3_tf.cli.options import json_option, print_json, quiet_libraries_for
 
 
 @click.command()
@@ -13,7 +13,6 @@ from mnv3_tf.cli.options import json_option, print_json, quiet_libraries
 @json_option
 def summary(model: str, as_json: bool) -> None:
     """Shows the layers of MODEL (a run folder, .keras or .tflite file) with shapes, parameters and MACs."""
-    quiet_libraries()
     facts = _tflite(model) if model.endswith(".tflite") else _keras(model)
     if as_json:
         print_json(facts)
@@ -50,6 +49,7 @@ def _keras(model: str) -> dict[str, Any]:
         path = run.model
     elif not path.exists():
         raise InputError(f"{path}: there is no such run folder or file.")
+    quiet_libraries_for(str(path))
     from mnv3_tf.keras_model import load_keras
     from mnv3_tf.profile import profile
 
@@ -60,7 +60,7 @@ def _keras(model: str) -> dict[str, Any]:
 
 
 def _deploy_form(model: str, path: Path) -> dict[str, Any]:
-    from mnv3_tf.network import block_of, display_name
+    from mnv3_tf.layer_names import block_of, display_name
     from mnv3_tf.quantization.graph import load_graph
 
     graph, ranges = load_graph(path)

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 @data_option
 @click.option("--out", required=True, type=click.Path(), metavar="RUN", help="Run folder to write.")
 @config_options
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run as if nothing had happened.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run as if it had not been interrupted.")
 def train(data: str, out: str, config_path: str | None, overrides: tuple[str, ...], resume: bool) -> None:
     """Trains a float network on labelled pictures.
 
-    RUN receives model.keras (the best weights), labels.txt, preprocessing.json, config.yaml, metrics.json, log.csv,
+    RUN gets model.keras (the best weights), labels.txt, preprocessing.json, config.yaml, metrics.json, log.csv,
     curves.png, TensorBoard events and the state that --resume needs. Ctrl-C leaves a run that can be resumed.
     """
     config = _settings(Path(out) / "config.yaml" if resume else None, config_path, overrides)

@@ -16,26 +16,26 @@ _SHOWN = 8
 @click.command()
 @click.argument("model", type=click.Path())
 @data_option
-@click.option("--against", type=click.Path(), metavar="RUN", help="The float run; found through the run cards where not given.")
+@click.option("--against", type=click.Path(), metavar="RUN", help="The float run.  [default: found through the run cards]")
 @click.option("--quantized", type=click.Path(), metavar="QRUN",
-              help="The quantized run that a .tflite was converted from; found through its card where not given.")
+              help="The quantized run that a .tflite was converted from.  [default: found through its card]")
 @click.option("--split", type=click.Choice(["test", "val", "train", "all"]),
-              help="Part of the data; test where there is one, else val.")
+              help="Part of the data.  [default: test if there is one, else val]")
 @click.option("--report", type=click.Path(file_okay=False), metavar="DIR",
-              help="Also write an offline HTML page (index.html) and everything as JSON there.")
-@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Of the TFLite runtime.")
-@click.option("--arm", is_flag=True, help="Also run the file as an ARM processor does, under qemu-user.")
+              help="Also write an offline HTML page (index.html) and all results as JSON to this folder.")
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Threads of the TFLite runtime.")
+@click.option("--arm", is_flag=True, help="Also run the file on an emulated ARM processor (qemu-user).")
 @click.option("--target", metavar="TARGET", help="Also run it on a device: adb, adb:SERIAL or ssh:HOST.")
 @config_options
 @json_option
 def verify(model: str, data: str, against: str | None, quantized: str | None, split: str | None, report: str | None,
            threads: int, arm: bool, target: str | None, config_path: str | None, overrides: tuple[str, ...],
            as_json: bool) -> None:
-    """Proves that MODEL (a .tflite file or a quantized run) answers as its float model does, or says what broke it.
+    """Checks that MODEL (a .tflite file or a quantized run) gives the answers of its float model, or says which step broke them.
 
-    The same pictures go through float Keras, the deploy form, quantized Keras, TFLite on the reference kernels, and TFLite
-    with XNNPACK. Every tensor of the file is compared with the float model's. The limits are settings (verify.*). Exit code 3
-    where something does not hold.
+    The same pictures go through float Keras, the folded network, quantized Keras, TFLite on the reference kernels, and TFLite
+    with XNNPACK. Every tensor of the file is compared with the float model's. The limits are settings (verify.*). The exit code
+    is 3 if a check fails.
     """
     quiet_libraries()
     from mnv3_tf.config import load_config
@@ -81,6 +81,8 @@ def _elsewhere(arm: bool, target: str | None, terminal: Terminal) -> dict[str, A
 def _print(result: "Verification") -> None:
     from rich.console import Console
 
+    from mnv3_tf.export.verify.ladder import printed
+
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=140)
@@ -89,12 +91,12 @@ def _print(result: "Verification") -> None:
         console.print(_layers(result))
     for finding in result.findings:
         style = "red" if finding.broken else "yellow"
-        console.print(f"{finding.kind}, {finding.where} ({finding.rung}): {finding.text}.", style=style, markup=False,
+        console.print(f"{finding.kind}, {finding.where} ({printed(finding.rung)}): {finding.text}.", style=style, markup=False,
                       soft_wrap=True)
     for rung in result.rungs:
         for check in rung.checks:
             if not check.passed:
-                console.print(f"{rung.name}: {check.text}.", style="red", markup=False, soft_wrap=True)
+                console.print(f"{printed(rung.name)}: {check.text}.", style="red", markup=False, soft_wrap=True)
     for note in result.notes:
         console.print(f"Note: {note}.", markup=False, soft_wrap=True)
     console.print(result.verdict(), style="green" if result.passed else "bold red", markup=False, soft_wrap=True)
@@ -103,18 +105,20 @@ def _print(result: "Verification") -> None:
 def _ladder(result: "Verification") -> Any:
     from rich.table import Table
 
-    table = Table("rung", "", "top-1 (95% interval)", "same answers as", "as float", "equal", "mean", "largest",
+    from mnv3_tf.export.verify.ladder import printed
+
+    table = Table("stage", "", "top-1 (95% interval)", "same answers as", "as float", "equal", "mean", "largest",
                   title=f"equal: pictures with every logit the same; differences of a logit in steps of {result.step:.3g}",
                   title_justify="left")
     broken = result.broken_rungs()
     for rung in result.rungs:
         if rung.scores is None:
-            table.add_row(rung.name, "absent", rung.absent, "", "", "", "", "", style="dim")
+            table.add_row(printed(rung.name), "absent", rung.absent, "", "", "", "", "", style="dim")
             continue
         scores, previous, to_float = rung.scores, rung.previous, rung.to_float
         state = "broken" if rung.name in broken else "holds"
-        table.add_row(rung.name, state, f"{scores.top1:.4f} ({scores.top1_low:.3f} to {scores.top1_high:.3f})",
-                      f"{previous.agreement:.2%} {previous.against}{_ties(previous.ties)}" if previous else "",
+        table.add_row(printed(rung.name), state, f"{scores.top1:.4f} ({scores.top1_low:.3f} to {scores.top1_high:.3f})",
+                      f"{previous.agreement:.2%} {printed(previous.against)}{_ties(previous.ties)}" if previous else "",
                       f"{to_float.agreement:.2%}" if to_float else "",
                       f"{previous.equal} of {scores.samples}" if previous else "",
                       f"{previous.mean_steps:.3f}" if previous else "",
@@ -130,7 +134,7 @@ def _layers(result: "Verification") -> Any:
     from rich.table import Table
 
     from mnv3_tf.export.verify.layers import decibels
-    from mnv3_tf.network import display_name
+    from mnv3_tf.layer_names import display_name
 
     table = Table("tensor", "signal to noise", "of it alone", "range", "seen", "cut off",
                   title=f"worst tensors against the float model, on {result.layers.pictures} pictures", title_justify="left")

@@ -25,7 +25,7 @@ from mnv3_tf.progress import Advance, Progress, Silent
 
 SLICE_WARMUP = 2
 #: Two loads of one and the same file differ by up to this much (measured: 1.6%; where their memory lies), so a smaller
-#: difference is none of the file's.
+#: difference says nothing about the file.
 SAME_FILE_MARGIN = 1.02
 NANOSECONDS_PER_MS = 1_000_000
 
@@ -41,7 +41,7 @@ class BenchmarkRow:
         target: where it ran; "host" is this machine.
         runs: timed runs, over all rounds.
         spread: (p90 - p10) / median.
-        drift: median of the last round / median of the first; above 1.1, the machine got slower meanwhile.
+        drift: median of the last round / median of the first; above 1.1, the machine got slower during the run.
         init_ms: to create the interpreter and plan its memory.
         first_ms: the very first invocation.
         partitions: parts of the graph run by the XNNPACK delegate.
@@ -228,7 +228,7 @@ def compare_rows(result: BenchmarkResult, *, against: str | None = None) -> tupl
         against: the baseline's path as in the rows; the first row's file when left out.
 
     Raises:
-        InputError: `against` is none of the measured files.
+        InputError: `against` is not one of the measured files.
     """
     baseline_file = against if against is not None else result.rows[0].file
     baselines: dict[int, int] = {}

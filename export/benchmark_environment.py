@@ -6,7 +6,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from mnv3_tf.machine import cpu_model, usable_cores
+from mnv3_tf.machine import cpu_model, has_integer_dot_products, usable_cores
 
 UNKNOWN = "unknown"
 
@@ -16,6 +16,7 @@ def environment() -> dict[str, Any]:
     return {
         "cpu": cpu_model(),
         "architecture": platform.machine(),
+        "integer_dot_products": has_integer_dot_products(),
         "cores": os.cpu_count() or 1,
         "cores_usable": usable_cores(),
         "governor": _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or UNKNOWN,

@@ -56,16 +56,17 @@ def machine_lines(result: BenchmarkResult) -> list[str]:
     """What the numbers were measured on, and what they can and cannot say about a phone."""
     machine = result.environment
     settings = machine["settings"]
-    lines = [f"Measured on this machine: {machine['cpu']} ({machine['architecture']}), {machine['cores_usable']} of "
+    dots = {True: ", with integer dot products", False: ", without integer dot products"}.get(machine["integer_dot_products"], "")
+    lines = [f"Measured on this machine: {machine['cpu']} ({machine['architecture']}{dots}), {machine['cores_usable']} of "
              f"{machine['cores']} cores usable, governor {machine['governor']}, {machine['runtime']}. "
              f"{settings['rounds']} interleaved rounds; each run timed alone, without copying input and result."]
     if machine["architecture"] in ("aarch64", "arm64"):
         lines.append("An ARM host predicts which file is faster on an ARM phone better than x86 does, but a phone has "
                      "other cores, caches and heat: measure on the phone for milliseconds.")
     else:
-        lines.append("An x86 host can predict the partitions, the operators left outside of the delegate and large "
-                     "differences between graphs of one dtype. It cannot predict a phone's milliseconds, nor exactly "
-                     "the ratio of int8 to float: ARM has other integer instructions. Measure on the phone for those.")
+        lines.append("On a phone, the partitions and the operators outside of the delegate are the same. Milliseconds and "
+                     "ratios are not: TFLite's int8 HARD_SWISH has vector code on ARM only, and on x86 int8 convolutions are "
+                     "faster than float32 ones only with integer dot products. Measure on the phone.")
     return lines
 
 
@@ -102,7 +103,7 @@ def _run_warnings(row: BenchmarkRow) -> list[str]:
     if row.threads > row.cores_usable:
         lines.append(f"more threads than the {row.cores_usable} usable cores.")
     if row.drift > DRIFT_LIMIT:
-        lines.append(f"the last round's median is {row.drift:.2f} times the first's: the machine got slower meanwhile "
+        lines.append(f"the last round's median is {row.drift:.2f} times the first's: the machine got slower during the run "
                      "(heat, or other work).")
     if row.spread > SPREAD_LIMIT:
         lines.append(f"(p90 - p10) / median is {row.spread:.2f}: unsteady (other work on this machine, or too "

@@ -101,7 +101,7 @@ def check_metrics(card: Mapping[str, Any], split: str, scores: Scores, data_fing
                            "an older version wrote it, and making the artefact again writes them"),)
     if data != data_fingerprint:
         return (CardRemark("note", subject, f"the card's was measured on other pictures (fingerprint {_short(data)}, now "
-                           f"{_short(data_fingerprint)}), so the two say nothing about each other; give the original pictures "
+                           f"{_short(data_fingerprint)}), so the two cannot be compared; give the original pictures "
                            "to compare"),)
     differing = abs(float(before["top1"]) - scores.top1) * scores.samples
     if differing <= _TOLERANCE:
@@ -152,7 +152,7 @@ def _own_files(artefact: Path, card: dict[str, Any]) -> Iterator[CardRemark]:
                              "again")
         elif (found := sha256(file)) != wanted and not (_is_labels(file) or _is_contract(file)):
             yield CardRemark("broken", str(file), f"the card says SHA-256 {_short(wanted)}, the file has {_short(found)}: it was "
-                             "changed or replaced after it was written, and no score in the card speaks of it. Restore it, or "
+                             "changed or replaced after it was written, and the scores in the card are not of it. Restore it, or "
                              "make the artefact again")
 
 
@@ -247,11 +247,11 @@ def _parents(artefact: Path, card: dict[str, Any]) -> Iterator[CardRemark]:
 def _missing_parent(artefact: Path, entry: Mapping[str, Any], attempts: tuple[Attempt, ...]) -> CardRemark:
     made_from = f"the card says it was made from {entry['file']} with SHA-256 {_short(entry.get('sha256'))}"
     if not attempts:
-        return CardRemark("note", str(artefact), f"{made_from} and not where that lay, so the parent is not checked; an older "
+        return CardRemark("note", str(artefact), f"{made_from} but not where that was, so the parent is not checked; an older "
                           "version wrote the card")
     tried = "; ".join(map(str, attempts))
     if any(attempt.found is not None for attempt in attempts):
-        return CardRemark("broken", str(artefact), f"{made_from}; {tried}: the parent was changed or made anew afterwards, and "
+        return CardRemark("broken", str(artefact), f"{made_from}; {tried}: the parent was changed or made again afterwards, and "
                           "the two do not belong together. Make this artefact again from it, or restore it")
     return CardRemark("note", str(artefact), f"{made_from}; {tried}: the parent was moved alone or deleted, so it is not "
                       "checked. Move both together, or put it back")

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from mnv3_tf.data import Preprocessing, read_labels
+from mnv3_tf.data.batches import EVALUATION_BATCH
 from mnv3_tf.errors import InputError
-from mnv3_tf.training.batches import EVALUATION_BATCH
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def open_classifier(path: str | Path, *, threads: int = 1) -> Classifier:
     elif path.suffix == ".tflite":
         make = lambda file: _tflite(file, threads)  # noqa: E731
     else:
-        raise InputError(f"{path}: is no model. Give a run folder, a .keras file or a .tflite file.")
+        raise InputError(f"{path}: is not a model. Give a run folder, a .keras file or a .tflite file.")
     return _checked(path, path.suffix[1:], *contract_and_labels(path), make(path))
 
 

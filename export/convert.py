@@ -25,7 +25,8 @@ from mnv3_tf.export.tflite_file import (
     sidecar,
 )
 from mnv3_tf.files import read_json, write_bytes, write_json
-from mnv3_tf.quantization.graph import DeployGraph, leave_float, load_graph, trace
+from mnv3_tf.quantization.fold import trace
+from mnv3_tf.quantization.graph import DeployGraph, leave_float, load_graph
 from mnv3_tf.quantization.integers import QuantizedNetwork
 from mnv3_tf.quantization.lowering import LoweredGraph, Lowering, lower
 from mnv3_tf.quantization.twin import Ranges, Twin
@@ -47,7 +48,7 @@ class Source:
 
     Attributes:
         path: the file that holds the weights.
-        graph: its deploy form.
+        graph: its folded network.
         ranges: activation ranges, or None for a float model.
         contract: preprocessing.
         labels: class names.
@@ -129,7 +130,7 @@ def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io 
     Raises:
         InputError: the combination is impossible.
         GateError: the file would hold float operations outside of the blocks that the run leaves float, stray conversions, or,
-            lowered for XNNPACK, more than one partition; or it answers otherwise than the quantized Keras network.
+            lowered for XNNPACK, more than one partition; or it answers differently from the quantized Keras network.
     """
     out = Path(out)
     if out.suffix != ".tflite":
@@ -170,12 +171,12 @@ def convert_graph(graph: DeployGraph, ranges: Ranges | None, *, format: Format, 
     offset = graph.offset[0] if len(set(graph.offset)) == 1 else np.asarray(graph.offset, np.float32)
     if ranges is None:
         graph = leave_float(graph, ())
-    model = Twin(lower(graph, lowering), ranges, batch=1, exact_input=ranges is None).model
+    twin = Twin(lower(graph, lowering), ranges, exact_input=ranges is None)
 
     def forward(image: Any) -> Any:
         if ranges is None:
-            return model(image * scale + offset, training=False)
-        return model((image - zero) * scale if io == "float32" else image, training=False)
+            return twin.forward(image * scale + offset)
+        return twin.forward((image - zero) * scale if io == "float32" else image)
 
     signature = tf.TensorSpec((1, graph.height, graph.width, 3), tf.float32, name=PIXEL_INPUT)
     traced = tf.function(forward, autograph=False).get_concrete_function(signature)
@@ -254,12 +255,12 @@ def _gate(out: Path, content: bytes, model: LiteRTModel, format: Format, lowerin
         return
     problems = check_int8(content, str(out), model, lowering, source.graph)
     if problems:
-        raise GateError(f"{out}: was not written, for it would be no clean int8 file: {'; '.join(problems)}. A network whose "
-                        "weights were never trained can cause this; otherwise try --lowering fused.")
+        raise GateError(f"{out}: was not written, because it would not be a clean int8 file: {'; '.join(problems)}. A "
+                        "network whose weights were never trained can cause this; otherwise try --lowering fused.")
     steps = _difference(source, model, lowering)
     if steps > _MEAN_STEPS:
-        raise GateError(f"{out}: was not written, for it does not answer as the quantized Keras network: on test patterns a "
-                        f"logit differs by {steps:.1f} of its 255 steps on average, and {_MEAN_STEPS:g} are allowed. "
+        raise GateError(f"{out}: was not written, because it does not answer like the quantized Keras network: on test patterns "
+                        f"a logit differs by {steps:.1f} of its 255 steps on average, and {_MEAN_STEPS:g} are allowed. "
                         "`mnv3 verify QRUN` names the layer where it begins.")
 
 

@@ -133,7 +133,7 @@ def _foreign(item: Outsider) -> str:
         return "an operator of TensorFlow itself (Flex), which XNNPACK does not know"
     if item.operator.is_custom:
         return "a custom operator, which XNNPACK does not know"
-    return "it runs other graphs of the file, and XNNPACK takes none such" if item.name in CONTROL else ""
+    return "it runs other graphs of the file, and XNNPACK does not take such operators" if item.name in CONTROL else ""
 
 
 def _conversion(item: Outsider) -> str:

@@ -108,7 +108,7 @@ def open_artefact(path: str | Path) -> Artefact:
     """A run folder, `.keras` or `.tflite` file, with what lies beside it.
 
     Raises:
-        InputError: it is none of these, or what lies beside it is damaged.
+        InputError: it is not one of these, or what lies beside it is damaged.
     """
     path = Path(path)
     if path.is_dir():
@@ -120,7 +120,7 @@ def open_artefact(path: str | Path) -> Artefact:
     if path.suffix == ".keras":
         return _beside_run(path, ".keras file", path, RunFolder(path.parent))
     if path.suffix != ".tflite":
-        raise InputError(f"{path}: is no run folder, .keras or .tflite file; only these can be compared.")
+        raise InputError(f"{path}: is not a run folder, .keras or .tflite file; only these can be compared.")
     labels, contract = sidecar(path, "labels.txt"), sidecar(path, "preprocessing.json")
     return Artefact(path, ".tflite file", path, _card(path), _read(labels, read_labels),
                     _read(contract, Preprocessing.read), None)
@@ -146,7 +146,8 @@ def compare(a: str | Path, b: str | Path) -> Differences:
 
         compare_files(found)
     elif found.a.is_tflite or found.b.is_tflite:
-        found.not_compared.append("weights, for a .tflite file holds them in another form; `mnv3 verify` compares the answers")
+        found.not_compared.append("weights, because a .tflite file holds them in another form; `mnv3 verify` compares the "
+                                  "answers")
     else:
         _compare_runs(found)
     _both(found, "library versions", found.a.card.get("versions"), found.b.card.get("versions"), _changed_keys)
@@ -248,7 +249,7 @@ def _parentage(found: Differences) -> None:
         found.add("parentage", [] if mine == other else [f"A {how} {place} (SHA-256 {mine[:12]}...), B {other_how} {other_place} "
                                                          f"({other[:12]}...)"])
     elif not shared and found.a.kind != found.b.kind:
-        found.not_compared.append("parentage, for the cards do not say how the two are related")
+        found.not_compared.append("origin, because the cards do not say how the two are related")
 
 
 def _compare_runs(found: Differences) -> None:

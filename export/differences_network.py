@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mnv3_tf.export.differences import Artefact, Differences
-from mnv3_tf.network import block_of, display_name
+from mnv3_tf.layer_names import block_of, display_name
 from mnv3_tf.quantization.equalize import like
-from mnv3_tf.quantization.graph import DeployGraph, load_graph, trace
+from mnv3_tf.quantization.fold import trace
+from mnv3_tf.quantization.graph import DeployGraph, load_graph
 from mnv3_tf.quantization.twin import Ranges
 
 
@@ -31,7 +32,7 @@ Network = dict[str, Layer]
 def compare_networks(found: Differences) -> None:
     """Adds structure, weights and activation ranges of two runs or `.keras` files.
 
-    Two float networks are compared as Keras has them; otherwise both in the deploy form, with BatchNorm folded.
+    Two float networks are compared as Keras has them; otherwise both folded (BatchNorm in the convolutions).
     """
     sides = (found.a, found.b)
     quantized = [side.kind == "quantized run" for side in sides]
@@ -43,7 +44,7 @@ def compare_networks(found: Differences) -> None:
         if not quantized[1]:
             new_graph = like(new_graph, old_graph.channel_sizes, split_stem=old_graph.split_stem) or new_graph
         old, new = _of_graph(old_graph), _of_graph(new_graph)
-        form = " in the deploy form" if not all(quantized) else ""
+        form = " of the folded networks" if not all(quantized) else ""
     else:
         old, new = (_of_keras(side) for side in sides)
         form = ""

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from mnv3_tf.data import PictureDataset, PictureError, Sample, clamp_top_k, evaluation_split, open_dataset
+from mnv3_tf.data.batches import contract_batches
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.card_check import check_cards
 from mnv3_tf.export.classifier import Classifier
 from mnv3_tf.metrics import Scores, score, softmax
 from mnv3_tf.progress import Progress
-from mnv3_tf.training.batches import contract_batches
 from mnv3_tf.training.checking import check_pictures
 
 

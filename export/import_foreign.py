@@ -80,7 +80,7 @@ def import_foreign(source: str | Path, origin: str, *, name: str | None = None, 
 
     Raises:
         InputError: the file is damaged or holds no such network.
-        GateError: the imported model answers otherwise than the `.tflite` file.
+        GateError: the imported model answers differently from the `.tflite` file.
     """
     if alpha is not None:
         check_alpha(alpha)
@@ -105,7 +105,7 @@ def import_foreign(source: str | Path, origin: str, *, name: str | None = None, 
         comparison = compare(network, assigned.model if same_size else to_keras(network, candidate).model, candidate)
         notes.append(str(comparison))
         if not comparison.passed:
-            raise GateError(f"{source}: the imported model answers otherwise than the file: {comparison}. Nothing was written.")
+            raise GateError(f"{source}: the imported model answers differently from the file: {comparison}. Nothing was written.")
     else:
         notes.append("a graph model is not run here, so its answers were not compared with the imported model's")
     settings, path = _settings(candidate, table, dropout), Path(source)
@@ -183,7 +183,7 @@ def with_pixels(network: ForeignNetwork, mean: Sequence[float] | None, std: Sequ
     """The network with what its stem sees of a pixel, from the file or, where that is open, from the user."""
     if network.pixel_scale is not None:
         if mean is not None or std is not None:
-            raise InputError(f"{network.path}: says itself how pixels become its input. Leave --mean and --std away.")
+            raise InputError(f"{network.path}: says itself how pixels become its input. Leave --mean and --std out.")
         return network
     if mean is None or std is None:
         raise InputError(f"{network.path}: does not say what its float input holds, and nothing is assumed. Give --mean and "
@@ -197,7 +197,7 @@ def with_pixels(network: ForeignNetwork, mean: Sequence[float] | None, std: Sequ
 
 
 def _with_the_files_normalization(network: ForeignNetwork, candidate: Candidate) -> Candidate:
-    """Where the stem sees pixels otherwise than in the dialect, the Rescaling layer does what the file does."""
+    """Where the stem sees pixels differently from the dialect, the Rescaling layer does what the file does."""
     if candidate.rescaling_fits:
         return candidate
     scale, offset = np.asarray(network.pixel_scale), np.asarray(network.pixel_offset)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mnv3_tf.data import PictureDataset, evaluation_split, open_dataset
+from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import GateError, InputError
 from mnv3_tf.export.benchmark import Comparison, benchmark_files, compare_rows
 from mnv3_tf.export.convert import Source, convert
@@ -24,7 +25,6 @@ from mnv3_tf.quantization.integers import QuantizedNetwork
 from mnv3_tf.quantization.sensitivity import Recipe, RecipeSearch, Sensitivity, SwitchedNetwork, analyse
 from mnv3_tf.quantization.twin import Ranges
 from mnv3_tf.run_card import read_card
-from mnv3_tf.training.batches import ContractPictures
 from mnv3_tf.training.checking import check_pictures
 from mnv3_tf.training.run_folder import RunFolder
 
@@ -70,7 +70,7 @@ class Analysis:
         sensitivity: block by block, on the validation pictures.
         recipe: the blocks to leave float.
         cost: of the recipe; None where there is none to measure, or its file is refused (`refused`).
-        refused: why the recipe makes no clean file; empty if it does, or was not tried.
+        refused: why the recipe does not make a clean file; empty if it does, or was not tried.
         run: the quantized run that was written by the recipe, or None.
     """
 
@@ -102,16 +102,16 @@ class Analysis:
             lines.append(f"left float: {', '.join(recipe.float_blocks)}: {_points(recipe.drop_points)}, agreement "
                          f"{recipe.answers.agreement:.1%}, {'within' if recipe.meets else 'beyond'} the budget")
         elif not recipe.needed:
-            lines.append("no block needs float; --blocks N or --float-blocks NAMES leaves some float all the same")
+            lines.append("no block needs float; --blocks N or --float-blocks NAMES leaves some float anyway")
         if not recipe.asked and not recipe.meets:
             lines.append(f"no choice of blocks meets the budget (all blocks float: "
                          f"{_points(sensitivity.drop_points(sensitivity.unquantized))}), and no run was written; --blocks N "
-                         "writes one all the same")
+                         "writes one anyway")
         if sensitivity.unquantized.divergence > sensitivity.quantized.divergence / 2:
             lines.append(f"fine-tuning has moved the weights: with no block in 8 bits they still diverge by "
-                         f"{sensitivity.unquantized.divergence:.4f} nats, which no float block takes away")
+                         f"{sensitivity.unquantized.divergence:.4f} nats, which no float block can remove")
         if self.refused:
-            lines.append(f"the recipe makes no clean file: {self.refused}")
+            lines.append(f"the recipe does not make a clean file: {self.refused}")
         lines.append(f"{sensitivity.pictures} pictures: one of them is {100 / sensitivity.pictures:.2f} points")
         return lines
 

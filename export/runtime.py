@@ -43,7 +43,7 @@ class LiteRTModel:
     Attributes:
         name: the path, or "model" for bytes.
         init_ms: time to create the interpreter and to plan its memory; reading the file is not in it.
-        messages: what the runtime wrote on stderr meanwhile, its INFO lines left out.
+        messages: what the runtime wrote on stderr while it loaded, its INFO lines left out.
         partitions: parts of the graph that the XNNPACK delegate runs (1 is best; 0: the delegate took nothing).
         undelegated_operators: names of the operators that run outside of the delegate, in order of execution.
         delegate: what really ran: "xnnpack" or "none (CPU kernels)".
@@ -358,7 +358,7 @@ def executed(interpreter: Any) -> tuple[int, tuple[tuple[int, str], ...]]:
 
 @contextlib.contextmanager
 def captured_stderr(is_noise: Callable[[str], bool] = lambda line: line.startswith("INFO: ")) -> Iterator[list[str]]:
-    """Keeps what native code writes on stderr meanwhile; every line that is not noise is then passed on.
+    """Keeps what native code writes on stderr inside the block; every line that is not noise is then passed on.
 
     Noise is by default the runtime's INFO lines.
 

@@ -15,7 +15,7 @@ def coerce(value: Any, hint: Any) -> Any:
         hint: the field's type: those, Literal, tuples, and unions of them.
 
     Raises:
-        ValueError: it is none; the message is a phrase that says what is allowed.
+        ValueError: it is not a value of this type; the message is a phrase that says what is allowed.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):

@@ -188,10 +188,10 @@ class VerifyConfig:
     Attributes:
         pictures: looked at, at most; chosen at random, the same for the same data.
         layer_pictures: of these, how many the look at every tensor takes.
-        deploy_difference: float Keras to deploy form: the largest difference of a logit, as a share of the logits' range.
+        deploy_difference: float Keras to the folded network: the largest difference of a logit, as a share of the logits' range.
         accuracy_drop: top-1 that every 8-bit form may lose against the float model, in 0..1.
         quantized_agreement: share of pictures on which the first 8-bit form gives the float model's answer.
-        agreement: share of equal answers between all other neighbouring rungs.
+        agreement: share of equal answers between all other neighbouring stages.
         mean_steps: mean difference of a logit between quantized Keras and the file.
         reference_steps: the same for the reference kernels where what they should compute is not known in whole numbers (blocks
             left float, native hard-swishes). Their means over a picture are a step off now and then.

@@ -81,7 +81,7 @@ def read_json(path: str | Path) -> Any:
     """Reads JSON.
 
     Raises:
-        InputError: the file cannot be read or is no JSON; the message names file and line.
+        InputError: the file cannot be read or is not JSON; the message names file and line.
     """
     try:
         return json.loads(read_bytes(path).decode("utf-8-sig"))

@@ -5,9 +5,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from mnv3_tf.data.batches import EVALUATION_BATCH
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import atomic_path, read_bytes
-from mnv3_tf.training.batches import EVALUATION_BATCH
 from mnv3_tf.training.choices import prefers_xla
 
 
@@ -15,10 +15,10 @@ def load_keras(path: Path) -> keras.Model:
     """A Keras model.
 
     Raises:
-        InputError: the file is no Keras model, or needs code that is not here.
+        InputError: the file is not a Keras model, or needs code that is not here.
     """
     if not read_bytes(path).startswith(b"PK"):
-        raise InputError(f"{path}: is no .keras file (it is not a zip archive); it may be truncated.")
+        raise InputError(f"{path}: is not a .keras file (not a zip archive); it may be truncated.")
     try:
         model = keras.models.load_model(path, compile=False)
     except Exception as error:

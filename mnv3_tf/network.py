@@ -1,7 +1,7 @@
 """Keras 3 functional MobileNetV3 from a block table, with built-in layers only.
 
 Layer names follow the place in the network: ``stem_conv``, ``block_07_depthwise``, ``head_conv``, ``classifier``. Reports
-print them as ``block_07/depthwise`` (:func:`display_name`), since Keras 3 allows no slash in a layer's name.
+print them as ``block_07/depthwise`` (:func:`mnv3_tf.layer_names.display_name`), since Keras 3 allows no slash in a layer's name.
 
 Source: Howard et al., "Searching for MobileNetV3" (2019); with the same arguments, parameters, shapes and outputs are those
 of keras.applications; other published implementations are dialects of the same builder (:mod:`mnv3_tf.spec`).
@@ -9,7 +9,6 @@ of keras.applications; other published implementations are dialects of the same 
 
 import dataclasses
 import fnmatch
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,16 +146,6 @@ def MobileNetV3Small(*, minimalistic: bool = False, **arguments: Any) -> keras.M
     return MobileNetV3("small_minimalistic" if minimalistic else "small", **arguments)
 
 
-def display_name(layer_name: str) -> str:
-    """The name that reports print: ``block_07_depthwise`` -> ``block_07/depthwise``."""
-    return re.sub(r"^(block_\d+|stem|head)_", r"\1/", layer_name)
-
-
-def block_of(layer_name: str) -> str:
-    """The block that a layer belongs to: ``block_07_depthwise`` -> ``block_07``, ``classifier`` -> ``classifier``."""
-    return display_name(layer_name).partition("/")[0]
-
-
 def _rescaling(dialect: Dialect) -> keras.Layer:
     """Pixels 0..255 to what the stem expects; plain numbers where all channels have the same."""
     scale, offset = dialect.rescaling()
@@ -263,4 +252,4 @@ def _check(spec: NetworkSpec, input_shape: Sequence[int | None], alpha: float, c
             raise InputError(f"{key} is {width}; at least 1 channel is needed.")
 
 
-__all__ = ["MobileNetV3", "MobileNetV3Large", "MobileNetV3Small", "block_of", "display_name", "make_divisible"]
+__all__ = ["MobileNetV3", "MobileNetV3Large", "MobileNetV3Small", "make_divisible"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import keras
 
-from mnv3_tf.network import display_name
+from mnv3_tf.layer_names import display_name
 
 
 @dataclass(frozen=True)

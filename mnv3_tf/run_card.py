@@ -78,7 +78,7 @@ def read_card(artefact: str | Path) -> dict[str, Any] | None:
     """The card of an artefact, or None where it has none.
 
     Raises:
-        InputError: the card cannot be read, or is no JSON object.
+        InputError: the card cannot be read, or is not a JSON object.
     """
     artefact = Path(artefact)
     path = card_path(artefact)
@@ -87,7 +87,7 @@ def read_card(artefact: str | Path) -> dict[str, Any] | None:
         return None
     card = read_json(path)
     if not isinstance(card, dict):
-        raise InputError(f"{path}: is no card (a JSON object is expected). Make the artefact again.")
+        raise InputError(f"{path}: is not a card (a JSON object is expected). Make the artefact again.")
     return card
 
 
@@ -226,7 +226,7 @@ def _find(entry: Any, artefact: Path) -> Path:
     if attempts and attempts[-1].fits:
         file = attempts[-1].file
         return file.parent if file.name in _RUN_WEIGHTS else file
-    tried = "; ".join(map(str, attempts)) or "nothing, for the card does not say where it lay"
+    tried = "; ".join(map(str, attempts)) or "nothing, because the card does not say where it was"
     raise InputError(f"{artefact}: was made from {entry['file']} with SHA-256 {str(entry.get('sha256'))[:12]}..., which cannot "
                      f"be found. Tried: {tried}. Put that file back, or make {artefact.name} again from what is there.")
 

@@ -47,7 +47,7 @@ class Dialect:
         mean, std: of the input's three channels, as shares of 255: the stem sees ``(pixel / 255 - mean) / std``.
         symmetric_padding: strided convolutions are padded by (kernel - 1) / 2 on every side; else as TensorFlow's SAME.
         expansion_from_input: expansion channels follow the block's scaled input (keras.applications, TF-slim) instead of
-            scaling the table's figure; the two differ only away from alpha 1.
+            scaling the table's figure; the two differ only where alpha is not 1.
         first_block_expands: a first block whose expansion is its input's width still has an expanding convolution.
         squeeze_divisible: squeeze channels are rounded to a multiple of 8; else a plain quarter.
         stem_scaled_from: the least alpha at which the stem's channels are scaled; infinite for never.
@@ -206,10 +206,10 @@ def make_divisible(value: float, divisor: int = 8) -> int:
 
 
 def check_alpha(alpha: float) -> None:
-    """Refuses a width multiplier that is no positive, finite number.
+    """Refuses a width multiplier that is not a positive, finite number.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not.
     """
     if not (math.isfinite(alpha) and alpha > 0):
         raise InputError(f"alpha is {alpha}; the width multiplier must be above 0, such as 0.5, 0.75 or 1.0.")

@@ -1,48 +1,87 @@
-"""What many tests share: a small picture data set, and runs made from it once per session."""
+"""What many tests share: a small picture data set, and runs made from it once for all workers."""
 
 import contextlib
+import fcntl
 import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: more threads would only get into each other's way
+    for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
 
-import numpy as np
 import pytest
-from PIL import Image
+from shared import THREE_BLOCKS, TINY, Shared, make_pictures, quantize_run, train_run
 
-TINY = ("model.alpha=0.25", "data.image_size=[32,48]", "train.epochs=8", "train.batch_size=16", "train.learning_rate=0.01",
-        "augment.rotation=0", "augment.erase=0", "augment.brightness=0.1", "augment.contrast=0.1", "augment.saturation=0.1",
-        "quantize.epochs=2", "quantize.learning_rate=2e-4", "quantize.teacher_weight=1", "quantize.batch_size=16",
-        "quantize.calibration_pictures=48")
-CLASSES = ("blue", "green", "red")
+# What a test may take of the processor, children included, on a machine where REFERENCE takes what it says: seconds.
+BUDGET, SLOW_BUDGET, REFERENCE_SECONDS = 10.0, 60.0, 0.4
 
 
-def make_pictures(folder: Path, per_class: int, seed: int) -> None:
-    """Class folders of cloudy pictures, mostly of the colour that the class is named after."""
-    rng = np.random.default_rng(seed)
-    for index, name in enumerate(("red", "green", "blue")):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for number in range(per_class):
-            pixels = rng.integers(0, 120, (5, 7, 3))
-            pixels[..., index] += rng.integers(15, 70)
-            clouds = Image.fromarray(pixels.astype(np.uint8)).resize((56, 40), Image.Resampling.BICUBIC)
-            clouds.save(folder / name / f"{name}_{number}.png")
+def processor_seconds() -> float:
+    """User and system time of this process and of its children that ended: other work on the machine counts for little."""
+    return sum(os.times()[:4])
+
+
+def slowness() -> float:
+    """How many times slower than the budget's machine this one is now, by a fixed piece of work; at least 1."""
+    began = time.process_time()
+    sum(i * i for i in range(5_000_000))
+    return max(1.0, (time.process_time() - began) / REFERENCE_SECONDS)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Fails a test that takes more of the processor than a test may, so that the suite stays quick."""
+    began = processor_seconds()
+    result = yield
+    spent = processor_seconds() - began
+    budget = SLOW_BUDGET if item.get_closest_marker("slow") else BUDGET
+    if spent > budget and spent > budget * (factor := slowness()):
+        pytest.fail(f"took {spent:.0f} s of the processor, and {budget:g} s are allowed on the machine of the budget (this one "
+                    f"is {factor:.1f} times slower). Make it quicker" + ("." if budget == SLOW_BUDGET else ", or mark it slow."))
+    return result
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """Makes something once for all workers: the first to ask for a name makes it, in a place of its own that it may write down,
+    and the others wait."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    root.mkdir(exist_ok=True)
+
+    def make(name: str, build: Callable[[Path], object]) -> Path:
+        target, done = root / name, root / f"{name}.done"
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(target, ignore_errors=True)
+                if "keras" in sys.modules:
+                    sys.modules["keras"].utils.set_random_seed(0)
+                build(target)
+                done.touch()
+        return target
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pictures(shared: Shared) -> Path:
     """train/ val/ test/ with three classes that a small network tells apart."""
-    root = tmp_path_factory.mktemp("pictures")
-    for seed, (split, count) in enumerate((("train", 32), ("val", 12), ("test", 12))):
-        make_pictures(root / split, count, seed)
-    return root
+    def build(root: Path) -> None:
+        for seed, (split, count) in enumerate((("train", 32), ("val", 12), ("test", 12))):
+            make_pictures(root / split, count, seed)
+
+    return shared("pictures", build)
 
 
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time() -> None:
     """Networks that a test builds start from the same weights whichever tests ran before."""
-    import sys
-
     if "keras" in sys.modules:
         sys.modules["keras"].utils.set_random_seed(0)
 
@@ -62,118 +101,51 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_settings() -> tuple[str, ...]:
-    """Overrides with which everything takes seconds."""
-    return TINY
-
-
-@pytest.fixture(scope="session")
 def tiny_config():
-    """The same as a configuration."""
+    """Settings with which everything takes seconds, as a configuration."""
     from mnv3_tf.config import load_config
 
     return load_config(None, TINY)
 
 
 @pytest.fixture(scope="session")
-def float_run(pictures: Path, tiny_config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained float run."""
-    from mnv3_tf.data import open_dataset
-    from mnv3_tf.progress import Silent
-    from mnv3_tf.training.trainer import train
-
-    out = tmp_path_factory.mktemp("runs") / "float"
-    train(open_dataset(pictures), tiny_config, out, progress=Silent())
-    return out
+def float_run(pictures: Path, tiny_config, shared: Shared) -> Path:
+    """A trained float run of four blocks. Tests that change a run copy it."""
+    return shared("float", lambda out: train_run(pictures, tiny_config, out))
 
 
 @pytest.fixture(scope="session")
-def ptq_run(pictures: Path, float_run: Path, tiny_config) -> Path:
+def ptq_run(pictures: Path, float_run: Path, tiny_config, shared: Shared) -> Path:
     """Its post-training quantized run."""
-    from mnv3_tf.data import open_dataset
-    from mnv3_tf.progress import Silent
-    from mnv3_tf.quantization.quantize import quantize
-
-    out = float_run.parent / "ptq"
-    quantize(float_run, open_dataset(pictures), tiny_config, out, method="ptq", progress=Silent())
-    return out
+    return shared("ptq", lambda out: quantize_run(pictures, float_run, tiny_config, out, "ptq"))
 
 
 @pytest.fixture(scope="session")
-def qat_run(pictures: Path, float_run: Path, tiny_config) -> Path:
+def qat_run(pictures: Path, float_run: Path, tiny_config, shared: Shared) -> Path:
     """Its fine-tuned quantized run."""
-    from mnv3_tf.data import open_dataset
-    from mnv3_tf.progress import Silent
-    from mnv3_tf.quantization.quantize import quantize
-
-    out = float_run.parent / "qat"
-    quantize(float_run, open_dataset(pictures), tiny_config, out, method="qat", progress=Silent())
-    return out
-
-
-# A very small network with everything that the big ones have.
-TABLE = """blocks:
-  - [3, 16, 16, true, relu, 2]
-  - [3, 32, 24, false, relu, 2]
-  - [3, 48, 24, false, hard_swish, 1]
-  - [5, 64, 32, true, hard_swish, 2]
-class_expand: 64
-"""
+    return shared("qat", lambda out: quantize_run(pictures, float_run, tiny_config, out, "qat"))
 
 
 @pytest.fixture(scope="session")
-def small_runs(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs `float` and `ptq` of four blocks."""
-    import keras
-
-    from mnv3_tf.config import load_config
-    from mnv3_tf.data import open_dataset
-    from mnv3_tf.progress import Silent
-    from mnv3_tf.quantization.quantize import quantize
-    from mnv3_tf.training.trainer import train
-
-    folder = tmp_path_factory.mktemp("verify")
-    (folder / "blocks.yaml").write_text(TABLE)
-    config = load_config(None, [f"model.block_table={folder / 'blocks.yaml'}", "data.image_size=[32,48]", "train.epochs=12",
-                                "train.batch_size=16", "train.learning_rate=0.01", "augment.rotation=0", "augment.erase=0",
-                                "quantize.calibration_pictures=96"])
-    keras.utils.set_random_seed(0)
-    train(open_dataset(pictures), config, folder / "float", progress=Silent())
-    quantize(folder / "float", open_dataset(pictures), config, folder / "ptq", method="ptq", progress=Silent())
-    return folder
-
-
-@pytest.fixture(scope="session")
-def small_file(small_runs: Path) -> Path:
-    """The int8 file of the run `ptq`."""
+def small_file(ptq_run: Path, shared: Shared) -> Path:
+    """The int8 file of the post-training quantized run, with what lies beside it."""
     from mnv3_tf.export.convert import convert, open_source
 
-    return convert(open_source(small_runs / "ptq"), small_runs / "small.tflite").path
-
-
-# A network of three blocks for tests that train it more than once.
-THREE_BLOCKS = """blocks:
-  - [3, 16, 16, true, relu, 2]
-  - [3, 32, 24, false, relu, 2]
-  - [3, 48, 24, false, hard_swish, 1]
-class_expand: 32
-"""
+    return shared("file", lambda folder: convert(open_source(ptq_run), folder / "small.tflite")) / "small.tflite"
 
 
 @pytest.fixture(scope="session")
-def source_run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_runs(float_run: Path, ptq_run: Path) -> Path:
+    """The folder with the runs `float` and `ptq`."""
+    return float_run.parent
+
+
+@pytest.fixture(scope="session")
+def source_run(pictures: Path, shared: Shared) -> Path:
     """A float run of three blocks."""
     from mnv3_tf.config import load_config
-    from mnv3_tf.data import open_dataset
-    from mnv3_tf.progress import Silent
-    from mnv3_tf.training.trainer import train
 
-    folder = tmp_path_factory.mktemp("source")
-    (folder / "blocks.yaml").write_text(THREE_BLOCKS)
-    config = load_config(None, [f"model.block_table={folder / 'blocks.yaml'}", "data.image_size=[32,48]", "train.epochs=10",
-                                "train.batch_size=16", "train.learning_rate=0.01", "augment.rotation=0", "augment.erase=0"])
-    train(open_dataset(pictures), config, folder / "run", progress=Silent())
-    return folder / "run"
+    return shared("source", lambda out: train_run(pictures, load_config(None, THREE_BLOCKS), out))
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,15 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from shared import HERE, THREE_BLOCKS, Shared
 
 from mnv3_tf.files import read_json
 from mnv3_tf.network import MobileNetV3
+from mnv3_tf.spec import read_block_table
 
 SIZE = (32, 40, 3)
+# Without most optimizations it compiles in half the time.
+JAX = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 # One process for all checks, since JAX takes seconds to start and to compile.
 ON_JAX = """
 import json, os, sys
@@ -20,18 +24,18 @@ import numpy as np, keras
 folder = sys.argv[1]
 facts = {"backend": keras.backend.backend(), "tensorflow_by_keras": "tensorflow" in sys.modules}
 pixels = np.load(folder + "/pixels.npy")
-plain = keras.models.load_model(folder + "/small.keras")
+plain = keras.models.load_model(folder + "/whole.keras")
 facts["kit_needed"] = any(name.startswith("mnv3_tf") for name in sys.modules)
-np.save(folder + "/small_jax.npy", plain.predict_on_batch(pixels))
+np.save(folder + "/whole_jax.npy", plain.predict_on_batch(pixels))
 
 from mnv3_tf.network import MobileNetV3
 from mnv3_tf.profile import count_macs
 facts["tensorflow_by_kit"] = "tensorflow" in sys.modules
-large = MobileNetV3("large_minimalistic", input_shape=pixels.shape[1:], classes=4, alpha=0.35)
-large.load_weights(folder + "/large.weights.h5")
-np.save(folder + "/large_jax.npy", large.predict_on_batch(pixels))
-facts["large"] = [large.count_params(), count_macs(large)]
-large.save(folder + "/jax.keras")
+minimalistic = MobileNetV3("small_minimalistic", input_shape=pixels.shape[1:], classes=4, alpha=0.35)
+minimalistic.load_weights(folder + "/minimalistic.weights.h5")
+np.save(folder + "/minimalistic_jax.npy", minimalistic.predict_on_batch(pixels))
+facts["minimalistic"] = [minimalistic.count_params(), count_macs(minimalistic)]
+minimalistic.save(folder + "/jax.keras")
 json.dump(facts, open(folder + "/facts.json", "w"))
 """
 
@@ -45,29 +49,30 @@ def randomize(model: keras.Model) -> keras.Model:
 
 
 @pytest.fixture(scope="module")
-def jax_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def jax_folder(shared: Shared) -> Path:
     """Files saved by TensorFlow, and what a process on JAX made of them."""
     pytest.importorskip("jax")
-    folder = tmp_path_factory.mktemp("jax")
+    return shared("jax", _on_jax)
+
+
+def _on_jax(folder: Path) -> None:
+    folder.mkdir()
     pixels = np.random.default_rng(1).integers(0, 256, (4, *SIZE)).astype(np.float32)
     np.save(folder / "pixels.npy", pixels)
-    small = randomize(MobileNetV3("small", input_shape=SIZE, classes=4, alpha=0.5))
-    small.save(folder / "small.keras")
-    np.save(folder / "small_tf.npy", np.asarray(small(pixels)))
-    large = randomize(MobileNetV3("large_minimalistic", input_shape=SIZE, classes=4, alpha=0.35))
-    large.save_weights(folder / "large.weights.h5")
-    np.save(folder / "large_tf.npy", np.asarray(large(pixels)))
-    done = subprocess.run([sys.executable, "-c", ON_JAX, str(folder)], capture_output=True, text=True,
-                          env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu",
-                                            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"})  # compiles in half the time
+    whole = randomize(MobileNetV3(read_block_table(HERE / "four_blocks.yaml"), input_shape=SIZE, classes=4))
+    whole.save(folder / "whole.keras")
+    np.save(folder / "whole_tf.npy", np.asarray(whole(pixels)))
+    minimalistic = randomize(MobileNetV3("small_minimalistic", input_shape=SIZE, classes=4, alpha=0.35))
+    minimalistic.save_weights(folder / "minimalistic.weights.h5")
+    np.save(folder / "minimalistic_tf.npy", np.asarray(minimalistic(pixels)))
+    done = subprocess.run([sys.executable, "-c", ON_JAX, str(folder)], capture_output=True, text=True, env=os.environ | JAX)
     assert done.returncode == 0, done.stderr
-    return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["small", "large"])
+@pytest.mark.parametrize("name", ["whole", "minimalistic"])
 def test_logits_agree(jax_folder: Path, name: str) -> None:
-    """A whole .keras file (small) and a weights file (large minimalistic)."""
+    """A whole .keras file of every kind of block, and a weights file of Small minimalistic."""
     expected, found = np.load(jax_folder / f"{name}_tf.npy"), np.load(jax_folder / f"{name}_jax.npy")
     assert np.ptp(expected) > 0.01
     assert np.abs(found - expected).max() < 1e-4 * max(np.abs(expected).max(), 1)
@@ -86,8 +91,8 @@ def test_the_network_needs_no_tensorflow_on_jax(jax_folder: Path) -> None:
 def test_counts_do_not_depend_on_the_backend(jax_folder: Path) -> None:
     from mnv3_tf.profile import count_macs
 
-    model = MobileNetV3("large_minimalistic", input_shape=SIZE, classes=4, alpha=0.35)
-    assert read_json(jax_folder / "facts.json")["large"] == [model.count_params(), count_macs(model)]
+    model = MobileNetV3("small_minimalistic", input_shape=SIZE, classes=4, alpha=0.35)
+    assert read_json(jax_folder / "facts.json")["minimalistic"] == [model.count_params(), count_macs(model)]
 
 
 @pytest.mark.slow
@@ -95,7 +100,7 @@ def test_what_jax_saves_opens_in_tensorflow(jax_folder: Path) -> None:
     model = keras.models.load_model(jax_folder / "jax.keras")
     assert keras.backend.backend() == "tensorflow"
     found = np.asarray(model(np.load(jax_folder / "pixels.npy")))
-    np.testing.assert_allclose(found, np.load(jax_folder / "large_tf.npy"), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found, np.load(jax_folder / "minimalistic_tf.npy"), rtol=1e-5, atol=1e-5)
 
 
 TRAIN_ON_JAX = """
@@ -111,7 +116,7 @@ assert any(line.startswith("jax on") for line in progress.lines), progress.lines
 
 
 @pytest.mark.slow
-def test_training_on_jax(pictures: Path, tiny_settings: tuple[str, ...], tmp_path: Path) -> None:
+def test_training_on_jax(pictures: Path, tmp_path: Path) -> None:
     """Two epochs on JAX leave a whole run, and TensorFlow scores its model as JAX did."""
     from mnv3_tf.export.classifier import open_classifier
     from mnv3_tf.export.evaluate import evaluate
@@ -120,8 +125,8 @@ def test_training_on_jax(pictures: Path, tiny_settings: tuple[str, ...], tmp_pat
     pytest.importorskip("jax")
     run = tmp_path / "run"
     done = subprocess.run(
-        [sys.executable, "-c", TRAIN_ON_JAX, str(pictures), str(run), *tiny_settings, "train.epochs=2"],
-        capture_output=True, text=True, env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"})
+        [sys.executable, "-c", TRAIN_ON_JAX, str(pictures), str(run), *THREE_BLOCKS, "train.epochs=2"],
+        capture_output=True, text=True, env=os.environ | JAX)
     assert done.returncode == 0, done.stderr
     assert (run / "model.keras").exists() and len((run / "log.csv").read_text().splitlines()) == 3
     recorded = read_json(run / "metrics.json")["test"]
@@ -150,7 +155,7 @@ def test_fine_tuning_on_jax(pictures: Path, tuning: tuple[str, ...], source_run:
     settings = ("train.freeze=stem", "train.unfreeze_epochs=1", "train.batchnorm=reestimate", "train.layer_decay=0.9",
                 f"train.teacher={source_run}")
     done = subprocess.run([sys.executable, "-c", TUNE_ON_JAX, str(pictures), str(run), *tuning, *settings],
-                          capture_output=True, text=True, env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"})
+                          capture_output=True, text=True, env=os.environ | JAX)
     assert done.returncode == 0, done.stderr
     assert read_json(run / "metrics.json")["test"]["top1"] > 0.9
     before, after = (keras.models.load_model(folder / "model.keras") for folder in (source_run, run))

@@ -61,7 +61,7 @@ def test_every_kind_of_card_is_complete(tree: Path, tiny_config, pictures: Path)
                                 for split, count in (("train", 96), ("val", 36), ("test", 36))}
         assert set(card["metrics"]) == {"val", "test"} and card["metrics"]["test"].keys() == {"top1", "samples", "loss"}
     assert cards["runs/float"]["seeds"] == {"train": 0} and cards["runs/ptq"]["seeds"] == {"train": 0, "quantize": 0}
-    assert cards["runs/ptq"]["calibration"]["pictures"] == 48
+    assert cards["runs/ptq"]["calibration"]["pictures"] == 96
 
 
 def test_a_file_knows_both_runs_above_it(tree: Path) -> None:
@@ -105,7 +105,7 @@ def test_no_card_and_old_cards(own: Path, tmp_path: Path) -> None:
     file = own / "files" / "m.tflite"
     card = read_card(file)
     write_json(card_path(file), {**card, "parent": {"file": "quantized.npz", "sha256": card["parent"]["sha256"]}})
-    with pytest.raises(InputError, match="the card does not say where it lay"):
+    with pytest.raises(InputError, match="the card does not say where it was"):
         find_parent(file)
     card_path(file).unlink()
     assert find_parent(file) is None and find_float_run(file) is None
@@ -115,7 +115,7 @@ def test_no_card_and_old_cards(own: Path, tmp_path: Path) -> None:
     write_json(run_card, {"kind": "quantized run", "parent": entry})
     assert find_float_run(own / "runs" / "ptq") == own / "runs" / "float"
     run_card.write_text("[]")
-    with pytest.raises(InputError, match="is no card"):
+    with pytest.raises(InputError, match="is not a card"):
         find_parent(own / "runs" / "ptq")
     assert card_path("a/m.tflite") == Path("a/m.card.json") == sidecar(Path("a/m.tflite"), "card.json")
 

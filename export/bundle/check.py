@@ -24,11 +24,11 @@ def check_bundle(folder: str | Path) -> tuple[str, ...]:
         A line for each thing that is wrong, the file's name first; nothing where all is well.
 
     Raises:
-        InputError: the folder is no bundle.
+        InputError: the folder is not a bundle.
     """
     folder = Path(folder)
     if not (folder / names.SUMS).is_file():
-        raise InputError(f"{folder}: is no bundle (it has no {names.SUMS}). Make one with mnv3 bundle FILE.tflite --out DIR.")
+        raise InputError(f"{folder}: is not a bundle (it has no {names.SUMS}). Make one with mnv3 bundle FILE.tflite --out DIR.")
     problems = list(_sums(folder))
     if problems:  # what follows would only repeat it in other words
         return tuple(problems)

@@ -49,11 +49,11 @@ def read_app_contract(path: Path) -> tuple[Preprocessing, dict[str, Any]]:
     """The preprocessing contract in a bundle's preprocessing.json, and the whole file.
 
     Raises:
-        InputError: it is no such file.
+        InputError: it is not such a file.
     """
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path}: is no contract of a bundle (format {FORMAT!r} is expected). Make the bundle again.")
+        raise InputError(f"{path}: is not the contract of a bundle (format {FORMAT!r} is expected). Make the bundle again.")
     try:
         return Preprocessing.from_dict(content.get("preprocessing") or {}), content
     except InputError as error:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from mnv3_tf.data import Sample
+from mnv3_tf.data.batches import contract_batches
 from mnv3_tf.export.classifier import Classifier, open_classifier
 from mnv3_tf.progress import Progress
-from mnv3_tf.training.batches import contract_batches
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def write_goldens(folder: Path, pictures: Sequence[tuple[str, Image.Image]], con
     entries = []
     for number, (name, picture) in enumerate(pictures):
         stem = f"{number:02d}"
-        picture.save(folder / f"{stem}.png", optimize=True)
+        picture.save(folder / f"{stem}.png")
         tensor = input_tensor(contract.load(folder / f"{stem}.png"), model.input_dtype)
         output = model.run_raw(tensor)
         (folder / f"{stem}.input.bin").write_bytes(tensor.tobytes())

@@ -92,7 +92,7 @@ def make_bundle(file: str | Path, out: str | Path, *, data: str | Path | None = 
         out: the folder to make.
         data: pictures (as training takes them) that goldens are chosen from and that the effect of MediaPipe's preprocessing is
             measured on; None: generated goldens.
-        options: see there.
+        options: what goes into the bundle.
         force: replace a folder that is there.
         progress: told of the work.
 
@@ -106,7 +106,7 @@ def make_bundle(file: str | Path, out: str | Path, *, data: str | Path | None = 
         raise InputError(f"goldens is {options.goldens}; a bundle needs one at least, for the app's own test.")
     if out.exists() and not (force and _is_bundle(out)):
         hint = "Give another folder, or --force." if _is_bundle(out) or not out.is_dir() else \
-            "It is no bundle, so --force does not replace it either; give another folder."
+            "It is not a bundle, so --force does not replace it either; give another folder."
         raise InputError(f"{out}: is there already. {hint}")
     samples = _samples(data, labels) if data is not None else ()
     effect = measure_effect(file, samples, progress) if samples else None
@@ -216,7 +216,7 @@ def _notes(out: Path, contract: Preprocessing, options: BundleOptions, effect: E
     if LiteRTModel(out / names.MODEL).input_dtype == "int8":
         notes.append("the model takes int8, which MediaPipe refuses; convert with --io uint8 for it")
     if effect is not None and options.client == "contract" and not effect.same:
-        notes.append(f"{effect.sentence()} An app that follows preprocessing.json is not touched by it. For MediaPipe's "
+        notes.append(f"{effect.sentence()} An app that follows preprocessing.json is not affected by it. For MediaPipe's "
                      "ImageClassifier, train with -o data.resize=stretch -o data.interpolation=mediapipe, or make the bundle "
                      "with --client mediapipe, which writes that contract")
     if effect is not None and options.client == "mediapipe" and not effect.same:

@@ -73,7 +73,7 @@ def find_adb() -> str:
     if given:
         found = shutil.which(given)
         if found is None:
-            raise NoDeviceError(f"{given}: is no program (the environment variable ADB names it). {_INSTALL}.")
+            raise NoDeviceError(f"{given}: is not a program (the environment variable ADB names it). {_INSTALL}.")
         return found
     for variable in ("ANDROID_HOME", "ANDROID_SDK_ROOT"):
         folder = os.environ.get(variable)
@@ -223,11 +223,11 @@ def connect(adb: Adb, address: str) -> DeviceEntry:
     """`adb connect`, believed only when the device says that it is there.
 
     Raises:
-        InputError: the address is none.
+        InputError: the address is malformed.
         NoDeviceError: nothing answers there, or the device refuses.
     """
     if not re.fullmatch(r"[^\s:]+(:\d+)?|\[[0-9a-fA-F:]+\](:\d+)?", address):
-        raise InputError(f"{address!r}: is no address. Give HOST:PORT, such as 192.168.1.20:5555.")
+        raise InputError(f"{address!r}: is not an address. Give HOST:PORT, such as 192.168.1.20:5555.")
     done = adb.run("connect", address, seconds=20)
     entry = next((entry for entry in adb.devices() if entry.serial in (address, f"{address}:5555")), None)
     if entry is None:

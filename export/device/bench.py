@@ -47,7 +47,7 @@ class DeviceSettings:
         runner: the kit's program, or TFLite's.
         binary: the user's own benchmark_model.
         cool_down: seconds to wait at most for a device that is warmer than at the start.
-        fixed_performance: Android's mode of steady clocks meanwhile; always reset.
+        fixed_performance: Android's mode of steady clocks during the measurement; always reset.
         profile: every operator is timed too, in runs of their own.
         use_cache: benchmark_model keeps XNNPACK's packed weights in a file.
     """
@@ -89,7 +89,7 @@ def open_target(target: str, program: str | None = None) -> RemoteDevice:
         return AdbDevice(adb, adb.choose(name or None).serial)
     if kind == "ssh" and name:
         return SshDevice(name)
-    raise InputError(f"{target!r}: is no target. Give host, adb, adb:SERIAL, ssh:HOST or all.")
+    raise InputError(f"{target!r}: is not a target. Give host, adb, adb:SERIAL, ssh:HOST or all.")
 
 
 def benchmark_device(device: RemoteDevice, files: Sequence[Path], settings: DeviceSettings,

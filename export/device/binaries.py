@@ -42,7 +42,7 @@ def benchmark_binary(system: System, architecture: str, *, given: str | Path | N
         progress: told of a download, and of what its hash is compared with.
 
     Raises:
-        InputError: the given file is none for this architecture, or there is no address for it.
+        InputError: the given file is not for this architecture, or there is no address for it.
         KitError: the download failed, or other bytes came than the table or an earlier download says.
     """
     if given is not None:
@@ -107,7 +107,8 @@ def _check_elf(path: Path, architecture: str) -> None:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
     if head[:4] != b"\x7fELF":
-        raise InputError(f"{path}: is no program for a device (no ELF file). Give the benchmark_model of the device's kind.")
+        raise InputError(f"{path}: is not a program for a device (not an ELF file). Give the benchmark_model of the "
+                         "device's kind.")
     machine = int.from_bytes(head[18:20], "little")
     if machine != _MACHINES.get(architecture):
         name = next((name for name, number in _MACHINES.items() if number == machine), f"machine {machine}")

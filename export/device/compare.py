@@ -97,9 +97,9 @@ def device_lines(result: "DeviceResult") -> list[str]:
              f"{measured.overhead:.0%} were not measuring{_waited(measured.waited)}.",
              f"Before: {measured.states[0].state.sentence()}. After: {measured.states[-1].state.sentence()}."]
     load = other_load(measured.states[0].state.processes, measured.states[-1].state.processes)
-    lines += [f"Other processes took {load.sentence()} meanwhile."] if load else []
+    lines += [f"Other processes took {load.sentence()} during the measurement."] if load else []
     lines += profile_lines(rows)
-    lines.append("A program started from a shell is not an app: an app may be scheduled otherwise, above all on a GPU.")
+    lines.append("A program started from a shell is not an app: an app may be scheduled differently, above all on a GPU.")
     for row in rows:
         label = f"{Path(row['file']).name}, threads {row['threads']}"
         lines += [f"Warning: {label}: {text}." for text in (*row["flags"], *row["warnings"])]

@@ -71,8 +71,8 @@ class CoreLayout:
         if named == set():
             raise InputError(f"{choice!r}: this device has two kinds of cores only, and none between them. Give little or big.")
         if chosen is None:
-            raise InputError(f"{choice!r}: is no choice of cores. Give all, big, little, prime, mid, numbers such as 4-7, or a "
-                             "mask such as 0xf0.")
+            raise InputError(f"{choice!r}: is not a choice of cores. Give all, big, little, prime, mid, numbers such as 4-7, or "
+                             "a mask such as 0xf0.")
         found = tuple(cpu for cpu in self.cpus if cpu in chosen)
         if not found:
             raise InputError(f"{choice!r}: names no core of this device; cpu{spans(self.cpus)} are online."

@@ -212,7 +212,7 @@ static void run_inputs(const char *from, const char *to) {
     out = fopen(to, "wb");
     if (!out) fail("the output file cannot be written", to);
     while ((got = fread(bytes, 1, input_bytes, in)) > 0) {
-        if (got != input_bytes) fail("the input file is no whole number of tensors", from);
+        if (got != input_bytes) fail("the input file is not a whole number of tensors", from);
         give(bytes);
         invoke();
         check(LockTensorBuffer(output, &memory, LOCK_READ), "the output cannot be read");

@@ -1,4 +1,4 @@
-"""What else a device did meanwhile: the CPU time of its other processes between two moments, by name.
+"""What else a device did during a measurement: the CPU time of its other processes between two moments, by name.
 
 Only names are kept, and those only of the busiest; numbers of processes never leave this module's objects.
 """
@@ -92,4 +92,4 @@ def load_flags(found: OtherLoad | None, threads: int) -> list[str]:
     """Whether other processes took more than :data:`MOST_OTHER` of the cores that a row's threads use, in words."""
     if found is None or found.cores <= MOST_OTHER * threads:
         return []
-    return [f"busy device: other processes took {found.sentence()} meanwhile, and the row used {threads}"]
+    return [f"busy device: other processes took {found.sentence()} during the measurement, and the row used {threads}"]

@@ -60,7 +60,7 @@ def runner_here(progress: Progress) -> RunnerBundle:
         progress: told of what is compiled.
 
     Raises:
-        InputError: this machine is none that the runner is for; the message names the alternative.
+        InputError: the runner is not for this machine; the message names the alternative.
         KitError: the runner cannot be built.
     """
     if sys.platform != "linux":

@@ -177,7 +177,7 @@ def _matched(events: Sequence[Event], file: TfliteFile) -> tuple[list[range], st
         ways.append(reached)
     complete = [place for place in ways[-1] if count in _starts(place, file)]
     if not complete:
-        return [], f"the profile has {len(events)} operators, and the file goes on after them"
+        return [], f"the profile has {len(events)} operators, and the file has more after them"
     if len(complete) > 1 or ways[-1][complete[0]] > 1:
         return [], "the profile fits the file in more than one way"
     return _traced(events, ways, complete[0], file), ""

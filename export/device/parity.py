@@ -1,4 +1,4 @@
-"""The answers of a device, for the parity ladder."""
+"""The answers of a device, as a parity stage."""
 
 from pathlib import Path
 

@@ -125,7 +125,7 @@ def _compile(architecture: str, folder: Path, progress: Progress) -> Path:
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no message"]
             reason = next((line for line in lines if "error:" in line), lines[-1])
-            raise KitError(f"the kit's runner cannot be compiled for {architecture}: {reason}. Install ziglang anew, or take "
+            raise KitError(f"the kit's runner cannot be compiled for {architecture}: {reason}. Reinstall ziglang, or take "
                            "--runner benchmark_model.")
         return (Path(store) / PROGRAM).replace(kept)
 
@@ -206,11 +206,11 @@ def unpack_deb(archive: Path, folder: Path, names: list[str]) -> None:
     """Takes files by name out of a Debian package, wherever in it they lie; links are followed inside the package.
 
     Raises:
-        KitError: the file is no Debian package, or a link in it leads out of it.
+        KitError: the file is not a Debian package, or a link in it leads out of it.
     """
     content = archive.read_bytes()
     if content[:8] != b"!<arch>\n":
-        raise KitError(f"{archive}: is no Debian package.")
+        raise KitError(f"{archive}: is not a Debian package.")
     place = 8
     while place + 60 <= len(content):
         name, size = content[place:place + 16].decode("ascii").strip().rstrip("/"), int(content[place + 48:place + 58])

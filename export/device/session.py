@@ -180,7 +180,7 @@ def interrupts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ignores SIGINT, SIGTERM and SIGHUP meanwhile."""
+    """Ignores SIGINT, SIGTERM and SIGHUP until it ends."""
     with _handlers(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN)):
         yield
 

@@ -20,14 +20,14 @@ class SshDevice(RemoteDevice):
 
     Raises:
         NoDeviceError: there is no ssh client.
-        InputError: the host is none.
+        InputError: the host is malformed.
     """
 
     kind = "ssh"
 
     def __init__(self, host: str):
         if not re.fullmatch(r"[\w.@:%\[\]-]+", host) or host.startswith("-"):
-            raise InputError(f"{host!r}: is no host. Give HOST or USER@HOST, as for ssh.")
+            raise InputError(f"{host!r}: is not a host. Give HOST or USER@HOST, as for ssh.")
         program = shutil.which("ssh")
         if program is None:
             raise NoDeviceError("ssh was not found. Install it (Debian and Ubuntu: apt install openssh-client).")

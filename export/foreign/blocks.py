@@ -75,14 +75,14 @@ class _Finder:
         return value is None or (operator.kind in ("reshape", "identity") and _same(value.base, end))
 
     def find(self) -> tuple[_Chain, Base, str | None]:
-        """The chain, what its last operator makes, and why it ends there if that is no classifier."""
+        """The chain, what its last operator makes, and why it ends there if that is not a classifier."""
         stems = self._after[Pixels()]
         if len(stems) != 1:
             raise InputError(f"{self._path}: {self._no_stem(stems)}")
         stem = stems[0]
         activation = self._activation(stem)
         if stem.kind != "conv" or activation is None:
-            raise InputError(f"{self._path}: {stem.operator.place} takes the picture but is no convolution with a ReLU or "
+            raise InputError(f"{self._path}: {stem.operator.place} takes the picture but is not a convolution with a ReLU or "
                              f"hard-swish after it{self._why(Out(stem, 'linear'))}; there is no MobileNetV3 here.")
         chain = _Chain([_Found(stem, "stem", None, activation)])
         end: Base = Out(stem, activation)
@@ -163,7 +163,7 @@ class _Finder:
         if first.kind == "conv":
             activation = self._activation(first)
             if not _is_pointwise(first) or activation is None:
-                raise _Refused(f"it is no 1x1 convolution with a ReLU or hard-swish{self._why(Out(first, 'linear'))}")
+                raise _Refused(f"it is not a 1x1 convolution with a ReLU or hard-swish{self._why(Out(first, 'linear'))}")
             found.append(_Found(first, "expand", number, activation))
             depthwise = [conv for conv in self._after[Out(first, activation)] if conv.kind == "depthwise"]
         elif number > 1:

@@ -96,8 +96,8 @@ def require_match(network: ForeignNetwork, *, name: str | None = None, alpha: fl
     given = (("name", name), ("alpha", None if alpha is None else f"{alpha:g}"), ("dialect", dialect))
     asked = ", ".join(f"{key} {value}" for key, value in given if value)
     stopped = f" The file's network ends there: {network.stopped}." if network.stopped else ""
-    raise InputError(f"{network.path}: its {len(network.convolutions)} convolutions are no network that the kit builds"
-                     f"{f' with {asked}' if asked else ''}. The nearest is {nearest[1]}.{stopped} "
+    raise InputError(f"{network.path}: its {len(network.convolutions)} convolutions are not those of a network that the kit "
+                     f"builds{f' with {asked}' if asked else ''}. The nearest is {nearest[1]}.{stopped} "
                      "Give the table that it was made from, or another name, alpha or dialect.")
 
 

@@ -56,7 +56,7 @@ def read_tfjs(path: str | Path) -> Graph:
     path = _document_path(path)
     document = read_json(path)
     if not isinstance(document, Mapping) or "modelTopology" not in document:
-        raise InputError(f"{path}: is no TensorFlow.js model (it has no modelTopology). Give the model.json of a graph model.")
+        raise InputError(f"{path}: is not a TensorFlow.js model (it has no modelTopology). Give the model.json of a graph model.")
     topology = document["modelTopology"]
     if not isinstance(topology, Mapping) or not isinstance(topology.get("node"), list):
         raise InputError(f"{path}: is a TensorFlow.js layers model; only graph models can be read. Convert it with "

@@ -67,7 +67,7 @@ class _Reader:
         return made
 
     def _unpack(self, info: OperatorInfo) -> bool:
-        """Carries a constant through an operator that only stores it otherwise."""
+        """Carries a constant through an operator that only changes how it is stored."""
         source = self.constants.get(info.inputs[0]) if info.inputs else None
         if source is None:
             return False

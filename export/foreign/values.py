@@ -191,7 +191,7 @@ def clipped(value: Value, low: float, high: float) -> Value:
     """``clip(value, low, high)``.
 
     Raises:
-        NotUnderstood: it is no ReLU or gate of a convolution.
+        NotUnderstood: it is not a ReLU or gate of a convolution.
     """
     base = value.base
     if isinstance(base, Clip) and close(value.scale, _ONE) and not value.has_offset and max(base.low, low) < min(base.high, high):

@@ -102,7 +102,7 @@ class _Walker:
             return value
         highs = {"relu": math.inf, "relu6": 6.0}
         if operator.activation not in highs:
-            raise NotUnderstood(f"its fused activation {operator.activation} is none of MobileNetV3's")
+            raise NotUnderstood(f"its fused activation {operator.activation} is not one that MobileNetV3 uses")
         return clipped(value, 0.0, highs[operator.activation])
 
     def _value(self, tensor: Tensor) -> Value:
@@ -171,7 +171,7 @@ class _Walker:
     def _pooled(self, value: Value) -> Value:
         value = settle(value)
         if value.pads or value.has_offset or isinstance(value.base, Pixels):
-            raise NotUnderstood("it averages what is no map of the network")
+            raise NotUnderstood("it averages something that is not a feature map")
         return replace(value, base=Mean(value.base), size=(1, 1), pooled=True)
 
     def _pad(self, operator: Operator) -> Value:

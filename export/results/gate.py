@@ -39,11 +39,11 @@ def parse_gate(text: str) -> Gate:
     """Reads a gate.
 
     Raises:
-        InputError: it is none, or names an unknown field.
+        InputError: it is not a limit, or names an unknown field.
     """
     match = re.fullmatch(r"\s*([A-Za-z_0-9]+)\s*(<=|>=|==|<|>)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(?:@\s*(\S+)\s*)?", text)
     if not match:
-        raise InputError(f"--gate {text!r}: is no limit. Write it as \"median_ms < 8\", or \"median_ms < 8 @ adb\".")
+        raise InputError(f"--gate {text!r}: is not a limit. Write it as \"median_ms < 8\", or \"median_ms < 8 @ adb\".")
     field, sign, limit, target = match.groups()
     if field not in FIELDS:
         raise InputError(f"--gate {text!r}: unknown field {field!r}{nearest(field, FIELDS) or '.'} Fields: {', '.join(FIELDS)}.")

@@ -49,7 +49,7 @@ def accuracy_by_file(pairs: Sequence[str]) -> dict[str, float]:
     """Reads NAME=TOP1 pairs.
 
     Raises:
-        InputError: one is none.
+        InputError: one of them is malformed.
     """
     found: dict[str, float] = {}
     for pair in pairs:

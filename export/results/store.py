@@ -82,7 +82,7 @@ def read_records(path: str | Path, notes: list[str] | None = None) -> list[Recor
         notes: told of a last line that was cut off.
 
     Raises:
-        InputError: it cannot be read, or a line is no record; the message names file and line.
+        InputError: it cannot be read, or a line is not a record; the message names file and line.
     """
     path = Path(path)
     file = path / RESULTS if path.is_dir() else path
@@ -98,7 +98,7 @@ def read_records(path: str | Path, notes: list[str] | None = None) -> list[Recor
                 if notes is not None:
                     notes.append(f"{file}, line {number}: cut off, and left out")
                 continue
-            raise InputError(f"{file}, line {number}: no valid JSON ({error.msg}). Remove the line.") from error
+            raise InputError(f"{file}, line {number}: not valid JSON ({error.msg}). Remove the line.") from error
         records.append(_checked(record, file, number))
     if not records:
         raise InputError(f"{file}: holds no result. mnv3 benchmark --out DIR writes them.")
@@ -108,7 +108,7 @@ def read_records(path: str | Path, notes: list[str] | None = None) -> list[Recor
 def _checked(record: Any, file: Path, number: int) -> Record:
     where = f"{file}, line {number}"
     if not isinstance(record, dict) or not isinstance(record.get("schema"), str):
-        raise InputError(f"{where}: is no benchmark record (it names no schema). Give what mnv3 benchmark --out wrote.")
+        raise InputError(f"{where}: is not a benchmark record (it names no schema). Give what mnv3 benchmark --out wrote.")
     if record["schema"] != SCHEMA:
         raise InputError(f"{where}: has the schema {record['schema']!r}, and this version reads {SCHEMA!r}. Use the version that "
                          "wrote it, or a newer one.")

@@ -109,6 +109,6 @@ def _float_run(subject: Path, run: RunFolder | None, against: str | Path | None,
             raise InputError(f"{subject}: the float run to compare with is not known ({reason}). Give it with --against RUN.")
         found = open_run(parent.path)
     if not found.model.exists():
-        raise InputError(f"{found.path}: is no float run (it holds no model.keras). Give the run that `mnv3 train` wrote with "
+        raise InputError(f"{found.path}: is not a float run (it holds no model.keras). Give the run that `mnv3 train` wrote with "
                          "--against.")
     return found

@@ -27,7 +27,7 @@ def claim_findings(chain: Chain, calibration: dict[str, Any] | None, rungs: tupl
     Args:
         chain: what belongs together.
         calibration: from :func:`calibration_of`.
-        rungs: with the scores that were measured.
+        rungs: the stages, with the scores that were measured.
         split, fingerprint: of the pictures that they were measured on.
     """
     rung = _own_rung(chain)
@@ -37,7 +37,7 @@ def claim_findings(chain: Chain, calibration: dict[str, Any] | None, rungs: tupl
         ours, theirs = chain.own_contract.to_dict(), chain.contract.to_dict()
         differing = [f"{key} is {ours[key]!r} instead of {theirs[key]!r}" for key in ours if ours[key] != theirs[key]]
         found.append(Finding("preprocessing", labels_file.replace("labels.txt", "preprocessing.json"), rung,
-                             f"prepares pictures otherwise than the float model was trained with: {', '.join(differing)}",
+                             f"prepares pictures differently from the training of the float model: {', '.join(differing)}",
                              score=900.0))
     for line in (calibration or {}).get("remarks", []):
         found.append(Finding("calibration", str(chain.quantized_run.path if chain.quantized_run else chain.subject),
@@ -48,7 +48,7 @@ def claim_findings(chain: Chain, calibration: dict[str, Any] | None, rungs: tupl
 
 
 def _own_rung(chain: Chain) -> str:
-    """The rung of what was verified."""
+    """The stage of what was verified."""
     return REFERENCE if chain.tflite is not None else QUANTIZED
 
 
@@ -75,7 +75,7 @@ def _card(run: Path) -> dict[str, Any] | None:
 
 
 def _card_finding(chain: Chain, remark: CardRemark) -> Finding:
-    """A remark about a card as a finding at the rung whose artefact it is about."""
+    """A remark about a card as a finding at the stage whose artefact it is about."""
     rung = _own_rung(chain)
     for name, run in ((QUANTIZED, chain.quantized_run), (FLOAT, chain.float_run)):
         if run is not None and Path(remark.subject).absolute().is_relative_to(run.path.absolute()):

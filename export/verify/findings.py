@@ -15,8 +15,8 @@ from scipy.optimize import linear_sum_assignment
 from mnv3_tf.config import VerifyConfig
 from mnv3_tf.export.verify.ladder import FLOAT, QUANTIZED, REFERENCE, RUNGS, Form
 from mnv3_tf.export.verify.layers import Constants, Layer, LayerTable, Placed
+from mnv3_tf.layer_names import display_name
 from mnv3_tf.metrics import Scores
-from mnv3_tf.network import display_name
 from mnv3_tf.quantization.graph import DeployGraph
 from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph
 from mnv3_tf.quantization.twin import Ranges, Twin, input_units, shifted_bias
@@ -40,7 +40,7 @@ class Finding:
         kind: "input", "class order", "labels", "preprocessing", "range", "gate range", "kernel", "bias", "noise", "constant
             answer", "card" or "calibration".
         where: a layer as reports print it, "input", "output" or a file.
-        rung: the form that has it first.
+        rung: the stage that has it first.
         text: what is wrong, in a sentence or two.
         broken: whether it fails the verification; else it is worth knowing.
         score: to order findings of one kind by, the worst highest.
@@ -59,7 +59,7 @@ class Finding:
 
 
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """What fails first, by rung, then the worst."""
+    """What fails first, by stage, then the worst."""
     order = {name: place for place, name in enumerate(RUNGS)}
     return tuple(sorted(findings, key=lambda f: (not f.broken, order.get(f.rung, len(order)), -f.score)))
 

@@ -14,7 +14,7 @@ _BINS = 10
 
 @dataclass(frozen=True)
 class Flip:
-    """A picture that the file answers otherwise than the float model.
+    """A picture that the file answers differently from the float model.
 
     Attributes:
         path: the picture.
@@ -54,12 +54,12 @@ class McNemar:
     def sentence(self) -> str:
         """What it says, in words."""
         if not self.lost + self.gained:
-            return "Not one picture is right in one and wrong in the other."
+            return "No picture is right in one and wrong in the other."
         split = f"{self.lost} right answers were lost and {self.gained} gained"
         if self.p_value < 0.05:
             better = "the float model" if self.lost > self.gained else "the file"
             return f"{split}: {better} is really better (exact McNemar test, p = {self.p_value:.2g})."
-        return f"{split}: no more than chance would do (exact McNemar test, p = {self.p_value:.2g})."
+        return f"{split}: no more than chance would explain (exact McNemar test, p = {self.p_value:.2g})."
 
 
 def flips(paths: Iterable[Path], labels: np.ndarray, before: np.ndarray, after: np.ndarray,

@@ -1,4 +1,4 @@
-"""The parity ladder: the same pictures through every form of the network, each compared with the one before."""
+"""The parity stages: the same pictures through every form of the network, each compared with the one before."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -17,8 +17,15 @@ ARM = "TFLite, emulated ARM"
 PHONE = "TFLite, device"
 AS_REFERENCE = "quantized Keras, rounded as these kernels do"
 RUNGS = (FLOAT, DEPLOY, QUANTIZED, REFERENCE, XNNPACK, ARM, PHONE)
+# Names that are printed differently from what JSON holds.
+_PRINTED = {DEPLOY: "folded network"}
 # Logits of 8 bits that differ by less than this are the same number, scaled twice.
 _EQUAL_STEPS = 1e-3
+
+
+def printed(name: str) -> str:
+    """A stage's name for people; in JSON it stays as it is."""
+    return _PRINTED.get(name, name)
 
 
 @dataclass(frozen=True)
@@ -38,16 +45,16 @@ class Check:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The logits of one rung beside those of another, on the same pictures.
+    """The logits of one stage beside those of another, on the same pictures.
 
     Attributes:
-        against: the other rung.
+        against: the other stage.
         agreement: share of pictures with the same best class, in 0..1.
         equal: pictures with every logit equal.
         disagreements: pictures with another best class.
-        ties: of these, pictures whose two best classes lie too close together on the other rung to call it another answer.
+        ties: of these, pictures whose two best classes lie too close together in the other stage to call it another answer.
         mean_steps, largest_steps: difference of a logit in steps of the 8-bit output.
-        share_of_range: the largest difference of a logit as a share of the other rung's logits' range.
+        share_of_range: the largest difference of a logit as a share of the other stage's logits' range.
     """
 
     against: str
@@ -67,12 +74,12 @@ class Rung:
     Attributes:
         name: one of :data:`RUNGS`.
         source: the file that it was made from.
-        scores: accuracy on the pictures, None where the rung is absent.
-        previous: comparison with the rung before (of both TFLite rungs: with quantized Keras, where there is one);
+        scores: accuracy on the pictures, None where the stage is absent.
+        previous: comparison with the stage before (of both TFLite stages: with quantized Keras, where there is one);
             None on the first and where absent.
         to_float: comparison with the first.
         checks: what decided.
-        absent: why there is no such rung, or "".
+        absent: why there is no such stage, or "".
     """
 
     name: str
@@ -99,7 +106,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Form:
-    """One form of the network and its answers: what a rung is made of.
+    """One form of the network and its answers: what a stage is made of.
 
     Attributes:
         name: one of :data:`RUNGS`.
@@ -199,8 +206,8 @@ def _checks(rung: Rung, form: Form, before: Form, first: Rung, limits: VerifyCon
         setting, limit = ("reference_steps", limits.reference_steps) if form.name == REFERENCE and form.expected is None else \
             ("mean_steps", limits.mean_steps)
         checks.append(Check(f"verify.{setting}", mean <= limit,
-                            f"a logit differs from {rung.previous.against} by {mean:.2f} steps on average, and on "
-                            f"{rung.previous.equal} of {total} pictures in nothing; allowed are {limit:g} ({setting})"))
+                            f"a logit differs from {printed(rung.previous.against)} by {mean:.2f} steps on average, and on "
+                            f"{rung.previous.equal} of {total} pictures not at all; allowed are {limit:g} ({setting})"))
     return checks
 
 
@@ -208,7 +215,7 @@ def _agreement(setting: str, comparison: Comparison, limit: float, total: int) -
     differing = comparison.disagreements - comparison.ties
     ties = f" ({comparison.ties} more are ties)" if comparison.ties else ""
     return _pictures(setting, differing, 1 - limit, total,
-                     f"it answers {differing} of {total} pictures otherwise than {comparison.against}{ties}")
+                     f"it answers {differing} of {total} pictures differently from {printed(comparison.against)}{ties}")
 
 
 def _pictures(setting: str, count: int, share: float, total: int, text: str) -> Check:

@@ -101,7 +101,7 @@ class Placed:
     output: TensorInfo
 
     def kernel_and_bias(self, content: "Constants") -> tuple[np.ndarray, np.ndarray]:
-        """The file's kernel (as the deploy form has it) and bias, dequantized, as the lowered operation uses them."""
+        """The file's kernel (as the folded network has it) and bias, dequantized, as the lowered operation uses them."""
         # A file has (out, h, w, in), and (1, h, w, channels) for a depthwise convolution.
         return content.real(self.operator.inputs[1]).transpose(1, 2, 3, 0), content.real(self.operator.inputs[2])
 
@@ -216,8 +216,8 @@ def examine_layers(content: bytes, float_graph: DeployGraph, own_graph: DeployGr
 
     Args:
         content: the bytes of a `.tflite` file.
-        float_graph: the deploy form of the float model.
-        own_graph: the deploy form with the quantized run's weights; None: the float model's.
+        float_graph: the folded float model.
+        own_graph: the folded network with the quantized run's weights; None: the float model's.
         pixels: uint8 (n, height, width, 3).
         advance: told the number of pictures done.
     """

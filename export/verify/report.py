@@ -11,13 +11,13 @@ import numpy as np
 from mnv3_tf.export.drawing import page_style
 from mnv3_tf.export.tflite_file import bytes_by_dtype, operator_counts
 from mnv3_tf.export.verify.flips import Flip, flips, mcnemar, reliability
-from mnv3_tf.export.verify.ladder import FLOAT, XNNPACK
+from mnv3_tf.export.verify.ladder import FLOAT, XNNPACK, printed
 from mnv3_tf.export.verify.layers import decibels
 from mnv3_tf.export.verify.plots import convergence_plot, layer_plot, reliability_plot, save_layer_plot
 from mnv3_tf.export.verify.result import Verification
 from mnv3_tf.files import write_json, write_text
+from mnv3_tf.layer_names import display_name
 from mnv3_tf.metrics import Scores
-from mnv3_tf.network import display_name
 
 _THUMBNAIL = 176
 # Pictures that the page shows; the JSON has all.
@@ -58,7 +58,8 @@ def _render(result: Verification, changed: list[Flip], labels: np.ndarray) -> st
     first, last = scores[FLOAT], scores[XNNPACK]
     audit = result.calibration
     return environment.get_template("report.html.j2").render(
-        style=page_style(), result=result, broken=result.broken_rungs(), name=display_name, decibels=decibels, here=_here,
+        style=page_style(), result=result, broken=result.broken_rungs(), name=display_name, printed=printed, decibels=decibels,
+        here=_here,
         flips=changed[:_SHOWN_FLIPS], total_flips=len(changed),
         lost=sum(flip.effect == "lost" for flip in changed), gained=sum(flip.effect == "gained" for flip in changed),
         pictures={flip.path: _thumbnail(flip.path) for flip in changed[:_SHOWN_FLIPS]}, classes=_classes(first, last),

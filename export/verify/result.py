@@ -10,7 +10,7 @@ from mnv3_tf.config import VerifyConfig
 from mnv3_tf.data import Sample
 from mnv3_tf.export.tflite_file import TfliteFile
 from mnv3_tf.export.verify.findings import Finding
-from mnv3_tf.export.verify.ladder import Rung
+from mnv3_tf.export.verify.ladder import Rung, printed
 from mnv3_tf.export.verify.layers import LayerTable
 
 
@@ -24,12 +24,12 @@ class Verification:
         data, split: the pictures.
         samples: the pictures that were looked at, in order.
         labels: class names.
-        rungs: the ladder.
+        rungs: the stages, in order.
         findings: faults with a name, the first to look at first.
         layers: every tensor of the file.
         step: of the 8-bit output, in logits.
         limits: what was allowed.
-        logits: rung -> float (n, classes).
+        logits: stage -> float (n, classes).
         file: the structure of the `.tflite` file.
         partitions: XNNPACK partitions of the file on this machine.
         calibration: what calibrated the quantized run (its calibration.json), None where that is not known.
@@ -55,21 +55,22 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether every rung holds and nothing was found that fails."""
+        """Whether every stage holds and nothing was found that fails."""
         return not self.broken_rungs() and not any(finding.broken for finding in self.findings)
 
     def broken_rungs(self) -> list[str]:
-        """Rungs that do not hold, or that a named fault enters at, in order of the ladder."""
+        """Stages that do not hold, or that a named fault enters at, in order."""
         faulty = {finding.rung for finding in self.findings if finding.broken}
         return [rung.name for rung in self.rungs if rung.status == "broken" or rung.name in faulty]
 
     def verdict(self) -> str:
         """The result in one sentence."""
         if self.passed:
-            present = [rung.name for rung in self.rungs if rung.status != "absent"]
-            return f"Every rung holds on {len(self.samples)} pictures: {' → '.join(present)}."
+            present = [printed(rung.name) for rung in self.rungs if rung.status != "absent"]
+            return f"Every stage holds on {len(self.samples)} pictures: {' → '.join(present)}."
         where = self.broken_rungs()
-        first = f"The first broken rung is {where[0]}" if where else "The ladder holds, but a claim about the artefacts does not"
+        first = (f"The first broken stage is {printed(where[0])}" if where
+                 else "Every stage holds, but a check of the artefacts fails")
         named = [finding for finding in self.findings if finding.broken]
         if named:
             return f"{first}. {named[0].kind.capitalize()}, {named[0].where}: {named[0].text}."

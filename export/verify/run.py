@@ -9,6 +9,7 @@ import numpy as np
 
 from mnv3_tf.config import VerifyConfig
 from mnv3_tf.data import PictureDataset, Sample, evaluation_split, open_dataset
+from mnv3_tf.data.batches import EVALUATION_BATCH, contract_batches
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.export.bundle.contract import input_tensor
 from mnv3_tf.export.convert import check_int8, convert_graph, output_step
@@ -36,12 +37,12 @@ from mnv3_tf.export.verify.result import Verification
 from mnv3_tf.keras_model import batch_logits, load_keras
 from mnv3_tf.progress import Progress
 from mnv3_tf.quantization.equalize import like
-from mnv3_tf.quantization.graph import DeployGraph, leave_float, trace
+from mnv3_tf.quantization.fold import trace
+from mnv3_tf.quantization.graph import DeployGraph, leave_float
 from mnv3_tf.quantization.integers import QuantizedNetwork
 from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.twin import Twin, input_shift
 from mnv3_tf.run_card import read_card
-from mnv3_tf.training.batches import EVALUATION_BATCH, contract_batches
 from mnv3_tf.training.checking import check_pictures
 
 # Runs input tensors, one after the other in a file, through a model elsewhere: (model, tensors, file for the outputs).
@@ -58,7 +59,7 @@ def verify(chain: Chain, data: str | Path, *, split: str | None = None, limits: 
         split: "train", "val", "test" or "all"; None: test where there is one, else val.
         limits: what is allowed; None: the float run's settings.
         threads: of the TFLite runtime with XNNPACK.
-        elsewhere: rung (:data:`ARM`, :data:`PHONE`) -> what runs the file there.
+        elsewhere: stage (:data:`ARM`, :data:`PHONE`) -> what runs the file there.
         progress: told of everything.
 
     Raises:
@@ -148,8 +149,8 @@ class _Verification:
         fused = detect_lowering(file) == "fused"
         if fused or not self.network.exact:
             why = "the file has native hard-swishes" if fused else "the run leaves blocks float"
-            self.notes.append(f"{why}, whose rounding is not known in whole numbers: the file may round otherwise than quantized "
-                              "Keras here and there, and the limit for the reference kernels is verify.reference_steps")
+            self.notes.append(f"{why}, whose rounding is not known in whole numbers: the file may round differently from "
+                              "quantized Keras in places, and the limit for the reference kernels is verify.reference_steps")
             return None
         return self._batched("Quantized Keras, as the reference kernels round", self.network.reference().logits)
 
@@ -157,7 +158,7 @@ class _Verification:
         """Says where the answer depends on the kernels, which is nobody's fault but should be known."""
         differing = int((plain.argmax(axis=1) != delegated.argmax(axis=1)).sum())
         if differing:
-            self.notes.append(f"the file answers {differing} of {len(plain)} pictures otherwise on TFLite's reference kernels "
+            self.notes.append(f"the file answers {differing} of {len(plain)} pictures differently on TFLite's reference kernels "
                               "than on XNNPACK, which phones run: each rounds in its own way")
 
     def _pixels(self, advance: Callable[[int, str], None]) -> np.ndarray:
@@ -209,7 +210,7 @@ class _Verification:
         deploy = Twin(lower(graph), exact_input=True)
         graph = self._in_form(graph)
         forms = [Form(FLOAT, source, self._batched("Float Keras", lambda pixels: batch_logits(model, pixels))),
-                 Form(DEPLOY, source, self._batched("Deploy form", deploy.logits))]
+                 Form(DEPLOY, source, self._batched("Folded network", deploy.logits))]
         if chain.graph is None or chain.quantized_run is None:
             forms.append(Form(QUANTIZED, "", None, absent=chain.missing.get(QUANTIZED, "there is no quantized run")))
             return graph, forms

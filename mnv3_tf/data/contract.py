@@ -143,7 +143,7 @@ class Preprocessing:
         """The model's input from a picture file or its bytes: uint8 (height, width, 3).
 
         Raises:
-            PictureError: the file is no picture that can be used.
+            PictureError: the file is not a picture that can be used.
         """
         return self.prepare(read_picture(source, background=self.background))
 

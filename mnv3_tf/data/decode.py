@@ -188,7 +188,7 @@ def picture_bytes(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a picture file.
 
     Raises:
-        PictureError: it cannot be read, or is no file of a picture's size.
+        PictureError: it cannot be read, or is larger than any picture.
     """
     name, path = os.fspath(path), Path(path)
     try:

@@ -141,7 +141,7 @@ def _class_pictures(folder: Path, prefix: str, notes: list[str]) -> dict[str, li
             notes.append(f"{prefix}{name}/: {counted(sum(junk.values()), 'file')} of no picture format left out "
                          f"({kinds})")
         if not pictures:
-            notes.append(f"{prefix}{name}/: no pictures in it, so it is no class")
+            notes.append(f"{prefix}{name}/: no pictures in it, so it is not a class")
         elif name in classes:
             raise InputError(f"{folder}: two class folders are named {name!r} in different Unicode forms. Merge them.")
         else:
@@ -150,7 +150,7 @@ def _class_pictures(folder: Path, prefix: str, notes: list[str]) -> dict[str, li
 
 
 def _walk(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """Files that may be pictures, at any depth, in natural order; and counts of those that are none, by suffix."""
+    """Files that may be pictures, at any depth, in natural order; and counts of the other files, by suffix."""
     pictures: list[Path] = []
     junk: Counter[str] = Counter()
     waiting, seen = [folder], set()

@@ -135,7 +135,7 @@ class ScanReport:
             lines += [f"broken: {remark}" for remark in self.broken if remark.place.split in self.empty_splits]
         if lines:
             remedy = "Add pictures, or replace these." if self.empty_splits else (
-                "Replace or take out these pictures, or be less strict (leave --strict or data.strict away).")
+                "Replace or take out these pictures, or be less strict (leave --strict or data.strict out).")
             raise InputError(f"{self.root}: {counted(len(lines), 'problem')} in the dataset:\n  {listed(lines)}\n"
                              f"{remedy}")
 

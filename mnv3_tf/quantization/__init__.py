@@ -1,1 +1,1 @@
-"""The integer form: deploy form, lowering, calibration, the tfmot twin and its fine-tuning. The only place of tf_keras."""
+"""The int8 network: folding, lowering, calibration, tfmot's fake quantization and fine-tuning. The only place of tf_keras."""

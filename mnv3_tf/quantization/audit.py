@@ -135,7 +135,7 @@ def refuse_nonsense(content: Content, source: Path, smoke: bool) -> None:
     """Refuses random or constant data.
 
     Raises:
-        InputError: `content` is none to calibrate on, and `smoke` was not asked for.
+        InputError: `content` cannot calibrate a network, and `smoke` was not asked for.
     """
     problem = content.problem()
     if problem and not smoke:

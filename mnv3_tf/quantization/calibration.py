@@ -4,19 +4,21 @@ Every tensor's range is cut where the squared error of 8 bits over it is least: 
 one clips more (Banner et al., "Post training 4-bit quantization", 2019, do this in closed form; here it is counted).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tf_keras
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.quantization.audit import Step
 from mnv3_tf.quantization.graph import DeployGraph
 from mnv3_tf.quantization.lowering import lower, range_rule
 from mnv3_tf.quantization.twin import Ranges, Twin, input_units
+
+# Pixels uint8 (n, height, width, 3) -> the number of every tensor with its values, one after the other.
+Look = Callable[[np.ndarray], Iterator[tuple[int, Any]]]
 
 _BINS = 2048
 _LEVELS = 255
@@ -42,7 +44,7 @@ class Calibration:
 
 def calibrate(graph: DeployGraph, batches: Iterable[np.ndarray],
               advance: Callable[[int], None] = lambda done: None) -> Calibration:
-    """Runs pictures through the float deploy form and chooses the range of every tensor.
+    """Runs pictures through the folded float network and chooses the range of every tensor.
 
     Args:
         graph: the network.
@@ -56,11 +58,18 @@ def calibrate(graph: DeployGraph, batches: Iterable[np.ndarray],
     twin = Twin(lowered)
     factors = {op.name: op.tensor_factor for op in lowered.ops}
     names = [op.name for op in graph.ops if op.kind not in ("input", "flatten") and _is_free(graph, op.name)]
-    probe = tf_keras.Model(twin.model.input, [twin.model.get_layer(name).output / factors[name] for name in names])
-    span_low, span_high, pictures, spans = _extremes(graph, probe, batches, advance)
+    places = {name: place for place, name in enumerate(names)}
+
+    def look(pixels: np.ndarray) -> Iterator[tuple[int, Any]]:
+        """The number of every free tensor with its values, one after the other."""
+        for op, tensor in twin.walk(input_units(graph, pixels)):
+            if op.name in places:
+                yield places[op.name], tensor / factors[op.name]
+
+    span_low, span_high, pictures, spans = _extremes(len(names), look, batches, advance)
     if pictures == 0:
         raise InputError("Calibration: there are no pictures.")
-    counts = _histograms(graph, probe, batches, span_low, span_high, lambda done: advance(pictures + done))
+    counts = _histograms(look, batches, span_low, span_high, lambda done: advance(pictures + done))
     ranges: Ranges = {}
     for i, name in enumerate(names):
         ranges[name] = _best_range(counts[i], span_low[i], span_high[i], *range_rule(graph, graph[name]))
@@ -88,46 +97,35 @@ def _is_free(graph: DeployGraph, name: str) -> bool:
     return op.kind != "hard_sigmoid" and not any(c.kind == "hard_sigmoid" for c in graph.consumers(name))
 
 
-def _extremes(graph: DeployGraph, probe: Any, batches: Iterable[np.ndarray],
+def _extremes(tensors: int, look: Look, batches: Iterable[np.ndarray],
               advance: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray, int, list[tuple[int, np.ndarray]]]:
     """Least and greatest value of every tensor, widened to hold 0; the number of pictures; (pictures, spans) by batch."""
-    @tf.function(reduce_retracing=True, autograph=False)
-    def step(inputs: Any) -> tuple[Any, Any]:
-        tensors = probe(inputs, training=False)
-        return tf.stack([tf.reduce_min(t) for t in tensors]), tf.stack([tf.reduce_max(t) for t in tensors])
-
-    low = np.zeros(len(probe.outputs))
-    high = np.full(len(probe.outputs), 1e-3)
+    low = np.zeros(tensors)
+    high = np.full(tensors, 1e-3)
     pictures = 0
     spans = []
     for pixels in batches:
-        batch_low, batch_high = step(input_units(graph, pixels))
-        low, high = np.minimum(low, batch_low), np.maximum(high, batch_high)
+        for place, tensor in look(pixels):
+            low[place] = min(low[place], float(tf.reduce_min(tensor)))
+            high[place] = max(high[place], float(tf.reduce_max(tensor)))
         pictures += len(pixels)
         spans.append((pictures, high - low))
         advance(pictures)
     return low, high, pictures, spans
 
 
-def _histograms(graph: DeployGraph, probe: Any, batches: Iterable[np.ndarray], low: np.ndarray, high: np.ndarray,
+def _histograms(look: Look, batches: Iterable[np.ndarray], low: np.ndarray, high: np.ndarray,
                 advance: Callable[[int], None]) -> np.ndarray:
     """Counts (tensors, bins) of every tensor's values between its extremes."""
-    @tf.function(reduce_retracing=True, autograph=False)
-    def sample(inputs: Any) -> list[Any]:
-        picked = []
-        for tensor in probe(inputs, training=False):
-            flat = tf.reshape(tensor, [-1])
-            # By chance: every n-th value would leave out channels and columns, whenever n has a factor in common with them.
-            places = tf.random.stateless_uniform([_VALUES_PER_BATCH], (0, 0), 0, tf.size(flat), tf.int32)
-            picked.append(tf.cond(tf.size(flat) > _VALUES_PER_BATCH, lambda v=flat, at=places: tf.gather(v, at),
-                                  lambda v=flat: v))
-        return picked
-
     counts = np.zeros((len(low), _BINS))
     done = 0
     for pixels in batches:
-        for i, values in enumerate(sample(input_units(graph, pixels))):
-            counts[i] += np.histogram(values.numpy(), bins=_BINS, range=(low[i], high[i]))[0]
+        for place, tensor in look(pixels):
+            flat = tf.reshape(tensor, [-1])
+            if len(flat) > _VALUES_PER_BATCH:
+                # By chance: every n-th value would leave out channels and columns, whenever n has a factor in common with them.
+                flat = tf.gather(flat, tf.random.stateless_uniform([_VALUES_PER_BATCH], (0, 0), 0, len(flat), tf.int32))
+            counts[place] += np.histogram(flat.numpy(), bins=_BINS, range=(low[place], high[place]))[0]
         done += len(pixels)
         advance(done)
     return counts
@@ -148,13 +146,10 @@ def _best_range(counts: np.ndarray, low: float, high: float, floor: float | None
         high = min(high, ceiling)
     total = max(counts.sum(), 1.0)
     cut_low = _SHARES if floor is None and low < 0 else np.ones(1)
-    best = (np.inf, low, high)
-    for low_share in cut_low:
-        below = np.maximum(low * low_share - centres, 0.0)
-        for high_share in _SHARES:
-            above = np.maximum(centres - high * high_share, 0.0)
-            step = (high * high_share - low * low_share) / _LEVELS
-            error = float((counts * (below + above) ** 2).sum() / total + step * step / 12)
-            if error < best[0]:
-                best = (error, low * low_share, high * high_share)
-    return float(best[1]), float(best[2])
+    lows, highs = low * cut_low, high * _SHARES
+    below = [(counts * np.maximum(end - centres, 0.0) ** 2).sum() for end in lows]
+    above = [(counts * np.maximum(centres - end, 0.0) ** 2).sum() for end in highs]
+    steps = (highs - lows[:, None]) / _LEVELS
+    errors = (np.array(below)[:, None] + np.array(above)) / total + steps ** 2 / 12
+    at_low, at_high = np.unravel_index(errors.argmin(), errors.shape)
+    return float(lows[at_low]), float(highs[at_high])

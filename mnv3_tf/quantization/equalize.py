@@ -1,4 +1,4 @@
-"""Channels of one size: the deploy form rewritten, exactly in real numbers, so that 8 bits serve all channels of a tensor alike.
+"""Channels of one size: the folded network rewritten, exactly in real numbers, so that 8 bits serve all channels alike.
 
 A tensor has one scale for all of its channels. Where one channel is forty times another, little of the small one is left. A
 depthwise convolution has a scale for each channel of its kernel, so the channels of what feeds only depthwise convolutions may be
@@ -88,7 +88,7 @@ def like(graph: DeployGraph, sizes: Mapping[str, np.ndarray], *, split_stem: boo
 
 
 def _stem(graph: DeployGraph) -> Op | None:
-    """The hard-swish behind the first convolution, if that is all that takes its output."""
+    """The hard-swish after the first convolution, if that is all that takes its output."""
     first = graph.ops[1]
     behind = graph.consumers(first.name)
     if first.kind != "conv" or len(behind) != 1 or behind[0].kind != "hard_swish":

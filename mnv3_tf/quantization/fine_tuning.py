@@ -1,7 +1,7 @@
 """One step of quantization-aware fine-tuning after another, with the float network as teacher."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,8 @@ import tensorflow as tf
 import tf_keras
 
 from mnv3_tf.config import Config
-from mnv3_tf.quantization.twin import Twin, input_shift
+from mnv3_tf.quantization.lowering import LoweredGraph
+from mnv3_tf.quantization.twin import Twin, count_values, input_shift
 
 # Memory for the activations of one training step, and how often each value is held (measured: quantizers and gradients).
 _STEP_BYTES = 1_200_000_000
@@ -58,7 +59,7 @@ class FineTuning:
     What is kept is the average of the parameters over the last steps, :meth:`averaged`.
 
     Args:
-        twin: is trained.
+        twin: the fake-quantized model, which is trained.
         teacher: the float form.
         config: sections `quantize` and `train.label_smoothing`.
         frozen: operations whose weights stay as they are.
@@ -71,17 +72,20 @@ class FineTuning:
         self._optimizer = tf_keras.optimizers.Adam(tf_keras.optimizers.schedules.CosineDecay(
             0.0, max(total - warm_up, 1), warmup_target=settings.learning_rate, warmup_steps=warm_up))
         self._variables = twin.trainable_variables(frozen)
-        self._sizes = [max(float(np.sqrt(np.mean(np.square(v.numpy())))), 1e-3) for v in self._variables]
-        self._relative = [tf.Variable(v / size) for v, size in zip(self._variables, self._sizes, strict=True)]
-        self._averages = [tf.Variable(v, trainable=False) for v in self._relative]
-        self._gradients = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._variables]
+        # One after the other in a single tensor: a step of many small ones is mostly the price of starting operations.
+        values = [v.numpy() for v in self._variables]
+        sizes = [max(float(np.sqrt(np.mean(np.square(value)))), 1e-3) for value in values]
+        self._sizes = tf.constant(np.repeat(np.asarray(sizes, np.float32), [value.size for value in values]))
+        self._relative = tf.Variable(_flat(values) / self._sizes)
+        self._average = tf.Variable(self._relative, trainable=False)
+        self._gradient = tf.Variable(tf.zeros_like(self._relative), trainable=False)
         self._steps = tf.Variable(0.0, trainable=False)
-        self._optimizer.build(self._relative)
-        self._model, self._teacher = twin.model, teacher.model
+        self._optimizer.build([self._relative])
+        self._model, self._teacher = twin.model, teacher
         self._shift = tf.constant(input_shift(twin.lowered.deploy))
         self._temperature, self._share = settings.temperature, settings.teacher_weight
         self._smoothing = config.train.label_smoothing
-        self._part = pictures_at_once(twin.model)
+        self._part = pictures_at_once(twin.lowered)
 
     def step(self, inputs: np.ndarray, labels: np.ndarray) -> float:
         """One step.
@@ -103,49 +107,46 @@ class FineTuning:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """For as long as it is entered, the twin has the averaged parameters."""
-        self._put(self._averages)
+        """For as long as it is entered, the fake-quantized model has the averaged parameters."""
+        self._put(self._average)
         try:
             yield
         finally:
             self._put(self._relative)
 
-    def _put(self, values: list[Any]) -> None:
-        for variable, size, value in zip(self._variables, self._sizes, values, strict=True):
-            variable.assign(value * size)
+    def _put(self, values: Any) -> None:
+        parts = tf.split(values * self._sizes, [variable.shape.num_elements() for variable in self._variables])
+        for variable, part in zip(self._variables, parts, strict=True):
+            variable.assign(tf.reshape(part, variable.shape))
 
     @tf.function(reduce_retracing=True, autograph=False)
     def _accumulate(self, inputs: Any, labels: Any, weight: Any) -> Any:
-        answers = tf.nn.softmax(self._teacher(inputs + self._shift, training=False) / self._temperature)
+        answers = tf.nn.softmax(self._teacher.forward(inputs + self._shift) / self._temperature)
         smooth = labels * (1 - self._smoothing) + self._smoothing / labels.shape[-1]
         with tf.GradientTape() as tape:
             logits = self._model(inputs, training=True)
             from_teacher = tf.nn.softmax_cross_entropy_with_logits(answers, logits / self._temperature) * self._temperature ** 2
             from_labels = tf.nn.softmax_cross_entropy_with_logits(smooth, logits)
             loss = weight * tf.reduce_mean(self._share * from_teacher + (1 - self._share) * from_labels)
-        for total, gradient in zip(self._gradients, tape.gradient(loss, self._variables), strict=True):
-            total.assign_add(gradient)
+        self._gradient.assign_add(_flat(tape.gradient(loss, self._variables)))
         return loss
 
     @tf.function(autograph=False)
     def _apply(self) -> None:
-        self._optimizer.apply_gradients([(gradient * size, own) for gradient, size, own
-                                         in zip(self._gradients, self._sizes, self._relative, strict=True)])
+        self._optimizer.apply_gradients([(self._gradient * self._sizes, self._relative)])
+        self._gradient.assign(tf.zeros_like(self._gradient))
         self._steps.assign_add(1.0)
         # The first averages are over what there is.
         decay = tf.minimum(_DECAY, self._steps / (self._steps + 9.0))
-        for variable, size, own, average, gradient in zip(self._variables, self._sizes, self._relative, self._averages,
-                                                          self._gradients, strict=True):
-            variable.assign(own * size)
-            average.assign(decay * average + (1 - decay) * own)
-            gradient.assign(tf.zeros_like(gradient))
+        self._average.assign(decay * self._average + (1 - decay) * self._relative)
+        self._put(self._relative)
 
 
-def pictures_at_once(model: Any) -> int:
-    """How many pictures go through the twin at once, so that their activations and gradients stay within a budget."""
-    return max(1, _STEP_BYTES // (count_values(model) * 4 * _COPIES))
+def _flat(values: Sequence[Any]) -> Any:
+    """Tensors one after the other, (numbers,)."""
+    return tf.concat([tf.reshape(value, [-1]) for value in values], axis=0)
 
 
-def count_values(model: Any) -> int:
-    """How many numbers all tensors of one picture have."""
-    return sum(math.prod(layer.output.shape[1:]) for layer in model.layers)
+def pictures_at_once(lowered: LoweredGraph) -> int:
+    """How many pictures go through the model at once, so that their activations and gradients stay within a budget."""
+    return max(1, _STEP_BYTES // (count_values(lowered) * 4 * _COPIES))

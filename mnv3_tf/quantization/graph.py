@@ -1,4 +1,4 @@
-"""The deploy form: the trained network as plain data, with BatchNorm and activations folded into the convolutions.
+"""The folded network: the trained network as plain data, with BatchNorm and activations folded into the convolutions.
 
 It computes the same function as the Keras model, in the same units, with a handful of operation kinds. Lowering
 (:mod:`mnv3_tf.quantization.lowering`) rewrites it for a target.
@@ -9,14 +9,13 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import keras
 import numpy as np
 
-from mnv3_tf.errors import InputError, KitError
+from mnv3_tf.errors import InputError
 from mnv3_tf.files import atomic_path
-from mnv3_tf.network import block_of
+from mnv3_tf.layer_names import block_of
 from mnv3_tf.yaml_text import nearest
 
 Kind = Literal["input", "conv", "depthwise", "hard_swish", "hard_sigmoid", "multiply", "add", "pool", "flatten"]
@@ -113,225 +112,13 @@ def leave_float(graph: DeployGraph, blocks: Iterable[str]) -> DeployGraph:
     """
     wanted = set(blocks)
     for name in sorted(wanted.difference(graph.blocks)):
-        raise InputError(f"{name!r} is no block of the network{nearest(name, graph.blocks) or '.'} Blocks: "
+        raise InputError(f"{name!r} is not a block of the network{nearest(name, graph.blocks) or '.'} Blocks: "
                          f"{', '.join(graph.blocks)}.")
     return dataclasses.replace(graph, float_blocks=tuple(name for name in graph.blocks if name in wanted))
 
 
-def trace(model: keras.Model) -> DeployGraph:
-    """Folds a trained model into its deploy form.
-
-    Args:
-        model: flat functional Keras model of built-in layers, from pixels 0..255 to logits.
-
-    Raises:
-        InputError: the model has a layer or shape that the deploy form has no operation for; the message names it.
-    """
-    tracer = _Tracer(model)
-    return tracer.graph()
-
-
-class _Tracer:
-    """Walks the layers in order and folds each into the operations so far."""
-
-    def __init__(self, model: keras.Model):
-        if len(model.inputs) != 1 or len(model.outputs) != 1:
-            raise InputError(f"{model.name}: has {len(model.inputs)} inputs and {len(model.outputs)} outputs; one of each is "
-                             "needed. Build it with include_top=True and without `outputs`.")
-        self._model = model
-        self._ops: dict[str, Op] = {}
-        self._alias: dict[str, str] = {}
-        self._rescale: tuple[float, tuple[float, float, float]] | None = None
-        self._channel_scales: np.ndarray | None = None
-        self._padded: dict[str, keras.Layer] = {}
-        self._uses: dict[str, int] = {}
-        for layer in model.layers:
-            for parent in self._parents(layer):
-                self._uses[parent] = self._uses.get(parent, 0) + 1
-
-    @staticmethod
-    def _parents(layer: keras.Layer) -> list[str]:
-        if isinstance(layer, keras.layers.InputLayer):
-            return []
-        tensors = layer.input if isinstance(layer.input, (list, tuple)) else [layer.input]
-        return [tensor._keras_history.operation.name for tensor in tensors]
-
-    def graph(self) -> DeployGraph:
-        height, width, channels = self._model.inputs[0].shape[1:]
-        if not height or not width or channels != 3:
-            raise InputError(f"{self._model.name}: the input is {self._model.inputs[0].shape}; a fixed size and 3 channels "
-                             "are needed to deploy it.")
-        for layer in self._model.layers:
-            self._add(layer, [self._alias.get(name, name) for name in self._parents(layer)])
-        if self._rescale is None:
-            raise InputError(f"{self._model.name}: takes no pixels 0..255 (it has no Rescaling layer at its input). Build it "
-                             "with include_preprocessing=True.")
-        output = self._alias.get(self._model.outputs[0]._keras_history.operation.name,
-                                 self._model.outputs[0]._keras_history.operation.name)
-        if list(self._ops)[-1] != output:
-            raise KitError(f"{self._model.name}: the last layer is not the output.")
-        scale, offset = self._rescale
-        return DeployGraph(tuple(self._ops.values()), height, width, scale, offset)
-
-    def _add(self, layer: keras.Layer, inputs: list[str]) -> None:
-        kinds: list[tuple[type, Any]] = [
-            (keras.layers.InputLayer, self._input), (keras.layers.Rescaling, self._rescaling),
-            (keras.layers.DepthwiseConv2D, self._depthwise), (keras.layers.Conv2D, self._conv),
-            (keras.layers.ZeroPadding2D, self._pad), (keras.layers.BatchNormalization, self._batchnorm),
-            (keras.layers.ReLU, self._relu),
-            (keras.layers.Activation, self._activation), (keras.layers.Dropout, self._identity),
-            (keras.layers.GlobalAveragePooling2D, self._pool), (keras.layers.Multiply, self._merge),
-            (keras.layers.Add, self._merge), (keras.layers.Flatten, self._flatten)]
-        for kind, fold in kinds:
-            if isinstance(layer, kind):
-                fold(layer, inputs)
-                return
-        raise self._refused(layer, "this kind of layer has no integer form here")
-
-    def _refused(self, layer: keras.Layer, why: str) -> InputError:
-        return InputError(f"Layer {layer.name!r} ({type(layer).__name__}): {why}. Networks built by mnv3_tf.MobileNetV3 with "
-                          "include_top=True and classifier_activation=None can be deployed.")
-
-    def _put(self, op: Op) -> None:
-        self._ops[op.name] = op
-
-    def _input(self, layer: keras.Layer, inputs: list[str]) -> None:
-        self._put(Op(layer.name, "input"))
-
-    def _rescaling(self, layer: Any, inputs: list[str]) -> None:
-        scales, offsets = (np.atleast_1d(np.asarray(value, np.float64)) for value in (layer.scale, layer.offset))
-        fits = all(value.shape in ((1,), (3,)) for value in (scales, offsets)) and (scales > 0).all()
-        if self._ops[inputs[0]].kind != "input" or self._rescale is not None or not fits:
-            raise self._refused(layer, "only one Rescaling, by a positive number or one for each channel, right after the "
-                                       "input, can be folded")
-        # One scale for all channels; how much more or less each has goes into the first kernel.
-        common = float(scales.mean())
-        low, middle, high = np.broadcast_to(common * offsets / scales, 3)
-        self._rescale = common, (float(low), float(middle), float(high))
-        if np.ptp(scales):
-            self._channel_scales = (scales / common).astype(np.float32)
-        self._alias[layer.name] = inputs[0]
-
-    def _pad(self, layer: Any, inputs: list[str]) -> None:
-        """Leaves it to the convolution behind."""
-        self._padded[layer.name] = layer
-        self._alias[layer.name] = inputs[0]
-
-    def _padding(self, layer: Any) -> str:
-        """How a convolution is padded, with the padding layer before it, if any."""
-        before = self._padded.get(self._parents(layer)[0])
-        if before is None:
-            return str(layer.padding)
-        height, width = layer.kernel_size
-        expected = ((height // 2, height // 2), (width // 2, width // 2))
-        if layer.padding != "valid" or tuple(map(tuple, before.padding)) != expected or self._uses[before.name] != 1 \
-                or height % 2 == 0 or width % 2 == 0:
-            raise self._refused(before, "only (kernel - 1) / 2 zeros on every side, before a single convolution without padding "
-                                        "of its own, can be deployed")
-        return "symmetric"
-
-    def _check_conv(self, layer: Any) -> None:
-        if layer.strides[0] != layer.strides[1] or tuple(layer.dilation_rate) != (1, 1) or \
-                layer.data_format != "channels_last" or layer.activation is not keras.activations.linear:
-            raise self._refused(layer, "needs equal strides, no dilation, channels_last and its activation as a layer")
-
-    def _conv(self, layer: Any, inputs: list[str]) -> None:
-        self._check_conv(layer)
-        if layer.groups != 1:
-            raise self._refused(layer, "grouped convolutions have no integer form here")
-        kernel = _float32(layer.kernel)
-        bias = _float32(layer.bias) if layer.use_bias else np.zeros(kernel.shape[-1], np.float32)
-        if self._channel_scales is not None and self._ops[inputs[0]].kind == "input":
-            kernel = kernel * self._channel_scales[:, None]
-        self._put(Op(layer.name, "conv", tuple(inputs), kernel, bias, layer.strides[0], self._padding(layer)))
-
-    def _depthwise(self, layer: Any, inputs: list[str]) -> None:
-        self._check_conv(layer)
-        if layer.depth_multiplier != 1:
-            raise self._refused(layer, "needs depth_multiplier 1")
-        kernel = _float32(layer.kernel)
-        bias = _float32(layer.bias) if layer.use_bias else np.zeros(kernel.shape[2], np.float32)
-        if self._ops[inputs[0]].kind == "input":
-            raise self._refused(layer, "the first convolution must not be a depthwise one")
-        self._put(Op(layer.name, "depthwise", tuple(inputs), kernel, bias, layer.strides[0], self._padding(layer)))
-
-    def _fold_into(self, layer: keras.Layer, name: str, **changes: Any) -> None:
-        """Changes a convolution that only this layer uses, and lets this layer's name stand for it."""
-        self._ops[name] = dataclasses.replace(self._ops[name], **changes)
-        self._alias[layer.name] = name
-
-    def _single(self, layer: keras.Layer, name: str) -> Op | None:
-        """The convolution before this layer, if nothing else takes its output and nothing was fused behind it."""
-        raw = self._parents(layer)[0]
-        op = self._ops[name]
-        fine = op.kind in ("conv", "depthwise") and op.activation is None and self._uses[raw] == 1
-        return op if fine else None
-
-    def _batchnorm(self, layer: Any, inputs: list[str]) -> None:
-        op = self._single(layer, inputs[0])
-        if op is None or op.kernel is None or op.bias is None:
-            raise self._refused(layer, "can only be folded into a convolution whose output nothing else takes")
-        mean, variance = (np.asarray(v, np.float64) for v in (layer.moving_mean, layer.moving_variance))
-        gamma = np.asarray(layer.gamma, np.float64) if layer.scale else np.ones_like(mean)
-        beta = np.asarray(layer.beta, np.float64) if layer.center else np.zeros_like(mean)
-        factor = gamma / np.sqrt(variance + layer.epsilon)
-        per_kernel = factor[:, None] if op.kind == "depthwise" else factor
-        self._fold_into(layer, op.name, kernel=(op.kernel * per_kernel).astype(np.float32),
-                        bias=(beta + (op.bias - mean) * factor).astype(np.float32))
-
-    def _relu(self, layer: Any, inputs: list[str]) -> None:
-        op = self._single(layer, inputs[0])
-        if op is None or layer.max_value is not None or layer.negative_slope or layer.threshold:
-            raise self._refused(layer, "only a plain ReLU right behind a convolution can be folded")
-        self._fold_into(layer, op.name, activation="relu")
-
-    def _activation(self, layer: Any, inputs: list[str]) -> None:
-        function = layer.activation
-        if function is keras.activations.linear:
-            self._identity(layer, inputs)
-        elif function is keras.activations.relu:
-            op = self._single(layer, inputs[0])
-            if op is None:
-                raise self._refused(layer, "only a ReLU right behind a convolution can be folded")
-            self._fold_into(layer, op.name, activation="relu")
-        elif function in (keras.activations.hard_silu, keras.activations.hard_swish):
-            self._put(Op(layer.name, "hard_swish", tuple(inputs)))
-        elif function is keras.activations.hard_sigmoid:
-            if self._single(layer, inputs[0]) is None:
-                raise self._refused(layer, "a hard-sigmoid must follow a convolution whose output nothing else takes")
-            self._put(Op(layer.name, "hard_sigmoid", tuple(inputs)))
-        else:
-            name = getattr(function, "__name__", str(function))
-            hint = "; the deploy form ends in logits" if name == "softmax" else ""
-            raise self._refused(layer, f"the activation {name} has no integer form here{hint}")
-
-    def _identity(self, layer: keras.Layer, inputs: list[str]) -> None:
-        self._alias[layer.name] = inputs[0]
-
-    def _pool(self, layer: Any, inputs: list[str]) -> None:
-        if not layer.keepdims:
-            raise self._refused(layer, "needs keepdims=True")
-        if tuple(layer.input.shape[1:3]) == (1, 1):  # the mean of one place; the converter leaves it out as well
-            self._identity(layer, inputs)
-            return
-        self._put(Op(layer.name, "pool", tuple(inputs)))
-
-    def _merge(self, layer: keras.Layer, inputs: list[str]) -> None:
-        if len(inputs) != 2:
-            raise self._refused(layer, "needs exactly two inputs")
-        kind: Kind = "multiply" if isinstance(layer, keras.layers.Multiply) else "add"
-        self._put(Op(layer.name, kind, tuple(inputs)))
-
-    def _flatten(self, layer: keras.Layer, inputs: list[str]) -> None:
-        self._put(Op(layer.name, "flatten", tuple(inputs)))
-
-
-def _float32(value: Any) -> np.ndarray:
-    return np.array(keras.ops.convert_to_numpy(keras.ops.cast(value, "float32")), np.float32)
-
-
 def save_graph(path: Path, graph: DeployGraph, ranges: dict[str, tuple[float, float]]) -> None:
-    """Writes a deploy form and its activation ranges (in the network's own units) as one ``.npz``, atomically."""
+    """Writes a folded network and its activation ranges (in the network's own units) as one ``.npz``, atomically."""
     rows, arrays = [], {}
     for op in graph.ops:
         row = {field.name: getattr(op, field.name) for field in dataclasses.fields(op)
@@ -362,7 +149,7 @@ def load_graph(path: Path) -> tuple[DeployGraph, dict[str, tuple[float, float]]]
             arrays = {name: archive[name] for name in archive.files}
         head = json.loads(arrays["graph.json"].tobytes())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: is no quantized network, or is damaged ({error}). `mnv3 quantize` makes one.") from error
+        raise InputError(f"{path}: is not a quantized network, or is damaged ({error}). `mnv3 quantize` makes one.") from error
     if head.get("format") != _FORMAT:
         raise InputError(f"{path}: has format {head.get('format')}, this version reads {_FORMAT}. Quantize the run again.")
     ops = tuple(Op(**{**row, "inputs": tuple(row["inputs"])}, kernel=arrays.get(f"{row['name']}/kernel"),

@@ -15,7 +15,7 @@ from mnv3_tf.errors import KitError
 from mnv3_tf.quantization.arithmetic import KERNELS, Grid
 from mnv3_tf.quantization.graph import DeployGraph
 from mnv3_tf.quantization.lowering import LoweredGraph, LoweredOp, lower
-from mnv3_tf.quantization.twin import Ranges, Twin
+from mnv3_tf.quantization.twin import Ranges, Twin, convolve
 
 Kernels = Literal["xnnpack", "reference"]
 
@@ -37,7 +37,7 @@ class IntegerNetwork:
     """A fake-quantized network, computed in whole numbers.
 
     Args:
-        twin: the fake-quantized form, lowered for XNNPACK, nothing left float. Its weights and ranges are read here and by
+        twin: the fake-quantized model, lowered for XNNPACK, nothing left float. Its weights and ranges are read here and by
             :meth:`refresh`; biases are rounded to the grid that a file has for them.
         kernels: "xnnpack", or "reference" for TFLite's reference kernels.
 
@@ -51,11 +51,11 @@ class IntegerNetwork:
                            "QuantizedNetwork computes it with fake quantization.")
         self._twin, self._arithmetic = twin, KERNELS[kernels]
         self._ops = {op.name: op for op in twin.lowered.ops}
-        self._forward = tf.function(self._compute, autograph=False, reduce_retracing=True)
+        self._last_use = {name: op.name for op in twin.lowered.ops for name in op.inputs}
         self.refresh()
 
     def refresh(self) -> None:
-        """Reads the twin's weights and ranges again."""
+        """Reads the fake-quantized model's weights and ranges again."""
         self._finite = all(np.isfinite(values).all() for values in self._values())
         if not self._finite:
             return
@@ -65,7 +65,7 @@ class IntegerNetwork:
         self._constants = {name: tuple(tf.constant(value) for value in self._prepared(op)) for name, op in self._ops.items()}
 
     def _values(self) -> Iterator[Any]:
-        """Everything that the twin has learned."""
+        """Everything that the fake-quantized model has learned."""
         for kernel, bias in self._twin.weights().values():
             yield kernel
             yield bias
@@ -92,13 +92,19 @@ class IntegerNetwork:
             return (*arithmetic.averaging(inputs[0], grid, self._twin.places(op.inputs[0])), *ends)
         return ()
 
-    def _compute(self, centred: Any, constants: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
-        """Some tensors, centred, from the centred input; the constants are arguments, for TensorFlow folds what it knows."""
+    def _compute(self, centred: Any, names: Sequence[str]) -> list[Any]:
+        """Some tensors, centred, from the centred input. Not in a `tf.function`: tracing it takes longer than computing."""
         tensors: dict[str, Any] = {}
+        found = {}
         for name, op in self._ops.items():
             inputs = [tensors[source] for source in op.inputs]
-            tensors[name] = centred if op.kind == "input" else self._apply(op, inputs, constants[name])
-        return [tensors[name] for name in names]
+            tensors[name] = centred if op.kind == "input" else self._apply(op, inputs, self._constants[name])
+            if name in names:
+                found[name] = tensors[name]
+            for source in set(op.inputs):
+                if self._last_use[source] == name:
+                    del tensors[source]
+        return [found[name] for name in names]
 
     def _apply(self, op: LoweredOp, inputs: list[Any], constants: Any) -> Any:
         arithmetic = self._arithmetic
@@ -107,7 +113,7 @@ class IntegerNetwork:
         *constants, low, high = constants
         if op.kind in ("conv", "depthwise"):
             kernel, bias, *constants = constants
-            value = arithmetic.rescale(_convolve(op, inputs[0], kernel) + bias, constants)
+            value = arithmetic.rescale(convolve(op, tf.cast(inputs[0], kernel.dtype), kernel) + bias, constants)
         elif op.kind == "multiply":
             value = arithmetic.rescale(inputs[0] * inputs[1], constants)
         elif op.kind == "add":
@@ -121,7 +127,7 @@ class IntegerNetwork:
     def tensors(self, names: Sequence[str], pixels: np.ndarray) -> list[np.ndarray]:
         """The 8-bit levels, int8, of some operations' outputs, for pixels (n, height, width, 3) in 0..255."""
         return [(found + self.grids[name].zero_point).astype(np.int8)
-                for name, found in zip(names, self._run(pixels, tuple(names)), strict=True)]
+                for name, found in zip(names, self._run(pixels, names), strict=True)]
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits float32 (n, classes) of pixels (n, height, width, 3) in 0..255; not numbers where training diverged."""
@@ -130,29 +136,17 @@ class IntegerNetwork:
         last = list(self._ops)[-1]
         return self._run(pixels, (last,))[0] * self.grids[last].scale
 
-    def _run(self, pixels: np.ndarray, names: tuple[str, ...]) -> list[np.ndarray]:
+    def _run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
         centred = np.asarray(pixels, np.float32) - np.float32(self._twin.lowered.deploy.zero_pixel)
         with tf.device("/CPU:0"):
-            return [tensor.numpy() for tensor in self._forward(tf.constant(centred), self._constants, names)]
-
-
-def _convolve(op: LoweredOp, values: Any, kernel: Any) -> Any:
-    """Sums of products, in the kernel's type, in which all of them are exact."""
-    padding = op.padding.upper()
-    if op.padding == "symmetric":
-        height, width = (side // 2 for side in kernel.shape[:2])
-        values, padding = tf.pad(values, [[0, 0], [height, height], [width, width], [0, 0]]), "VALID"
-    values = tf.cast(values, kernel.dtype)
-    if op.kind == "depthwise":
-        return tf.nn.depthwise_conv2d(values, kernel, (1, op.stride, op.stride, 1), padding)
-    return tf.nn.conv2d(values, kernel, op.stride, padding)
+            return [tensor.numpy() for tensor in self._compute(tf.constant(centred), names)]
 
 
 class QuantizedNetwork:
     """The quantized network as it is scored and compared: in whole numbers wherever it has an integer form.
 
     Args:
-        twin: its fake-quantized form.
+        twin: its fake-quantized model.
 
     Attributes:
         exact: whether :meth:`logits` are those of an int8 file, bit by bit. Where blocks are left float they are not, and fake
@@ -170,7 +164,7 @@ class QuantizedNetwork:
         return cls(Twin(lower(graph), ranges))
 
     def refresh(self) -> None:
-        """Reads the twin's weights and ranges again."""
+        """Reads the fake-quantized model's weights and ranges again."""
         if self._integers is not None:
             self._integers.refresh()
 

@@ -1,4 +1,4 @@
-"""Rewrites the deploy form for a target, exactly in real numbers.
+"""Rewrites the folded network for a target, exactly in real numbers.
 
 - ``xnnpack``: hard_swish(x) becomes ``x * relu6(x + 3)``, six times too large; hard_sigmoid(z) becomes ``relu6(z + 3)`` fused
   into its convolution, six times too large. The factor travels with the tensor until a convolution divides its kernel by it.
@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from mnv3_tf.errors import KitError
-from mnv3_tf.network import block_of
+from mnv3_tf.layer_names import block_of
 from mnv3_tf.quantization.graph import DeployGraph, Op
 
 Lowering = Literal["xnnpack", "fused"]
@@ -58,13 +58,13 @@ class LoweredOp:
 
     @property
     def tensor_factor(self) -> float:
-        """This tensor is so many times the deploy form's tensor of the same name."""
+        """This tensor is so many times the folded network's tensor of the same name."""
         return self.factor * (6.0 if self.activation == "relu6" else 1.0)
 
 
 @dataclass(frozen=True)
 class LoweredGraph:
-    """A deploy form with its rewriting; weights stay in :attr:`deploy`, in the network's own units."""
+    """A folded network with its rewriting; weights stay in :attr:`deploy`, in the network's own units."""
 
     deploy: DeployGraph
     ops: tuple[LoweredOp, ...]
@@ -92,7 +92,7 @@ class LoweredGraph:
         return source.kernel * np.float32(op.kernel_scale), source.bias * np.float32(op.factor) + np.float32(op.bias_shift)
 
     def with_weights(self, weights: dict[str, tuple[np.ndarray, np.ndarray]]) -> DeployGraph:
-        """The deploy form with new weights, given as the lowered operations use them."""
+        """The folded network with new weights, given as the lowered operations use them."""
         changed = {}
         for op in self.ops:
             if op.name in weights:
@@ -109,7 +109,7 @@ class LoweredGraph:
 
 
 def lower(graph: DeployGraph, lowering: Lowering = "xnnpack") -> LoweredGraph:
-    """Rewrites a deploy form.
+    """Rewrites a folded network.
 
     Raises:
         KitError: two tensors with different factors meet in an addition and neither can take on the other's.

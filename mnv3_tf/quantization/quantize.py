@@ -1,4 +1,4 @@
-"""From a float run to a quantized run: check the deploy form, calibrate, and fine-tune with the float model as teacher."""
+"""From a float run to a quantized run: check the folded network, calibrate, and fine-tune with the float model as teacher."""
 
 import math
 from collections.abc import Collection, Iterator
@@ -10,23 +10,25 @@ import numpy as np
 
 from mnv3_tf.config import Config, QuantizeConfig
 from mnv3_tf.data import PictureDataset, Preprocessing, Sample, evaluation_split, fingerprint_samples
+from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import GateError, InputError
 from mnv3_tf.files import write_json
 from mnv3_tf.keras_model import batch_logits, load_keras
+from mnv3_tf.layer_names import display_name
 from mnv3_tf.metrics import Scores, score, softmax
-from mnv3_tf.network import display_name
 from mnv3_tf.progress import Progress
 from mnv3_tf.quantization.audit import audit, measure_content, refuse_nonsense
 from mnv3_tf.quantization.calibration import Calibration, calibrate
 from mnv3_tf.quantization.compensate import compensate
 from mnv3_tf.quantization.equalize import equalize
-from mnv3_tf.quantization.fine_tuning import BestEpoch, FineTuning, count_values
-from mnv3_tf.quantization.graph import DeployGraph, save_graph, trace
+from mnv3_tf.quantization.fine_tuning import BestEpoch, FineTuning
+from mnv3_tf.quantization.fold import trace
+from mnv3_tf.quantization.graph import DeployGraph, save_graph
 from mnv3_tf.quantization.integers import QuantizedNetwork
 from mnv3_tf.quantization.lowering import lower
-from mnv3_tf.quantization.twin import Twin, input_units
+from mnv3_tf.quantization.twin import Twin, count_values, input_units
 from mnv3_tf.run_card import data_facts
-from mnv3_tf.training.batches import ContractPictures, TrainingBatches
+from mnv3_tf.training.batches import TrainingBatches
 from mnv3_tf.training.checking import check_pictures
 from mnv3_tf.training.interrupt import Interrupted, stop_on_signals
 from mnv3_tf.training.run_folder import RunFolder, open_run
@@ -34,7 +36,7 @@ from mnv3_tf.yaml_text import nearest
 
 Method = Literal["qat", "ptq"]
 
-# Largest difference between the Keras model and its deploy form, as a share of the logits' range.
+# Largest difference between the Keras model and its folded network, as a share of the logits' range.
 DEPLOY_TOLERANCE = 1e-4
 _CHECKED_PICTURES = 64
 # Memory for the tensors of the pictures that weights are fitted on, if all of them were held.
@@ -58,8 +60,8 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
         The finished quantized run.
 
     Raises:
-        InputError: the source is no float run, `out` is taken, or the pictures are none (see `smoke`).
-        GateError: the deploy form does not compute what the model computes.
+        InputError: the source is not a float run, `out` exists, or the pictures cannot calibrate (see `smoke`).
+        GateError: the folded network does not compute what the model computes.
         Interrupted: stopped; the best finished epoch, or calibration alone, is saved.
     """
     run, target = open_run(source), RunFolder(Path(out))
@@ -72,7 +74,7 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
     graph = trace(model)
     samples = _calibration_samples(dataset.split("train"), config.quantize)
     difference = check_deploy_form(model, graph, ContractPictures(samples[:_CHECKED_PICTURES], contract))
-    progress.say(f"deploy form equals the float model within {difference:.1e} of the logits' range")
+    progress.say(f"the folded network equals the float model within {difference:.1e} of the logits' range")
 
     # Small batches: the calibration looks at every tensor of the network at once.
     frozen = frozen_layers(graph, config.quantize.freeze)
@@ -88,7 +90,7 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
     if config.quantize.split_stem and not integer.split_stem:
         raise InputError("quantize.split_stem is true, but the stem cannot be split: quantize.equalize is false, quantize.freeze "
                          "keeps it as it is, or it has no hard-swish in front of a depthwise convolution. Leave the setting "
-                         "away, or change the other.")
+                         "out, or change the other.")
     with progress.task("Calibrating", 2 * len(samples)) as advance:
         calibration = calibrate(integer, pictures, lambda done: advance(done, ""))
     progress.say(f"activation ranges from {calibration.pictures} training pictures")
@@ -124,7 +126,7 @@ def check_deploy_form(model: keras.Model, graph: DeployGraph, pictures: Contract
     found = np.concatenate([twin.logits(pixels) for pixels in pictures])
     difference = float(np.abs(found - expected).max() / max(float(np.ptp(expected)), 1e-12))
     if not difference < DEPLOY_TOLERANCE:
-        raise GateError(f"The deploy form differs from the float model by {difference:.1e} of the logits' range; allowed is "
+        raise GateError(f"The folded network differs from the float model by {difference:.1e} of the logits' range; allowed is "
                         f"{DEPLOY_TOLERANCE:.0e}. Nothing was written.")
     return difference
 
@@ -139,14 +141,14 @@ def _compensated(graph: DeployGraph, calibration: Calibration, samples: tuple[Sa
                  config: QuantizeConfig, frozen: Collection[str], progress: Progress) -> DeployGraph:
     """Weights that make up for 8 bits, from some of the calibration pictures."""
     lowered = lower(graph)
-    count = min(config.compensate_pictures, max(8, _COMPENSATE_BYTES // (count_values(Twin(lowered).model) * 4)))
+    count = min(config.compensate_pictures, max(8, _COMPENSATE_BYTES // (count_values(lowered) * 4)))
     pixels = np.concatenate(list(ContractPictures(samples[:count], contract)))
     with progress.task("Fitting weights to 8 bits", len(lowered.ops) - 1) as advance:
         return compensate(graph, calibration.ranges, pixels, kept=frozen, advance=lambda done: advance(done, ""))
 
 
 class _Quantization:
-    """The twin, its fine-tuning, and its scores, which are those of the integer file that it becomes."""
+    """The fake-quantized model, its fine-tuning, and its scores, which are those of the integer file that it becomes."""
 
     def __init__(self, float_graph: DeployGraph, graph: DeployGraph, calibration: Calibration, contract: Preprocessing,
                  class_names: tuple[str, ...], dataset: PictureDataset, config: Config, target: RunFolder,
@@ -202,7 +204,7 @@ class _Quantization:
                           "no epoch of fine-tuning was better than calibration alone, which is kept")
 
     def _judge(self, teacher: np.ndarray, history: list[dict[str, float]], *, epoch: int, loss: float) -> None:
-        """Scores the twin on the validation pictures and keeps it if it is the best so far (:class:`BestEpoch`).
+        """Scores the fake-quantized model on the validation pictures and keeps it if it is the best so far (:class:`BestEpoch`).
 
         The loss is what is trained, without the temperature.
         """
@@ -256,7 +258,7 @@ def frozen_layers(graph: DeployGraph, last: str | None) -> frozenset[str]:
     ends = [place for place, name in enumerate(names) if name == last or name.startswith(f"{last}_")]
     if not ends:
         blocks = list(dict.fromkeys(display_name(name).partition("/")[0] for name in names[1:]))
-        raise InputError(f"quantize.freeze is {last!r}, which is no block{nearest(last, blocks) or '.'} Blocks: "
+        raise InputError(f"quantize.freeze is {last!r}, which is not a block{nearest(last, blocks) or '.'} Blocks: "
                          f"{', '.join(blocks)}.")
     return frozenset(names[:ends[-1] + 1])
 

@@ -71,7 +71,7 @@ class RangeQuantizer(quantizers.Quantizer):
 
 
 class OpConfig(quantize_config.QuantizeConfig):
-    """How one layer of the twin is quantized.
+    """How one layer of the fake-quantized model is quantized.
 
     Args:
         kernel: None, "conv" or "depthwise".

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import InputError
+from mnv3_tf.layer_names import block_of
 from mnv3_tf.metrics import softmax
-from mnv3_tf.network import block_of
 from mnv3_tf.progress import Progress
 from mnv3_tf.quantization.graph import DeployGraph, leave_float
 from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph, lower
 from mnv3_tf.quantization.quantizers import BITS
 from mnv3_tf.quantization.twin import Ranges, Twin, input_range, input_units
-from mnv3_tf.training.batches import ContractPictures
 
 _LEAST_PROBABILITY = 1e-12
 
@@ -127,9 +127,9 @@ class Recipe:
 
 
 class SwitchedNetwork:
-    """The fake-quantized network with any of its blocks switched to float, without building it anew.
+    """The fake-quantized network with any of its blocks switched to float, without building it again.
 
-    The layers of two float twins compute it, one with whole kernels and one with kernels in 8 bits; the outputs are quantized
+    The layers of two float models compute it, one with whole kernels and one with kernels in 8 bits; the outputs are quantized
     in between, where a :class:`Twin` of the same blocks would do it.
 
     Args:

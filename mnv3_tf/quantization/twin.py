@@ -1,4 +1,4 @@
-"""The tf_keras side: the lowered network as a float model, and its fake-quantized twin of tfmot's layers.
+"""The tf_keras side: the lowered network as a float model, or fake-quantized with tfmot's layers.
 
 tfmot's wrappers are put around the layers here. Its own `quantize_apply` does that too, but builds the network four times
 over, and loses a quantizer in silence whose configuration does not survive cloning.
@@ -11,7 +11,9 @@ is taken off.
 """
 
 import dataclasses
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from mnv3_tf.quantization.arithmetic import Grid
 from mnv3_tf.quantization.graph import DeployGraph
 from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph, LoweredOp, range_rule
 from mnv3_tf.quantization.quantizers import (
+    BITS,
     HardSwishGate,
     InputUnits,
     KernelQuantizer,
@@ -36,17 +39,19 @@ from mnv3_tf.quantization.quantizers import (
 
 Ranges = dict[str, tuple[float, float]]
 _LEAST_KERNEL = 1e-8
+# The converter names tensors after operations; by this name a file's input is known to take pixels.
+INPUT_SCOPE = "quant_input_units"
 # A bias may be so many steps; 32 bits have four times as many.
 _BIAS_LEVELS = 2.0 ** 29
 
 
 def input_units(graph: DeployGraph, pixels: np.ndarray) -> np.ndarray:
-    """Pixels 0..255 as the twin takes them: float32 ``(pixel - zero_pixel) * scale``."""
+    """Pixels 0..255 as the model takes them: float32 ``(pixel - zero_pixel) * scale``."""
     return (np.asarray(pixels, np.float32) - np.float32(graph.zero_pixel)) * np.float32(graph.scale)
 
 
 def input_shift(graph: DeployGraph) -> np.ndarray:
-    """What the first convolution expects beyond the twin's input units: float32, for each of the 3 channels."""
+    """What the first convolution expects beyond the model's input units: float32, for each of the 3 channels."""
     return np.asarray([graph.zero_pixel * graph.scale + offset for offset in graph.offset], np.float32)
 
 
@@ -56,57 +61,82 @@ def shifted_bias(kernel: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 
 def input_range(graph: DeployGraph) -> tuple[float, float]:
-    """The twin's input range, every pixel value of which is one quantization step."""
+    """The model's input range, every pixel value of which is one quantization step."""
     return -graph.zero_pixel * graph.scale, (255 - graph.zero_pixel) * graph.scale
 
 
 class Twin:
-    """A lowered network in tf_keras, float or fake-quantized; blocks that the deploy form leaves float are not quantized.
+    """A lowered network in TensorFlow, float or fake-quantized; blocks that the folded network leaves float are not quantized.
+
+    It is computed operation by operation, in eager mode or while a `tf.function` is traced. What is trained is :attr:`model`,
+    the same network of tfmot's layers, which is built when it is first asked for: building it takes longer than most uses of
+    the network do.
 
     Args:
         lowered: the network.
-        ranges: activation ranges by deploy tensor, in the network's own units; None builds the float form.
-        batch: a fixed batch size, or None.
+        ranges: activation ranges by deploy tensor, in the network's own units; None makes the float form.
         exact_input: the float form only: the input is ``scale * pixel + offset``, as the Keras network has it, padding
             included.
 
     Attributes:
-        model: the tf_keras model, from input units to logits.
         lowered: as given.
     """
 
-    def __init__(self, lowered: LoweredGraph, ranges: Ranges | None = None, *, batch: int | None = None,
-                 exact_input: bool = False):
+    def __init__(self, lowered: LoweredGraph, ranges: Ranges | None = None, *, exact_input: bool = False):
         self.lowered = lowered
         self._exact_input = exact_input
         self._shift = np.zeros(3, np.float32) if exact_input else input_shift(lowered.deploy)
         self._quantized = ranges is not None
         self._given: Ranges = ranges or {}
-        self._layers: dict[str, str] = {}
-        self._probe: tuple[tuple[str, ...], Any] | None = None
-        self.model = self._build(batch)
+        self._has_range = {op.name: self._quantized and lowered.has_range(op) for op in lowered.ops}
+        self._floors = {op.name: self.kernel_floor(op) for op in lowered.ops if self._has_quantized_kernel(op)}
+        self._parameters: dict[str, tuple[Any, Any]] = {}
+        for op in lowered.ops:
+            if op.kind in ("conv", "depthwise"):
+                self._parameters[op.name] = tuple(tf.Variable(np.zeros_like(values)) for values in lowered.weights(op))
+        self._ends: dict[str, dict[str, Any]] = {
+            name: {"low": tf.Variable(GATE_RANGE[0]), "high": tf.Variable(GATE_RANGE[1])}
+            for name, ranged in self._has_range.items() if ranged}
         if ranges is not None:
             self.set_ranges(ranges)
-        self.set_weights({op.name: lowered.weights(op) for op in lowered.ops if op.kind in ("conv", "depthwise")})
+        self.set_weights({name: lowered.weights(op) for op in lowered.ops if (name := op.name) in self._parameters})
 
+    @cached_property
     @tf.autograph.experimental.do_not_convert  # no layer's code depends on values; converting it takes as long as building
-    def _build(self, batch: int | None) -> Any:
-        """The network, in tfmot's wrappers where it is to be quantized."""
+    def model(self) -> Any:
+        """The fake-quantized network in tfmot's wrappers, tf_keras, from input units to logits; its variables are this twin's."""
         graph = self.lowered.deploy
         tensors: dict[str, Any] = {}
         for op in self.lowered.ops:
             if op.kind == "input":
-                image = tf_keras.Input((graph.height, graph.width, 3), batch_size=batch, name="image")
+                image = tf_keras.Input((graph.height, graph.width, 3), name="image")
                 layer, taken = InputUnits(name="input_units"), image
             else:
                 layer = self._layer(op)
                 taken = [tensors[name] for name in op.inputs]
                 taken = taken[0] if len(taken) == 1 else taken
-            if self._quantized:
-                layer = QuantizeWrapperV2(layer, self._config(op))
-            self._layers[op.name] = layer.name
+            layer = QuantizeWrapperV2(layer, self._config(op))
             tensors[op.name] = layer(taken)
+            self._take_variables(op, layer)
         return tf_keras.Model(image, tensors[self.lowered.ops[-1].name])
+
+    def _take_variables(self, op: LoweredOp, wrapper: Any) -> None:
+        """Lets the variables of a wrapped layer be those of an operation, with the values that it had so far.
+
+        The wrapper keeps the kernel, whose attribute it replaces while it computes.
+        """
+        if op.name in self._parameters:
+            inner = wrapper.layer
+            own = inner.depthwise_kernel if op.kind == "depthwise" else inner.kernel
+            variables = (wrapper._weight_vars[0][0] if self._has_quantized_kernel(op) else own), inner.bias
+            for variable, value in zip(variables, self._parameters[op.name], strict=True):
+                variable.assign(value)
+            self._parameters[op.name] = variables
+        if op.name in self._ends:
+            own_ends = wrapper._output_quantizer_vars
+            for end, variable in self._ends[op.name].items():
+                own_ends[end].assign(variable)
+            self._ends[op.name] = own_ends
 
     def _layer(self, op: LoweredOp) -> Any:
         name = op.name.replace("/", "_")
@@ -128,8 +158,8 @@ class Twin:
 
     def _config(self, op: LoweredOp) -> OpConfig:
         kernel = op.kind if self._has_quantized_kernel(op) else None
-        floor_of_kernel = self.kernel_floor(op) if kernel else _LEAST_KERNEL
-        if not self.lowered.has_range(op):
+        floor_of_kernel = self._floors.get(op.name, _LEAST_KERNEL)
+        if not self._has_range[op.name]:
             return OpConfig(kernel, kernel_floor=floor_of_kernel)
         if op.kind == "gate":
             return OpConfig(output={"floor": GATE_RANGE[0], "ceiling": GATE_RANGE[1], "fixed": True})
@@ -158,15 +188,12 @@ class Twin:
         return self._quantized and op.kind in ("conv", "depthwise") and not self.lowered.is_float(op)
 
     def _ranged(self) -> list[LoweredOp]:
-        return [op for op in self.lowered.ops if op.kind != "gate" and self.lowered.has_range(op)]
-
-    def _variables(self, op: LoweredOp) -> dict[str, Any]:
-        return self.model.get_layer(self._layers[op.name])._output_quantizer_vars
+        return [op for op in self.lowered.ops if op.kind != "gate" and self._has_range[op.name]]
 
     def set_ranges(self, ranges: Ranges) -> None:
         """Sets the activation ranges, given in the network's own units."""
         for op in self._ranged():
-            variables = self._variables(op)
+            variables = self._ends[op.name]
             low, high = input_range(self.lowered.deploy) if op.kind == "input" else ranges[op.name]
             variables["low"].assign(low * op.tensor_factor)
             variables["high"].assign(high * op.tensor_factor)
@@ -175,20 +202,8 @@ class Twin:
     def ranges(self) -> Ranges:
         """The activation ranges, in the network's own units; of a tensor that is left float, as they were given."""
         own = {op.name: (float(v["low"].numpy()) / op.tensor_factor, float(v["high"].numpy()) / op.tensor_factor)
-               for op in self._ranged() if op.kind != "input" for v in [self._variables(op)]}
+               for op in self._ranged() if op.kind != "input" for v in [self._ends[op.name]]}
         return {**self._given, **own}
-
-    def _convolution(self, op: LoweredOp) -> Any:
-        layer = self.model.get_layer(self._layers[op.name])
-        return layer.layer if self._quantized else layer
-
-    def _kernel_bias(self, op: LoweredOp) -> tuple[Any, Any]:
-        """The trainable variables; the wrapper keeps the kernel, whose attribute it replaces while it computes."""
-        if self._has_quantized_kernel(op):
-            wrapper = self.model.get_layer(self._layers[op.name])
-            return wrapper._weight_vars[0][0], wrapper.layer.bias
-        layer = self._convolution(op)
-        return (layer.depthwise_kernel if op.kind == "depthwise" else layer.kernel), layer.bias
 
     def _shift_of(self, op: LoweredOp) -> np.ndarray | None:
         """What a convolution's input lacks, by channel: the first one's is shifted, and perhaps negated."""
@@ -205,7 +220,7 @@ class Twin:
                 kernel, bias = weights[op.name]
                 if (shift := self._shift_of(op)) is not None:
                     bias = bias + shifted_bias(kernel, shift)
-                kernel_variable, bias_variable = self._kernel_bias(op)
+                kernel_variable, bias_variable = self._parameters[op.name]
                 kernel_variable.assign(kernel)
                 bias_variable.assign(bias)
 
@@ -214,7 +229,7 @@ class Twin:
         found = {}
         for op in self.lowered.ops:
             if op.kind in ("conv", "depthwise"):
-                kernel, bias = (v.numpy() for v in self._kernel_bias(op))
+                kernel, bias = (v.numpy() for v in self._parameters[op.name])
                 if (shift := self._shift_of(op)) is not None:
                     bias = bias - shifted_bias(kernel, shift)
                 found[op.name] = (kernel, bias)
@@ -222,24 +237,24 @@ class Twin:
 
     def grid(self, op: LoweredOp) -> Grid:
         """The 8-bit grid of an operation's output, as an integer file has it."""
-        low, high = (float(self._variables(op)[end].numpy()) for end in ("low", "high"))
+        low, high = (float(self._ends[op.name][end].numpy()) for end in ("low", "high"))
         return Grid.of_range(low, high)
 
     def places(self, name: str) -> int:
         """Height times width of a tensor."""
-        height, width = self.model.get_layer(self._layers[name]).output.shape[1:3]
-        return int(height * width)
+        height, width, _ = tensor_shapes(self.lowered)[name]
+        return height * width
 
     def kernel_steps(self, op: LoweredOp) -> np.ndarray:
         """The step of an 8-bit kernel for each of its channels, float64 (channels,)."""
-        kernel, _ = self._kernel_bias(op)
+        kernel, _ = self._parameters[op.name]
         axes = (0, 1, 3) if op.kind == "depthwise" else (0, 1, 2)
         largest = np.maximum(np.abs(kernel.numpy()).max(axis=axes), np.float32(self.kernel_floor(op)))
         return 2 * largest.astype(np.float64) / 254
 
     def integers(self, op: LoweredOp) -> tuple[np.ndarray, np.ndarray]:
-        """Kernel and bias of a quantized convolution as an integer file has them, int64, in the deploy form's shapes."""
-        kernel, bias = self._kernel_bias(op)
+        """Kernel and bias of a quantized convolution as an integer file has them, int64, in the folded network's shapes."""
+        kernel, bias = self._parameters[op.name]
         steps = self.kernel_steps(op)
         fake = KernelQuantizer(op.kind == "depthwise", self.kernel_floor(op))(kernel, False, {}).numpy()
         levels = np.rint(fake / (steps[:, None] if op.kind == "depthwise" else steps))
@@ -253,7 +268,7 @@ class Twin:
         """Moves the biases of what is quantized to an integer file's grid: multiples of input scale times kernel scale."""
         for op in self.lowered.ops:
             if self._has_quantized_kernel(op):
-                _, bias = self._kernel_bias(op)
+                _, bias = self._parameters[op.name]
                 steps = self._bias_steps(op)
                 bias.assign(np.rint(bias.numpy() / steps) * steps)
 
@@ -261,18 +276,18 @@ class Twin:
         """Moves the kernels of a float form to the values that 8 bits leave of them."""
         for op in self.lowered.ops:
             if op.kind in ("conv", "depthwise"):
-                kernel, _ = self._kernel_bias(op)
+                kernel, _ = self._parameters[op.name]
                 kernel.assign(KernelQuantizer(op.kind == "depthwise")(kernel, False, {}))
 
     def deploy_graph(self) -> DeployGraph:
-        """The deploy form with this twin's weights."""
+        """The folded network with this model's weights."""
         return self.lowered.with_weights(self.weights())
 
     def settle(self) -> tuple[DeployGraph, Ranges]:
         """Gives weights and ranges the values that they come back with from a file, which may differ in their last bits.
 
         Returns:
-            The deploy form and the ranges that a file of this network holds.
+            The folded network and the ranges that a file of this network holds.
         """
         graph, ranges = self.deploy_graph(), self.ranges()
         stored = dataclasses.replace(self.lowered, deploy=graph)
@@ -282,25 +297,106 @@ class Twin:
 
     def trainable_variables(self, frozen: Collection[str]) -> list[Any]:
         """What fine-tuning may change: weights and ranges, without the weights of the operations named in `frozen`."""
+        trainable = self.model.trainable_variables
         held = {id(variable) for op in self.lowered.ops
-                if op.kind in ("conv", "depthwise") and op.source in frozen for variable in self._kernel_bias(op)}
-        return [variable for variable in self.model.trainable_variables if id(variable) not in held]
+                if op.kind in ("conv", "depthwise") and op.source in frozen for variable in self._parameters[op.name]}
+        return [variable for variable in trainable if id(variable) not in held]
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits float32 (n, classes) of pixels (n, height, width, 3) in 0..255."""
         graph = self.lowered.deploy
         inputs = graph.stem_input(pixels) if self._exact_input else input_units(graph, pixels)
-        return np.asarray(self.model(inputs, training=False), np.float32)
+        return np.asarray(self.forward(tf.constant(inputs)), np.float32)
 
     def tensors(self, names: Sequence[str], inputs: np.ndarray) -> list[np.ndarray]:
         """The outputs of some operations, in the lowered network's units, for inputs in input units."""
-        if self._probe is None or self._probe[0] != tuple(names):
-            outputs = [self.model.get_layer(self._layers[name]).output for name in names]
-            self._probe = tuple(names), tf_keras.Model(self.model.input, outputs)
-        found = self._probe[1](inputs, training=False)
-        return [np.asarray(tensor) for tensor in (found if isinstance(found, list) else [found])]
+        found = {op.name: np.asarray(tensor) for op, tensor in self.walk(inputs) if op.name in names}
+        return [found[name] for name in names]
+
+    def forward(self, inputs: Any) -> Any:
+        """The last operation's output."""
+        for _, tensor in self.walk(inputs):
+            last = tensor
+        return last
+
+    def walk(self, inputs: Any) -> Iterator[tuple[LoweredOp, Any]]:
+        """Every operation with its output, a tensor in the lowered network's units, for inputs in input units.
+
+        A tensor is let go of when nothing takes it any more.
+        """
+        last_use = {name: op.name for op in self.lowered.ops for name in op.inputs}
+        tensors: dict[str, Any] = {}
+        for op in self.lowered.ops:
+            tensors[op.name] = self._compute(op, [tensors[name] for name in op.inputs] or [inputs])
+            yield op, tensors[op.name]
+            for name in set(op.inputs):
+                if last_use[name] == op.name:
+                    del tensors[name]
 
     def apply(self, op: LoweredOp, inputs: Sequence[np.ndarray]) -> np.ndarray:
         """One operation alone, on inputs in the lowered network's units."""
-        layer = self.model.get_layer(self._layers[op.name])
-        return np.asarray(layer(inputs[0] if len(inputs) == 1 else list(inputs), training=False))
+        return np.asarray(self._compute(op, inputs))
+
+    def _compute(self, op: LoweredOp, inputs: Sequence[Any]) -> Any:
+        with tf.name_scope(INPUT_SCOPE if op.kind == "input" else op.name):
+            if op.kind in ("conv", "depthwise"):
+                kernel, bias = self._parameters[op.name]
+                if op.name in self._floors:
+                    kernel = KernelQuantizer(op.kind == "depthwise", self._floors[op.name])(kernel, False, {})
+                value = tf.nn.bias_add(convolve(op, inputs[0], tf.convert_to_tensor(kernel)), bias)
+                if op.activation:
+                    value = {"relu": tf.nn.relu, "relu6": tf.nn.relu6}[op.activation](value)
+            else:
+                value = _PLAIN[op.kind](*(tf.convert_to_tensor(values, tf.float32) for values in inputs))
+            if not self._has_range[op.name]:
+                return value
+            ends = self._ends[op.name]
+            return tf.quantization.fake_quant_with_min_max_vars(value, ends["low"], ends["high"], num_bits=BITS)
+
+
+# What an operation without weights computes.
+_PLAIN: dict[str, Any] = {
+    "input": tf.identity, "gate": lambda x: tf.nn.relu6(x + 3.0), "negate": lambda x: -x,
+    "hard_swish": lambda x: x * tf.nn.relu6(x + 3.0) * (1.0 / 6.0), "multiply": lambda x, y: x * y, "add": lambda x, y: x + y,
+    "pool": lambda x: tf.reduce_mean(x, axis=(1, 2), keepdims=True),
+    "flatten": lambda x: tf.reshape(x, (-1, math.prod(x.shape[1:])))}
+
+
+def convolve(op: LoweredOp, values: Any, kernel: Any) -> Any:
+    """A convolution's sums of products, without bias."""
+    padding = op.padding.upper()
+    if op.padding == "symmetric":
+        height, width = (side // 2 for side in kernel.shape[:2])
+        values, padding = tf.pad(values, [[0, 0], [height, height], [width, width], [0, 0]]), "VALID"
+    if op.kind == "depthwise":
+        return tf.nn.depthwise_conv2d(values, kernel, (1, op.stride, op.stride, 1), padding)
+    return tf.nn.conv2d(values, kernel, op.stride, padding)
+
+
+def tensor_shapes(lowered: LoweredGraph) -> dict[str, tuple[int, ...]]:
+    """The shape of every operation's output for one picture: (height, width, channels), or (channels,) when flattened."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for op in lowered.ops:
+        if op.kind == "input":
+            shapes[op.name] = lowered.deploy.height, lowered.deploy.width, 3
+            continue
+        given = shapes[op.inputs[0]]
+        if op.kind in ("conv", "depthwise"):
+            kernel = lowered.deploy[op.source or ""].kernel
+            assert kernel is not None
+            # "symmetric" keeps what "same" keeps, for kernels are odd.
+            lost = [side - 1 if op.padding == "valid" else 0 for side in kernel.shape[:2]]
+            height, width = (-(-(side - less) // op.stride) for side, less in zip(given[:2], lost, strict=True))
+            shapes[op.name] = height, width, kernel.shape[2] if op.kind == "depthwise" else kernel.shape[3]
+        elif op.kind == "pool":
+            shapes[op.name] = 1, 1, given[2]
+        elif op.kind == "flatten":
+            shapes[op.name] = (math.prod(given),)
+        else:  # of a tensor and a gate of one place, the larger
+            shapes[op.name] = max((shapes[name] for name in op.inputs), key=math.prod)
+    return shapes
+
+
+def count_values(lowered: LoweredGraph) -> int:
+    """How many numbers all tensors of one picture have."""
+    return sum(math.prod(shape) for shape in tensor_shapes(lowered).values())

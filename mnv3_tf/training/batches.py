@@ -1,51 +1,23 @@
-"""Batches of training and evaluation pictures, prepared by threads ahead of the step that needs them.
+"""Batches of training pictures, prepared by threads ahead of the step that needs them.
 
-Pillow releases Python's lock while it decodes and resizes, so threads share the cores with the training step. Everything
-random depends on (seed, epoch, picture) alone, never on the order in which threads finish.
+Everything random depends on (seed, epoch, picture) alone, never on the order in which threads finish.
 """
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
 
 from mnv3_tf.config import AugmentConfig
 from mnv3_tf.data import Preprocessing, Sample, read_picture
-from mnv3_tf.machine import usable_cores
+from mnv3_tf.data.batches import default_workers, ordered_parallel
 from mnv3_tf.training.augment import augment
 
-EVALUATION_BATCH = 64
-
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
-_T = TypeVar("_T")
 
 # A training picture is kept this much larger than the model's input, so that a random crop still has detail to show.
 _SOURCE_MARGIN = 1.3
-
-
-def default_workers() -> int:
-    """Threads for preparing pictures: one per core, at most 16."""
-    return min(16, usable_cores())
-
-
-def ordered_parallel(work: Callable[[_T], object], items: Iterable[_T], workers: int, ahead: int) -> Iterator[object]:
-    """``work(item)`` for each item, in order, with at most `ahead` results computed before they are asked for."""
-    pending: deque[Future] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="pictures") as pool:
-        try:
-            for item in items:
-                pending.append(pool.submit(work, item))
-                if len(pending) > ahead:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 class SourceCache:
@@ -141,51 +113,3 @@ def _mix(pixels: np.ndarray, labels: np.ndarray, alpha: float, rng: np.random.Ge
     share = np.float32(max(first := rng.beta(alpha, alpha), 1 - first))
     mixed = np.rint(share * pixels + (1 - share) * pixels[::-1]).astype(np.uint8)
     return mixed, share * labels + (1 - share) * labels[::-1]
-
-
-def contract_batches(samples: Sequence[Sample], contract: Preprocessing, batch_size: int = 64,
-                     workers: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pictures exactly as the contract makes them, in order.
-
-    Yields:
-        Pixels uint8 (batch, height, width, 3) and labels int64 (batch,); the last batch may be smaller.
-    """
-    workers = workers or default_workers()
-
-    def batch(start: int) -> tuple[np.ndarray, np.ndarray]:
-        chunk = samples[start:start + batch_size]
-        return np.stack([contract.load(s.path) for s in chunk]), np.array([s.label for s in chunk], np.int64)
-
-    yield from ordered_parallel(batch, range(0, len(samples), batch_size), workers, ahead=2 * workers)  # type: ignore[misc]
-
-
-class ContractPictures:
-    """A split as the contract makes it: kept in memory where it is small, prepared again each time where it is not.
-
-    Iterating yields pixels uint8 (batch, height, width, 3).
-
-    Attributes:
-        labels: int64 (n,).
-    """
-
-    _LIMIT_BYTES = 512 * 1024 * 1024
-
-    def __init__(self, samples: Sequence[Sample], contract: Preprocessing, batch_size: int = EVALUATION_BATCH):
-        self.samples, self.contract, self.batch_size = samples, contract, batch_size
-        self.labels = np.array([sample.label for sample in samples], np.int64)
-        self._keep = len(samples) * contract.height * contract.width * 3 <= self._LIMIT_BYTES
-        self._kept: list[np.ndarray] | None = None
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        if self._kept is not None:
-            yield from self._kept
-            return
-        kept = []
-        for pixels, _ in contract_batches(self.samples, self.contract, self.batch_size):
-            if self._keep:
-                kept.append(pixels)
-            yield pixels
-        self._kept = kept if self._keep else None

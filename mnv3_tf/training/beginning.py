@@ -32,7 +32,7 @@ def take_over(model: keras.Model, start: StartingWeights, class_names: tuple[str
     """Gives a network, in float32, the weights that a run starts from.
 
     Args:
-        model: built anew.
+        model: just built.
         start: the weights.
         class_names: in the order of the model's outputs.
         plan: of freezing; what it never trains keeps its statistics.

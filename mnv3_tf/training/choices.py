@@ -117,7 +117,7 @@ def _choose_batchnorm(config: TrainConfig, batch_size: int, folded: bool, notes:
     if batch_size < _SMALLEST_BATCH:
         notes.append(f"BatchNorm stays in inference mode: a batch of {batch_size} is too small for statistics")
         return "frozen"
-    why = "the weights have it folded away" if folded else "those of the weights are of other pictures"
+    why = "it is folded into the weights" if folded else "those of the weights are of other pictures"
     notes.append(f"BatchNorm: statistics are measured on the training pictures first ({why}), then trained")
     return "reestimate"
 

@@ -14,10 +14,10 @@ import keras
 import numpy as np
 from PIL import Image
 
+from mnv3_tf.data.batches import EVALUATION_BATCH
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import sha256
 from mnv3_tf.run_card import read_card
-from mnv3_tf.training.batches import EVALUATION_BATCH
 
 # Probabilities are not taken to be smaller than this when their logarithm is asked for.
 _LEAST = 1e-7
@@ -33,7 +33,7 @@ class Teacher:
         path: what the user named.
         file: its weights.
         forward: pixels uint8 (n, height, width, 3) -> logits or probabilities float (n, classes), n at most
-            :data:`mnv3_tf.training.batches.EVALUATION_BATCH`.
+            :data:`mnv3_tf.data.batches.EVALUATION_BATCH`.
         height, width: of its input, pixels.
         labels: class names in the order of its outputs; None where they are not known.
         assumed: its preprocessing is not known, and is taken to be RGB pixels 0..255.

@@ -11,7 +11,7 @@ import keras
 
 from mnv3_tf.config import Config, TrainConfig
 from mnv3_tf.errors import InputError
-from mnv3_tf.network import block_of
+from mnv3_tf.layer_names import block_of
 from mnv3_tf.spec import scale_blocks
 from mnv3_tf.weights.starting import network_spec
 from mnv3_tf.yaml_text import nearest
@@ -111,7 +111,7 @@ def make_plan(config: Config, *, inference_batchnorm: bool = False, new_head_con
     frozen = 0
     if settings.freeze is not None:
         if settings.freeze not in units[:-1]:
-            raise InputError(f"train.freeze is {settings.freeze!r}, which is no block{nearest(settings.freeze, units[:-1])}. "
+            raise InputError(f"train.freeze is {settings.freeze!r}, which is not a block{nearest(settings.freeze, units[:-1])}. "
                              f"Blocks: {', '.join(units[:-1])}.")
         frozen = units.index(settings.freeze) + 1
     wish = settings.unfreeze_epochs
@@ -132,10 +132,10 @@ def _refuse_without_weights(settings: TrainConfig) -> None:
     for key in ("freeze", "unfreeze_epochs"):
         if getattr(settings, key) is not None:
             raise InputError(f"train.{key} is {getattr(settings, key)}, but without model.weights the layers would stay "
-                             "random. Give model.weights, or leave it away.")
+                             "random. Give model.weights, or leave it out.")
     if settings.batchnorm in ("frozen", "reestimate"):
         raise InputError(f"train.batchnorm is {settings.batchnorm!r}, which needs a trained network. Give model.weights, or "
-                         "leave it away.")
+                         "leave it out.")
 
 
 def _parts(units: tuple[str, ...], count: int) -> tuple[tuple[str, ...], ...]:

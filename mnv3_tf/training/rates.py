@@ -51,7 +51,7 @@ class RMSpropByLayer(ByLayer, keras.optimizers.RMSprop):
 
 
 class LaterSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule that goes on in the middle, for an optimizer that starts there.
+    """A schedule that continues in the middle, for an optimizer that starts there.
 
     Args:
         schedule: the whole run's.

@@ -14,7 +14,7 @@ from mnv3_tf.run_card import make_card
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A float run (`model.keras`) or a quantized run (`quantized.npz`) with everything that later stations read.
+    """A float run (`model.keras`) or a quantized run (`quantized.npz`) with everything that later commands read.
 
     Attributes:
         path: the folder.

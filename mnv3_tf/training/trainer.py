@@ -13,6 +13,7 @@ from tensorboardX import SummaryWriter
 
 from mnv3_tf.config import Config, differences
 from mnv3_tf.data import PictureDataset, Preprocessing, Sample, evaluation_split
+from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import atomic_path, write_json, write_text
 from mnv3_tf.keras_model import batch_logits, load_keras, save_keras
@@ -20,7 +21,7 @@ from mnv3_tf.metrics import Scores, score
 from mnv3_tf.network import MobileNetV3
 from mnv3_tf.progress import Advance, Progress
 from mnv3_tf.run_card import data_facts
-from mnv3_tf.training.batches import Batch, ContractPictures, TrainingBatches
+from mnv3_tf.training.batches import Batch, TrainingBatches
 from mnv3_tf.training.beginning import facts_of, take_over
 from mnv3_tf.training.checking import check_pictures
 from mnv3_tf.training.choices import Choices, balanced_weights, make_optimizer, settle
@@ -81,7 +82,7 @@ def _check_folder(run: RunFolder, config: Config, resume: bool, progress: Progre
         run.refuse_if_used("Go on with that run by --resume, or choose another --out.")
         return
     if not started:
-        raise InputError(f"{run.path}: there is no run to resume. Leave --resume away to start one.")
+        raise InputError(f"{run.path}: there is no run to resume. Leave --resume out to start one.")
     changed = differences(run.config(), config)
     if changed:
         raise InputError(f"{run.path}: cannot resume with other settings than the run was started with: "

@@ -61,9 +61,9 @@ def transfer(model: keras.Model, start: StartingWeights, class_names: tuple[str,
             if name not in allowed:
                 found = {key: value.shape for key, value in tensors.items()}
                 raise InputError(f"{start.file}: its layer {name} has {_shapes(found)}, where the network of the configuration "
-                                 f"has {_shapes(shapes)}. Leave the keys of the section model away: they follow the weights.")
+                                 f"has {_shapes(shapes)}. Leave the keys of the section model out: they follow the weights.")
             if tensors:
-                notes.append(f"{name} starts anew: it has {_shapes(shapes)}, in the weights "
+                notes.append(f"{name} starts from new values: it has {_shapes(shapes)}, in the weights "
                              f"{_shapes({key: value.shape for key, value in tensors.items()})}")
             new.append(name)
             continue
@@ -86,7 +86,7 @@ def _check_names(layers: Mapping[str, keras.Layer], start: StartingWeights, allo
                          f"{' and has ' + _names(left) + ' instead' if left else ''}. {hint}.")
     if left:
         raise InputError(f"{start.file}: holds layers that the network of the configuration lacks: {_names(left)}. Leave the "
-                         "keys of the section model away: they follow the weights.")
+                         "keys of the section model out: they follow the weights.")
 
 
 def _class_order(start: StartingWeights, class_names: tuple[str, ...], notes: list[str]) -> list[int] | None:

@@ -103,7 +103,7 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str, size_bytes: int) ->
                              "made to fill the memory.")
         return archive.read(name)
     except ZIP_ERRORS as error:
-        raise InputError(f"{path}: no Keras model, or damaged: its entry {name} cannot be read ({error}).") from None
+        raise InputError(f"{path}: not a Keras model, or damaged: its entry {name} cannot be read ({error}).") from None
 
 
 def _layer_names(config: Any, folder: str) -> dict[str, str]:
@@ -162,11 +162,11 @@ class _Reader:
         from natsort import natsorted
 
         if depth > _DEPTH:
-            raise InputError(f"{self.path}: groups nested deeper than {_DEPTH}: no file of Keras.")
+            raise InputError(f"{self.path}: groups nested deeper than {_DEPTH}: not a file that Keras wrote.")
         self.groups_left -= 1
         if self.groups_left < 0:
-            raise InputError(f"{self.path}: more than {self.most_groups} groups, as far as they can be followed: no file of "
-                             "Keras, or made to take for ever.")
+            raise InputError(f"{self.path}: more than {self.most_groups} groups, as far as they can be followed: not a file that "
+                             "Keras wrote, or made to take forever.")
         for name in natsorted(group.keys()):
             if depth == 0 and name in _NO_LAYERS:
                 continue
@@ -199,12 +199,12 @@ class _Reader:
         """A dataset's values, bfloat16 as such.
 
         Raises:
-            InputError: it is no dataset of numbers, lies elsewhere, or declares more than the file's size allows.
+            InputError: it is not a dataset of numbers, lies elsewhere, or declares more than the file's size allows.
         """
         found = self.child(group, name)
         where = f"{self.path}: {group.name}/{name}"
         if not hasattr(found, "dtype") or found.shape is None:
-            raise InputError(f"{where} is no tensor.")
+            raise InputError(f"{where} is not a tensor.")
         if found.is_virtual or found.external:
             raise InputError(f"{where} keeps its values in another file, as Keras never writes. Save the weights again.")
         self.bytes_left -= found.nbytes

@@ -25,7 +25,7 @@ def read_apart(path: Path, content: bytes, most_groups: int) -> tuple[str, tuple
     """What :func:`mnv3_tf.weights.h5_files.read_groups` gives, whatever becomes of the process that reads.
 
     Raises:
-        InputError: as there; or the reading process failed or did not end.
+        InputError: the file is damaged or not one that Keras wrote; or the reading process failed or did not end.
     """
     seconds = _SECONDS + len(content) // _BYTES_A_SECOND
     words = [sys.executable, "-m", __name__, str(most_groups), str(path)]

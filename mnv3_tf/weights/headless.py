@@ -1,4 +1,4 @@
-"""Which network a feature extractor is the lower part of, for want of a card."""
+"""Which network a feature extractor is the lower part of, where there is no card."""
 
 import keras
 

@@ -97,7 +97,7 @@ def _three(path: Path, details: Mapping[str, Any], key: str) -> tuple[float, ...
     if values is None:
         return None
     if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, int | float) for v in values):
-        raise InputError(f"{path}: {key} is {values!r}; three numbers are needed. Fetch the file again, or take it away and give "
+        raise InputError(f"{path}: {key} is {values!r}; three numbers are needed. Fetch the file again, or remove it and give "
                          "--mean and --std.")
     return tuple(float(v) for v in values)
 

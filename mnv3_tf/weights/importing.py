@@ -129,10 +129,10 @@ def import_weights(source: str | Path, origin: str | None = None, *, name: str |
             raise InputError(f"{error} There is no file of that name either.") from None
         own = entry.dialect.removesuffix("_tf")
         if origin not in (None, own):
-            raise InputError(f"--from {origin}: {entry.name} was published by {own}. Leave --from away.")
+            raise InputError(f"--from {origin}: {entry.name} was published by {own}. Leave --from out.")
         if model_name:
             raise InputError(f"--model-name {model_name}: {entry.name} says already which network it is. Leave "
-                             "--model-name away.")
+                             "--model-name out.")
         _refuse_others(entry.name, Published(entry.dialect, entry.network, entry.alpha), name, alpha, dialect)
         path, hints, origin = fetch(entry, progress), published_hints(entry), own
         name, alpha, dialect = entry.network, entry.alpha, entry.dialect
@@ -239,7 +239,7 @@ def _refuse_others(what: str, published: Published, name: str | None, alpha: flo
                                ("--dialect", dialect, published.dialect)):
         if given is not None and given != own:
             raise InputError(f"{option} {given}: {what} is {published.name} at alpha {published.alpha:g} in the dialect "
-                             f"{published.dialect}. Leave {option} away.")
+                             f"{published.dialect}. Leave {option} out.")
 
 
 def _published(origin: str, model_name: str | None, hints: Hints, notes: list[str]) -> Published | None:
@@ -298,7 +298,7 @@ def _settle(tensors: Mapping[str, np.ndarray], path: Path, origin: str, name: st
 
 
 def with_normalization(spec: NetworkSpec, mean: Sequence[float] | None, std: Sequence[float] | None) -> NetworkSpec:
-    """The same network for a stem that was trained on pixels normalized otherwise."""
+    """The same network for a stem that was trained on pixels with another normalization."""
     if mean is None and std is None:
         return spec
     changes: dict[str, tuple[float, ...]] = {}

@@ -81,7 +81,7 @@ def _own_function(spec: NetworkSpec) -> tuple[bool, float]:
 
 
 def _check_layers(file: Path, model: "keras.Model", spec: NetworkSpec) -> None:
-    """Refuses a file whose layers pad or normalize otherwise than the network's."""
+    """Refuses a file whose layers pad or normalize differently from the network's."""
     from mnv3_tf.run_card import read_card
     from mnv3_tf.weights.starting import spec_of_file
 
@@ -102,8 +102,8 @@ def _check_layers(file: Path, model: "keras.Model", spec: NetworkSpec) -> None:
 def _other_dialect(source: str, dialects: Sequence[str], spec: NetworkSpec) -> str:
     remedy = f"dialect={' or '.join(map(repr, dialects))}" if dialects else "the dialect that they were trained in"
     return (f"{source}: weights of the dialect {' or '.join(dialects) or '(none of this kit)'}, and the network is built in the "
-            f"dialect {spec.dialect.name}, whose padding or BatchNorm epsilon differs: the same tensors would answer otherwise. "
-            f"Build it with {remedy}.")
+            f"dialect {spec.dialect.name}, whose padding or BatchNorm epsilon differs: the same tensors would give other "
+            f"answers. Build it with {remedy}.")
 
 
 def with_their_normalization(spec: NetworkSpec, normalization: Sequence[Sequence[float]] | None) -> NetworkSpec:

@@ -170,7 +170,7 @@ def left_out_names(origin: str, entries: Sequence[Entry], headless: Sequence[Ent
 
 
 def identify(model: "keras.Model") -> ModelConfig:
-    """The settings of a network that :func:`mnv3_tf.MobileNetV3` built, by its layers, for want of a card.
+    """The settings of a network that :func:`mnv3_tf.MobileNetV3` built, by its layers, where there is no card.
 
     Args:
         model: with the layer names of this kit.

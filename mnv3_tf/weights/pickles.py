@@ -104,7 +104,7 @@ class Machine:
 
     def find(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise Refused("a global whose name is no text")
+            raise Refused("a global whose name is not text")
         full = f"{_OLD_MODULES.get(module, module)}.{name}"
         make = self.names.get(full)
         if make is None:
@@ -133,14 +133,14 @@ class Machine:
     def set_items(self, pairs: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict):
-            raise Refused(f"items for an object {short(target)}, which is no dict")
+            raise Refused(f"items for an object {short(target)}, which is not a dict")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             target[checked_key(key)] = value
 
     def extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, list):
-            raise Refused(f"items for an object {short(target)}, which is no list")
+            raise Refused(f"items for an object {short(target)}, which is not a list")
         target.extend(items)
 
     def pop_pair(self) -> list[Any]:

@@ -36,7 +36,7 @@ _MODEL_NAMES: dict[str, dict[str, Published]] = {
 }
 # Networks of timm that carry the name and are others: why they cannot be imported by name.
 _OTHERS = {
-    "mobilenetv3_rw": "its first block has no shortcut and its head no bias, which is none of this kit's dialects",
+    "mobilenetv3_rw": "its first block has no shortcut and its head no bias, which no dialect of this kit has",
     "mobilenetv3_large_150d": "its second block does not expand, and two convolutions come before pooling, unlike any table's",
 }
 

@@ -68,7 +68,7 @@ def read_source(path: str | Path, part: str | None = None) -> Source:
             are some, else the model's, and says so in the notes.
 
     Raises:
-        InputError: it is none of these, damaged, not safe to read, or holds no weights.
+        InputError: it is not one of these, damaged, not safe to read, or holds no weights.
     """
     path = Path(path)
     content = _content(path)
@@ -92,7 +92,7 @@ def sniff(path: str | Path, content: bytes) -> str:
     """The container that bytes are: "zip", "h5", "safetensors" or "pickle".
 
     Raises:
-        InputError: they are none; the message says what they look like instead.
+        InputError: they are not weights; the message says what they look like instead.
     """
     if content.startswith(b"PK\x03\x04"):
         return "zip"
@@ -192,7 +192,7 @@ def _from_object(path: Path, kind: str, value: Any, part: str | None) -> Source:
     chosen = _choose(path, value, part, notes)
     others = [str(key) for key, item in chosen.items() if not _is_tensor(item)]
     if others:
-        notes.sentences.append(f"entries left out that are no tensors: {len(others)}, such as {others[0][:80]}")
+        notes.sentences.append(f"entries left out that are not tensors: {len(others)}, such as {others[0][:80]}")
     named = {str(key): item for key, item in chosen.items() if _is_tensor(item)}
     for prefix in _PREFIXES:
         names = [name for name in named if not _COUNTERS.search(name) or name.startswith(prefix)]

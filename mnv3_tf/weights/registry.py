@@ -162,8 +162,8 @@ def fetch(entry: PublishedWeights, progress: Progress | None = None) -> Path:
     if path.is_file():
         problem = _problem(entry, path)
         if problem:
-            raise InputError(f"{path}: not the published file {entry.name}: {problem}. It was left as it is; move it away to "
-                             f"download {entry.url} again.")
+            raise InputError(f"{path}: not the published file {entry.name}: {problem}. It was left as it is; move it elsewhere "
+                             f"to download {entry.url} again.")
         _trust(entry, path, path, progress)
         return path
     progress.say(f"Downloading {entry.url} to {path}.")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_out(out: str | Path) -> Path:
-    """The file to write, or InputError where its name is no `.keras` file's."""
+    """The file to write, or InputError where its name does not end in `.keras`."""
     out = Path(out)
     if out.suffix != ".keras":
         raise InputError(f"--out {out}: the model is written as a .keras file. Give a name such as {out.stem or 'model'}.keras.")
@@ -56,7 +56,7 @@ def save_run(imported: Imported, folder: str | Path, overrides: Sequence[str] = 
     run.refuse_if_used("Choose another --out.")
     check_picture_settings(overrides)
     if imported.classes is None:
-        raise InputError(f"{imported.source}: has no classifier, so it is no run yet. Write it to a .keras file, and train it "
+        raise InputError(f"{imported.source}: has no classifier, so it is not a run yet. Write it to a .keras file, and train it "
                          "with -o model.weights=FILE.keras.")
     if not imported.labels:
         raise InputError(f"{imported.source}: the names of its {imported.classes} classes are not known. Give them with --labels "

@@ -25,7 +25,7 @@ from mnv3_tf.yaml_text import read_yaml
 if TYPE_CHECKING:
     from mnv3_tf.weights.registry import PublishedWeights
 
-# Keys that decide the network below the layers after pooling; those may be made anew.
+# Keys that decide the network below the layers after pooling; those may be made new.
 _BODY = ("name", "block_table", "alpha", "dialect", "inplanes", "class_squeeze")
 
 
@@ -130,7 +130,7 @@ def _published(model: ModelConfig) -> "PublishedWeights | None":
     if source == "imagenet":
         if model.block_table:
             raise InputError(f"model.weights is imagenet, but nobody published weights of the network of {model.block_table}. "
-                             "Leave model.block_table away, or give a run folder or a .keras file.")
+                             "Leave model.block_table out, or give a run folder or a .keras file.")
         return imagenet_for(model.name, model.alpha, model.dialect)
     if Path(source).exists() or source.endswith(".keras") or Path(source).is_absolute():
         return None
@@ -240,7 +240,7 @@ def describe(model: ModelConfig) -> str:
 def _refusal(wanted: ModelConfig, given: ModelConfig, key: str, where: str) -> str:
     value = getattr(given, key)
     return (f"{where}: model.{key} is {getattr(wanted, key)}, but the weights {given.weights} are of {describe(given)}. "
-            f"Leave model.{key} away (it is then {value}), or give weights of {describe(wanted)}.")
+            f"Leave model.{key} out (it is then {value}), or give weights of {describe(wanted)}.")
 
 
 def _where(path: str | Path | None, overrides: tuple[str, ...], key: str) -> str:

@@ -26,7 +26,7 @@ def test_a_network_within_the_budget_needs_no_recipe(ptq_run: Path, pictures: Pa
     assert "within the budget of 20 points" in text and "No block needs float" in text
     assert "36 pictures: one of them is 2.78 points" in text
     rows = [line for line in text.splitlines() if "│" in line]
-    assert sum("block_" in line for line in rows) == 11 and any("head" in line for line in rows)
+    assert sum("block_" in line for line in rows) == 4 and any("head" in line for line in rows)
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["sensitivity.json", "sensitivity.png"]
 
 
@@ -46,7 +46,7 @@ def test_json_is_one_document_and_the_run_is_there(ptq_run: Path, pictures: Path
 
 def test_an_unknown_block_is_one_clear_line(ptq_run: Path, float_run: Path, pictures: Path, tmp_path: Path) -> None:
     code, out, err = run(ptq_run, "--data", pictures, "--out", tmp_path / "s", "--against", float_run, "--float-blocks", "stam")
-    assert code == 2 and out == "" and "'stam' is no block of the network; did you mean 'stem'? Blocks: stem, block_01" in err
+    assert code == 2 and out == "" and "'stam' is not a block of the network; did you mean 'stem'? Blocks: stem, block_01" in err
     assert not (tmp_path / "s").exists()
 
 

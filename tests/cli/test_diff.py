@@ -46,7 +46,7 @@ def test_json(float_run: Path, ptq_run: Path) -> None:
 
 
 @pytest.mark.parametrize(("other", "message"), [("{tmp}/none", "there is no such run folder or file"),
-                                                ("{run}/config.yaml", "is no run folder, .keras or .tflite file")])
+                                                ("{run}/config.yaml", "is not a run folder, .keras or .tflite file")])
 def test_mistakes_are_one_clear_line(other: str, message: str, float_run: Path, tmp_path: Path) -> None:
     code, out, err = run("diff", float_run, other.format(tmp=tmp_path, run=float_run))
     assert code == 2 and out == "" and err.startswith("Error: ") and message in err and len(err.splitlines()) == 1

@@ -84,8 +84,13 @@ def _open_batch():
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory) -> dict[str, Path]:
+def files(shared) -> dict[str, Path]:
     """Name -> path: plain_* and swish_* as the standard recipe makes them, pixel_* for hand computations."""
+    folder = shared("tflite", _write_files)
+    return {path.stem: path for path in sorted(folder.iterdir())}
+
+
+def _write_files(folder: Path) -> None:
     import tensorflow as tf
 
     from mnv3_tf.export.reference import convert_model_standard, synthetic_pictures
@@ -101,7 +106,6 @@ def files(tmp_path_factory) -> dict[str, Path]:
     made["pixel_float_io"] = _quantized_pixel_network(tf.float32, pixel_pictures())
     made["foreign_int8"] = _quantized_pixel_network(tf.int8, pixel_pictures() / 127.5 - 1.0)
     made["open_batch"] = _open_batch()
-    folder = tmp_path_factory.mktemp("tflite")
+    folder.mkdir()
     for name, content in made.items():
         (folder / f"{name}.tflite").write_bytes(content)
-    return {name: folder / f"{name}.tflite" for name in made}

@@ -86,9 +86,9 @@ def test_another_contract_is_named(tree: Path) -> None:
 
 def test_another_configuration_is_named(tree: Path) -> None:
     path = tree / "float" / "config.yaml"
-    path.write_text(path.read_text().replace("epochs: 8", "epochs: 80"))
+    path.write_text(path.read_text().replace("epochs: 12", "epochs: 80"))
     remark = only(check_cards(tree / "float"))
-    assert (remark.severity, remark.subject) == ("broken", str(path)) and "train.epochs is 8, the file says 80" in remark.text
+    assert (remark.severity, remark.subject) == ("broken", str(path)) and "train.epochs is 12, the file says 80" in remark.text
 
 
 def test_a_parent_that_is_gone_is_a_note(tree: Path) -> None:
@@ -114,7 +114,7 @@ def test_missing_damaged_and_old_cards(tree: Path) -> None:
     write_json(card_path(file), {**old, "parent": {key: card["parent"][key] for key in ("file", "sha256")}})
     form, parent = check_cards(file)
     assert form.severity == parent.severity == "note"
-    assert "does not hold card_format, files, metrics, machine" in form.text and "not where that lay" in parent.text
+    assert "does not hold card_format, files, metrics, machine" in form.text and "not where that was" in parent.text
     with file.open("ab") as handle:
         handle.write(b"\0")
     assert [remark.severity for remark in check_cards(file)] == ["note", "broken", "note"]

@@ -18,7 +18,7 @@ from mnv3_tf import MobileNetV3Small
 from mnv3_tf.export.convert import Source, convert
 from mnv3_tf.data import Preprocessing
 from mnv3_tf.export.runtime import LiteRTModel
-from mnv3_tf.quantization.graph import trace
+from mnv3_tf.quantization.fold import trace
 from pathlib import Path
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

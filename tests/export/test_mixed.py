@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mnv3_tf.data import open_dataset
+from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import GateError, InputError
 from mnv3_tf.export import convert as convert_module
 from mnv3_tf.export import mixed as mixed_module
@@ -17,21 +18,22 @@ from mnv3_tf.export.runtime import LiteRTModel
 from mnv3_tf.export.tflite_file import TfliteFile, operator_counts, operator_dtype, parse_tflite, read_tflite
 from mnv3_tf.export.verify.layers import place
 from mnv3_tf.files import read_json
-from mnv3_tf.network import MobileNetV3, block_of
+from mnv3_tf.layer_names import block_of
+from mnv3_tf.network import MobileNetV3
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization.calibration import calibrate
-from mnv3_tf.quantization.graph import leave_float, load_graph, trace
+from mnv3_tf.quantization.fold import trace
+from mnv3_tf.quantization.graph import leave_float, load_graph
 from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.twin import Twin
-from mnv3_tf.training.batches import ContractPictures
 from mnv3_tf.training.run_folder import RunFolder
 
-FLOAT = ("block_03", "block_05", "classifier")
+FLOAT = ("block_01", "block_03", "classifier")
 
 
 @pytest.fixture(scope="module")
 def source(qat_run: Path) -> Source:
-    """The quantized run with three blocks left float: with a residual, with gates, and of one convolution."""
+    """The quantized run with three blocks left float: with squeeze-and-excite, with a residual, and of one convolution."""
     plain = open_source(qat_run)
     return dataclasses.replace(plain, graph=leave_float(plain.graph, FLOAT))
 
@@ -104,7 +106,7 @@ def test_input_types_do_not_change_the_answer(mixed_file: Path, source: Source, 
 def test_the_fused_lowering_may_be_mixed_too(source: Source, tmp_path: Path) -> None:
     result = convert(source, tmp_path / "fused.tflite", lowering="fused")
     names = {key: count for key, count in operator_counts(read_tflite(result.path)).items() if key[0] == "HARD_SWISH"}
-    assert names == {("HARD_SWISH", "int8"): 17, ("HARD_SWISH", "float32"): 2}
+    assert names == {("HARD_SWISH", "int8"): 5, ("HARD_SWISH", "float32"): 2}
 
 
 def test_a_stem_of_one_convolution_stays_float() -> None:
@@ -130,11 +132,11 @@ def test_the_gate_allows_float_in_the_declared_blocks_alone(mixed_file: Path, so
     assert any("computes in float" in line for line in problems)
     assert any("inside the graph" in line for line in problems)
     # One block more is float than declared; the negation in front of the classifier is as declared.
-    fewer = check_int8(content, "m", model, "xnnpack", leave_float(plain, ["block_05", "classifier"]))
-    assert "the operation block_03_expand is float32 and should be int8" in fewer and all("block_05" not in p for p in fewer)
+    fewer = check_int8(content, "m", model, "xnnpack", leave_float(plain, ["block_01", "classifier"]))
+    assert "the operation block_03_expand is float32 and should be int8" in fewer and all("block_01" not in p for p in fewer)
     # One block fewer is.
-    more = check_int8(content, "m", model, "xnnpack", leave_float(plain, [*FLOAT, "block_08"]))
-    assert "the operation block_08_expand is int8 and should be float32" in more
+    more = check_int8(content, "m", model, "xnnpack", leave_float(plain, [*FLOAT, "block_04"]))
+    assert "the operation block_04_expand is int8 and should be float32" in more
 
 
 def test_a_file_that_is_not_as_declared_is_not_written(source: Source, qat_run: Path, tmp_path: Path,
@@ -148,13 +150,13 @@ def test_a_file_that_is_not_as_declared_is_not_written(source: Source, qat_run: 
 
 def test_the_card_and_a_warning_name_the_float_blocks(converted: Converted) -> None:
     assert read_json(sidecar(converted.path, "card.json"))["float_blocks"] == list(FLOAT)
-    assert "left float, as the run says: block_03, block_05, classifier" in converted.warnings
+    assert "left float, as the run says: block_01, block_03, classifier" in converted.warnings
 
 
 @pytest.fixture(scope="module")
 def analysed(qat_run: Path, float_run: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> mixed_module.Analysis:
     out = tmp_path_factory.mktemp("analysis") / "mixed"
-    return analyse_run(qat_run, pictures, out, against=float_run, float_blocks=["block_05", "stem"], progress=Silent())
+    return analyse_run(qat_run, pictures, out, against=float_run, float_blocks=["block_03", "stem"], progress=Silent())
 
 
 @pytest.mark.slow
@@ -163,9 +165,9 @@ def test_a_recipe_becomes_a_run_that_can_be_converted(analysed: mixed_module.Ana
     assert analysed.run is not None
     run = RunFolder(analysed.run)
     graph, _ = load_graph(run.quantized)
-    assert graph.float_blocks == ("stem", "block_05") and run.labels() == RunFolder(qat_run).labels()
+    assert graph.float_blocks == ("stem", "block_03") and run.labels() == RunFolder(qat_run).labels()
     card = read_json(run.card)
-    assert card["float_blocks"] == ["stem", "block_05"] and card["parent"]["run"] == str(float_run.resolve())
+    assert card["float_blocks"] == ["stem", "block_03"] and card["parent"]["run"] == str(float_run.resolve())
     assert card["quantized_parent"]["run"] == str(qat_run.resolve()) and card["metrics"]["test"]["top1"] >= 0.9
     file = convert(open_source(run.path), tmp_path / "m.tflite")
     found, expected = LiteRTModel(file.path).predict(test_pixels), open_classifier(run.path).logits(test_pixels)
@@ -182,7 +184,7 @@ def test_what_was_measured_is_written(analysed: mixed_module.Analysis) -> None:
     sizes = {file.name: file.size_bytes for file in analysed.cost.files}
     assert sizes["int8"] < sizes["mixed"] < sizes["float32"]
     written = read_json(analysed.run / "sensitivity.json")
-    assert written["recipe"]["float_blocks"] == ["stem", "block_05"] and len(written["sensitivity"]["blocks"]) == 14
+    assert written["recipe"]["float_blocks"] == ["stem", "block_03"] and len(written["sensitivity"]["blocks"]) == 7
     assert written["cost"]["files"][1]["partitions"] == 1
     assert (analysed.run / "sensitivity.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -195,12 +197,12 @@ def test_the_cost_of_a_refused_file_is_not_measured(source: Source, qat_run: Pat
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"float_blocks": ["blok_03"]}, "'blok_03' is no block.*did you mean 'block_03'"),
+    ({"float_blocks": ["blok_03"]}, "'blok_03' is not a block.*did you mean 'block_03'"),
     ({"float_blocks": ["stem"], "blocks": 2}, "--blocks and --float-blocks were both given"),
-    ({"float_blocks": []}, "names no block"), ({"blocks": 15}, "has 14 blocks, so 1 to 14"),
+    ({"float_blocks": []}, "names no block"), ({"blocks": 8}, "has 7 blocks, so 1 to 7"),
     ({"quantized_run": "m.tflite"}, r"m\.tflite: is a \.tflite file"),
     ({"quantized_run": "{float}"}, "is a float run"), ({"out": "{quantized}"}, "already holds files"),
-    ({"against": "{quantized}"}, "is no float run"),
+    ({"against": "{quantized}"}, "is not a float run"),
 ])
 def test_wrong_wishes_are_refused_at_once(qat_run: Path, float_run: Path, pictures: Path, tmp_path: Path, changes: dict,
                                           message: str) -> None:

@@ -38,7 +38,8 @@ class Row:
 
     Attributes:
         difference: largest difference of an output, as a share of the outputs' range, over all sizes and pictures.
-        spread: mean difference between the answers to two pictures, likewise: what an input that is not seen would not have.
+        spread: mean difference between the outputs of two pictures, as a share of the same range; near zero if the input has no
+            effect.
     """
 
     package: str
@@ -117,10 +118,10 @@ def _page(rows: list[Row], versions: dict[str, str]) -> str:
         "# Imported weights against the packages that they come from",
         "",
         "Written by `make peers`. Each network is built by the package itself, filled with seeded weights and BatchNorm",
-        "statistics, saved in the package's own format and imported; both answer to two seeded pictures at 224x224, 97x129 and",
+        "statistics, saved in the package's own format and imported; both process two seeded pictures at 224x224, 97x129 and",
         f"128x96 pixels. The largest difference of an output is a share of the outputs' range; allowed is {LIMIT:g}. The last",
-        "column is how much the answers to the two pictures differ on average, likewise: a difference far below it means that",
-        "the whole way from the pixels on is the same.",
+        "column is how much the outputs of the two pictures differ on average, as a share of the same range: if the largest",
+        "difference is far below it, everything from the pixels on is the same.",
         "",
         f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}.",
         "",

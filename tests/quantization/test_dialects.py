@@ -15,7 +15,8 @@ from mnv3_tf.export.runtime import LiteRTModel
 from mnv3_tf.network import MobileNetV3
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization.calibration import calibrate
-from mnv3_tf.quantization.graph import DeployGraph, load_graph, save_graph, trace
+from mnv3_tf.quantization.fold import trace
+from mnv3_tf.quantization.graph import DeployGraph, load_graph, save_graph
 from mnv3_tf.quantization.integers import IntegerNetwork
 from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.twin import Twin, input_shift, input_units

@@ -13,7 +13,8 @@ from mnv3_tf.network import MobileNetV3
 from mnv3_tf.quantization.calibration import calibrate
 from mnv3_tf.quantization.compensate import _Places, _round, compensate
 from mnv3_tf.quantization.equalize import SPLIT_RATIO, equalize, like
-from mnv3_tf.quantization.graph import DeployGraph, Op, load_graph, save_graph, trace
+from mnv3_tf.quantization.fold import trace
+from mnv3_tf.quantization.graph import DeployGraph, Op, load_graph, save_graph
 from mnv3_tf.quantization.lowering import LOWERINGS, LoweredOp, lower, range_rule
 from mnv3_tf.quantization.twin import Twin
 from mnv3_tf.spec import Block, NetworkSpec

@@ -7,7 +7,7 @@ from mnv3_tf.config import Config, load_config
 from mnv3_tf.network import MobileNetV3
 from mnv3_tf.quantization.calibration import calibrate
 from mnv3_tf.quantization.fine_tuning import BestEpoch, FineTuning
-from mnv3_tf.quantization.graph import trace
+from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.twin import Twin, input_units
 from mnv3_tf.spec import Block, NetworkSpec

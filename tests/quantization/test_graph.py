@@ -9,7 +9,8 @@ import pytest
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.network import MobileNetV3
 from mnv3_tf.quantization.calibration import calibrate
-from mnv3_tf.quantization.graph import DeployGraph, Op, load_graph, save_graph, trace
+from mnv3_tf.quantization.fold import trace
+from mnv3_tf.quantization.graph import DeployGraph, Op, load_graph, save_graph
 from mnv3_tf.quantization.lowering import LOWERINGS, lower, range_rule
 from mnv3_tf.quantization.twin import Twin
 from mnv3_tf.spec import Block, NetworkSpec

@@ -14,7 +14,8 @@ from mnv3_tf.export.verify.layers import place
 from mnv3_tf.network import MobileNetV3
 from mnv3_tf.quantization.calibration import calibrate
 from mnv3_tf.quantization.equalize import equalize
-from mnv3_tf.quantization.graph import DeployGraph, leave_float, trace
+from mnv3_tf.quantization.fold import trace
+from mnv3_tf.quantization.graph import DeployGraph, leave_float
 from mnv3_tf.quantization.integers import IntegerNetwork, QuantizedNetwork, has_integer_form
 from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.twin import Ranges, Twin

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.network import MobileNetV3, block_of
+from mnv3_tf.layer_names import block_of
+from mnv3_tf.network import MobileNetV3
 from mnv3_tf.quantization.calibration import calibrate
-from mnv3_tf.quantization.graph import DeployGraph, leave_float, load_graph, save_graph, trace
+from mnv3_tf.quantization.fold import trace
+from mnv3_tf.quantization.graph import DeployGraph, leave_float, load_graph, save_graph
 from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.twin import Ranges, Twin
 
@@ -59,7 +61,7 @@ def test_blocks_are_those_with_a_convolution(graph: DeployGraph) -> None:
 
 def test_left_float_is_in_the_networks_order_and_knows_its_blocks(graph: DeployGraph) -> None:
     assert leave_float(graph, ["head", "block_02"]).float_blocks == ("block_02", "head")
-    with pytest.raises(InputError, match=r"'blok_02' is no block.*did you mean 'block_02'.*Blocks: stem, block_01"):
+    with pytest.raises(InputError, match=r"'blok_02' is not a block.*did you mean 'block_02'.*Blocks: stem, block_01"):
         leave_float(graph, ["blok_02"])
 
 

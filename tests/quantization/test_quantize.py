@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-import tf_keras
 
 from mnv3_tf.config import Config, load_config
 from mnv3_tf.data import open_dataset
+from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import GateError, InputError
 from mnv3_tf.export.card_check import check_cards
 from mnv3_tf.files import read_json
@@ -19,13 +19,13 @@ from mnv3_tf.network import MobileNetV3
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization import quantize as quantize_module
 from mnv3_tf.quantization.calibration import _best_range, calibrate
-from mnv3_tf.quantization.graph import load_graph, trace
+from mnv3_tf.quantization.fold import trace
+from mnv3_tf.quantization.graph import leave_float, load_graph
 from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.quantize import quantize
 from mnv3_tf.quantization.quantizers import KernelQuantizer, OpConfig, RangeQuantizer
-from mnv3_tf.quantization.twin import Twin, input_range, input_units
+from mnv3_tf.quantization.twin import Twin, count_values, input_range, input_units, tensor_shapes
 from mnv3_tf.run_card import read_card
-from mnv3_tf.training.batches import ContractPictures
 from mnv3_tf.training.run_folder import RunFolder
 
 
@@ -81,14 +81,35 @@ def test_ranges_are_in_the_networks_own_units(random_graph, noise: np.ndarray) -
     """Whatever factor the lowering gives a tensor, its range is that of the float network's tensor."""
     calibration = calibrate(random_graph, [noise])
     twin = Twin(lower(random_graph, "fused"))
-    probe = tf_keras.Model(twin.model.input, twin.model.get_layer("block_01_se_multiply").output / 6.0)
-    values = probe(input_units(random_graph, noise)).numpy()
+    values = twin.tensors(["block_01_se_multiply"], input_units(random_graph, noise))[0] / 6.0
     low, high = calibration.ranges["block_01_se_multiply"]
     assert low <= 0 and 0.4 * values.max() <= high <= values.max() * 1.001
     for lowering in ("xnnpack", "fused"):
         again = Twin(lower(random_graph, lowering), calibration.ranges).ranges()
         for name, ends in calibration.ranges.items():
             np.testing.assert_allclose(again[name], ends, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("lowering", "float_blocks"), [("xnnpack", ()), ("fused", ()), ("xnnpack", ("block_02", "stem"))])
+def test_what_is_trained_computes_what_is_scored(random_graph, noise: np.ndarray, lowering: str, float_blocks: tuple) -> None:
+    """The network of tfmot's layers takes over weights and ranges, and gives the same numbers."""
+    graph = leave_float(random_graph, float_blocks)
+    twin = Twin(lower(graph, lowering), calibrate(random_graph, [noise]).ranges)
+    before, weights, ranges = twin.logits(noise), twin.weights(), twin.ranges()
+    np.testing.assert_array_equal(np.asarray(twin.model(input_units(graph, noise), training=False)), before)
+    np.testing.assert_array_equal(twin.logits(noise), before)
+    assert twin.ranges() == ranges
+    for name, values in twin.weights().items():
+        np.testing.assert_array_equal(values[0], weights[name][0])
+    twin.set_weights({"classifier": (weights["classifier"][0] * 0, weights["classifier"][1] * 0)})
+    assert not np.asarray(twin.model(input_units(graph, noise), training=False)).any()
+
+
+def test_shapes_and_sizes_are_those_of_the_tensors(random_graph, noise: np.ndarray) -> None:
+    lowered = lower(random_graph)
+    found = {op.name: tuple(tensor.shape[1:]) for op, tensor in Twin(lowered).walk(input_units(random_graph, noise))}
+    assert found == tensor_shapes(lowered)
+    assert count_values(lowered) == sum(int(np.prod(shape)) for shape in found.values())
 
 
 def test_weights_come_back_in_the_networks_own_units(random_graph, noise: np.ndarray) -> None:
@@ -196,7 +217,7 @@ def test_a_wrong_deploy_form_stops_everything(float_run: Path, pictures: Path, t
         return graph
 
     monkeypatch.setattr(quantize_module, "trace", planted)
-    with pytest.raises(GateError, match="deploy form differs"):
+    with pytest.raises(GateError, match="folded network differs"):
         quantize(float_run, open_dataset(pictures), tiny_config, tmp_path / "out", progress=Silent())
     assert not (tmp_path / "out").exists()
 
@@ -231,7 +252,7 @@ def test_frozen_layers_keep_their_weights_bit_by_bit(float_run: Path, pictures: 
 
     from mnv3_tf.keras_model import load_keras
 
-    config = dataclasses.replace(tiny_config, quantize=dataclasses.replace(tiny_config.quantize, epochs=1, freeze="block_08"))
+    config = dataclasses.replace(tiny_config, quantize=dataclasses.replace(tiny_config.quantize, epochs=1, freeze="block_02"))
 
     def keep(self, *_, **__) -> None:
         self.kept = self.twin.deploy_graph(), self.twin.ranges()
@@ -241,10 +262,10 @@ def test_frozen_layers_keep_their_weights_bit_by_bit(float_run: Path, pictures: 
     run = quantize(float_run, open_dataset(pictures), config, tmp_path / "q", progress=said)
     assert "no epoch of fine-tuning was better than calibration alone, which is kept" in said.lines  # none was judged
     before, (after, _) = trace(load_keras(RunFolder(float_run).model)), load_graph(run.quantized)
-    frozen = quantize_module.frozen_layers(before, "block_08")
+    frozen = quantize_module.frozen_layers(before, "block_02")
     changed = {op.name: not np.array_equal(op.kernel, after[op.name].kernel) for op in before.ops if op.kernel is not None}
     assert {name for name, differs in changed.items() if differs} == {name for name in changed if name not in frozen}
-    assert "block_08_project" in frozen and "block_09_expand" not in frozen and "stem_conv" in frozen
+    assert "block_02_project" in frozen and "block_03_expand" not in frozen and "stem_conv" in frozen
 
 
 def test_an_unknown_block_to_freeze_is_named(random_graph) -> None:

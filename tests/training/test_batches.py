@@ -8,8 +8,9 @@ from PIL import Image
 
 from mnv3_tf.config import AugmentConfig
 from mnv3_tf.data import Preprocessing, open_dataset
+from mnv3_tf.data.batches import ContractPictures, ordered_parallel
 from mnv3_tf.training.augment import augment
-from mnv3_tf.training.batches import ContractPictures, TrainingBatches, ordered_parallel
+from mnv3_tf.training.batches import TrainingBatches
 
 CONTRACT = Preprocessing(height=32, width=48)
 OFF = AugmentConfig(smallest_area=1.0, aspect=0.0, horizontal_flip=False, rotation=0, brightness=0, contrast=0, saturation=0,

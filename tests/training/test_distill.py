@@ -6,15 +6,16 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from shared import THREE_BLOCKS
 from test_trainer import StopAfter, weights
 
 from mnv3_tf.config import Config, load_config
 from mnv3_tf.data import open_dataset
+from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_json, sha256
 from mnv3_tf.keras_model import load_keras
 from mnv3_tf.progress import Silent
-from mnv3_tf.training.batches import ContractPictures
 from mnv3_tf.training.distill import DistillationLoss, LabelAccuracy, Teacher, TeacherAnswers, open_teacher, resized, with_answers
 from mnv3_tf.training.run_folder import RunFolder
 from mnv3_tf.training.trainer import train
@@ -137,7 +138,7 @@ def student_config(source_run: Path, tiny_config: Config) -> Config:
     """A student without labels' share: all it learns, it learns from the teacher."""
     return load_config(None, [f"train.teacher={source_run}", "train.teacher_weight=1", "data.image_size=[40,40]",
                               "model.alpha=0.5", "train.epochs=6",
-                              f"model.block_table={source_run.parent / 'blocks.yaml'}"], tiny_config)
+                              THREE_BLOCKS[0]], tiny_config)
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,8 @@ def test_the_classifier_is_new_where_the_classes_differ(tuned_config: Config, st
 def test_another_width_after_pooling_makes_both_layers_new(tuned_config: Config, start: StartingWeights) -> None:
     config = dataclasses.replace(tuned_config, model=dataclasses.replace(tuned_config.model, class_expand=48))
     taken = transfer(build(config), start, CLASSES)
-    assert taken.new == ("head_expand", "classifier") and any("head_expand starts anew" in note for note in taken.notes)
+    assert taken.new == ("head_expand", "classifier")
+    assert any("head_expand starts from new values" in note for note in taken.notes)
 
 
 def test_a_wrong_shape_is_named(tuned_config: Config, start: StartingWeights) -> None:
@@ -134,7 +135,7 @@ def test_a_new_head_conv_is_trained_with_the_top(tuned_config: Config) -> None:
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
-    (["train.freeze=block_9"], r"'block_9', which is no block; did you mean 'block_0\d'\? ?.*stem, block_01"),
+    (["train.freeze=block_9"], r"'block_9', which is not a block; did you mean 'block_0\d'\? ?.*stem, block_01"),
     (["train.unfreeze_epochs=[2,2]", "train.epochs=9"], "later than the one before"),
     (["train.unfreeze_epochs=3"], "there are 3 epochs"),
     (["train.unfreeze_epochs=[1,2,3,4,5,6]", "train.epochs=9"], "only 5 blocks"),
@@ -200,7 +201,7 @@ def chosen(*overrides: str, batch_size: int = 64, steps: int = 20, **facts):
 def test_defaults_of_fine_tuning() -> None:
     folded = chosen(folded=True)
     assert (folded.batchnorm, folded.learning_rate, folded.backbone_rate) == ("reestimate", 1e-3, 1.0)
-    assert any("folded away" in note for note in folded.notes)
+    assert any("folded into the weights" in note for note in folded.notes)
     small = chosen(batch_size=8)
     assert small.batchnorm == "frozen" and small.backbone_rate == 0.03
     assert any("batch of 8 is too small" in note for note in small.notes)
@@ -298,7 +299,7 @@ def test_unfreezing_trains_kernels_and_leaves_batchnorm_alone(pictures: Path, tu
 
 def test_float16_arithmetic_leaves_a_float32_model(pictures: Path, tuned_config: Config, tmp_path: Path) -> None:
     """With rates by layer, stages and loss scaling together; what is saved is traced and lowered in float32."""
-    from mnv3_tf.quantization.graph import trace
+    from mnv3_tf.quantization.fold import trace
 
     config = load_config(None, ["train.mixed_precision=true", "train.epochs=2", "train.unfreeze_epochs=1",
                                 "train.batchnorm=reestimate", "train.layer_decay=0.9"], tuned_config)
@@ -311,25 +312,36 @@ def test_float16_arithmetic_leaves_a_float32_model(pictures: Path, tuned_config:
     assert read_json(tmp_path / "run" / "metrics.json")["test"]["top1"] > 0.8
 
 
+@pytest.fixture(scope="module")
+def unfrozen(pictures: Path, tuned_config: Config, source_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a copy of the weights, and the uninterrupted run `whole` that started from them."""
+    folder = tmp_path_factory.mktemp("unfrozen")
+    shutil.copytree(source_run, folder / "weights")
+    keras.utils.set_random_seed(1)
+    train(open_dataset(pictures), unfreezing(tuned_config, folder), folder / "whole", progress=Silent())
+    return folder
+
+
+def unfreezing(config: Config, folder: Path) -> Config:
+    return load_config(None, [f"model.weights={folder / 'weights'}", "train.unfreeze_epochs=[1,2]", "train.batchnorm=reestimate",
+                              "train.layer_decay=0.9"], config)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [6, 8])
 def test_unfreezing_and_resuming_is_the_same_bit_for_bit(pictures: Path, tuned_config: Config, tmp_path: Path, source_run: Path,
-                                                         steps: int) -> None:
+                                                         unfrozen: Path, steps: int) -> None:
     """Stopped at the end of the epoch before a stage, or within it, and without the weights that it started from."""
-    dataset = open_dataset(pictures)
-    copy = tmp_path / "weights"
-    shutil.copytree(source_run, copy)
-    config = load_config(None, [f"model.weights={copy}", "train.unfreeze_epochs=[1,2]", "train.batchnorm=reestimate",
-                                "train.layer_decay=0.9"], tuned_config)
-    keras.utils.set_random_seed(1)
-    train(dataset, config, tmp_path / "whole", progress=Silent())
+    dataset, config, copy = open_dataset(pictures), unfreezing(tuned_config, unfrozen), unfrozen / "weights"
+    if not copy.exists():
+        shutil.copytree(source_run, copy)
     with pytest.raises(Interrupted, match="--resume"):
         train(dataset, config, tmp_path / "parts", progress=StopAfter(steps))
     shutil.rmtree(copy)
     train(dataset, config, tmp_path / "parts", resume=True, progress=Silent())
-    for ours, theirs in zip(weights(tmp_path / "parts"), weights(tmp_path / "whole"), strict=True):
+    for ours, theirs in zip(weights(tmp_path / "parts"), weights(unfrozen / "whole"), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     rows = [[{key: row[key] for key in ("learning_rate", "raw_val_loss", "ema_val_loss")} for row in csv.DictReader(file.open())]
-            for file in (tmp_path / "parts" / "log.csv", tmp_path / "whole" / "log.csv")]
+            for file in (tmp_path / "parts" / "log.csv", unfrozen / "whole" / "log.csv")]
     assert rows[0] == rows[1]
-    assert read_json(tmp_path / "parts" / "run.json")["weights"] == read_json(tmp_path / "whole" / "run.json")["weights"]
+    assert read_json(tmp_path / "parts" / "run.json")["weights"] == read_json(unfrozen / "whole" / "run.json")["weights"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shared import THREE_BLOCKS, Shared, train_run
 
 from mnv3_tf.config import Config, load_config
 from mnv3_tf.data import open_dataset
@@ -29,7 +30,7 @@ def test_a_run_holds_what_later_stations_read(float_run: Path) -> None:
     assert (float_run / "labels.txt").read_text() == "blue\ngreen\nred\n"
     assert list((float_run / "tensorboard").glob("events*"))
     rows = list(csv.DictReader((float_run / "log.csv").open()))
-    assert [row["epoch"] for row in rows] == [str(epoch) for epoch in range(1, 9)]
+    assert [row["epoch"] for row in rows] == [str(epoch) for epoch in range(1, 13)]
     assert {"train_loss", "raw_val_top1", "ema_val_top1", "learning_rate", "pictures_per_second"} <= set(rows[0])
 
 
@@ -84,44 +85,72 @@ def weights(run: Path) -> list[np.ndarray]:
         return [archive[name] for name in sorted(archive.files) if name != "counters"]
 
 
+@pytest.fixture(scope="module")
+def short_config() -> Config:
+    """Four epochs of six steps with three blocks."""
+    return load_config(None, [*THREE_BLOCKS, "train.epochs=4"])
+
+
+@pytest.fixture(scope="module")
+def short_run(pictures: Path, short_config: Config, shared: Shared) -> Path:
+    return shared("short", lambda out: train_run(pictures, short_config, out))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [3, 6])
-def test_resume_continues_as_if_nothing_had_happened(pictures: Path, tiny_config: Config, float_run: Path, tmp_path: Path,
+def test_resume_continues_as_if_nothing_had_happened(pictures: Path, short_config: Config, short_run: Path, tmp_path: Path,
                                                      steps: int) -> None:
     """Stopped inside the first epoch or at its end: weights, optimizer, averages and scores equal the uninterrupted run's."""
     dataset = open_dataset(pictures)
     with pytest.raises(Interrupted, match="--resume"):
-        train(dataset, tiny_config, tmp_path / "run", progress=StopAfter(steps))
-    train(dataset, tiny_config, tmp_path / "run", resume=True, progress=Silent())
-    for ours, theirs in zip(weights(tmp_path / "run"), weights(float_run), strict=True):
+        train(dataset, short_config, tmp_path / "run", progress=StopAfter(steps))
+    train(dataset, short_config, tmp_path / "run", resume=True, progress=Silent())
+    for ours, theirs in zip(weights(tmp_path / "run"), weights(short_run), strict=True):
         np.testing.assert_allclose(ours.astype(np.float64), theirs.astype(np.float64), rtol=1e-3, atol=1e-4)
-    ours, theirs = (list(csv.DictReader((run / "log.csv").open())) for run in (tmp_path / "run", float_run))
+    ours, theirs = (list(csv.DictReader((run / "log.csv").open())) for run in (tmp_path / "run", short_run))
     for mine, other in zip(ours, theirs, strict=True):
         assert mine["learning_rate"] == other["learning_rate"]
         assert float(mine["train_loss"]) == pytest.approx(float(other["train_loss"]), rel=1e-3)
         assert float(mine["raw_val_loss"]) == pytest.approx(float(other["raw_val_loss"]), rel=1e-2)
 
 
+# `mnv3 train` that ends by SIGKILL once so many steps are done.
+KILLED = """
+import contextlib, os, signal, sys
+from mnv3_tf.cli import main, options
+
+class Killed(options.Terminal):
+    @contextlib.contextmanager
+    def task(self, description, total):
+        def advance(done, note):
+            if description == "Training" and done == 20:
+                os.kill(os.getpid(), signal.SIGKILL)
+        yield advance
+
+options.Terminal = Killed
+main.main(sys.argv[1:])
+"""
+
+
 @pytest.mark.slow
-def test_a_killed_process_resumes(pictures: Path, tiny_settings: tuple[str, ...], tmp_path: Path) -> None:
-    """SIGKILL in the middle: the command with --resume goes on from the last finished epoch."""
-    command = [sys.executable, "-m", "mnv3_tf.cli.main", "train", "--data", str(pictures), "--out", str(tmp_path / "run")]
-    for setting in (*tiny_settings, "train.epochs=40"):
+def test_a_killed_process_resumes(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SIGKILL in the fourth epoch: the command with --resume goes on from the last finished epoch."""
+    from mnv3_tf.cli.main import main
+
+    command = ["train", "--data", str(pictures), "--out", str(tmp_path / "run")]
+    for setting in (*THREE_BLOCKS, "train.epochs=5"):
         command += ["-o", setting]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    killed = subprocess.run([sys.executable, "-c", KILLED, *command], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     log = tmp_path / "run" / "log.csv"
-    deadline = time.monotonic() + 240
-    while not (log.exists() and len(log.read_text().splitlines()) > 3) and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    finished = len(log.read_text().splitlines()) - 1
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "resuming after" in done.stderr
+    assert len(log.read_text().splitlines()) == 1 + 3
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--resume"])
+    errors = capsys.readouterr().err
+    assert not ended.value.code, errors
+    assert "resuming after" in errors
     rows = list(csv.DictReader(log.open()))
-    assert finished < 40 and [int(row["epoch"]) for row in rows] == list(range(1, 41))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 6))
 
 
 def test_a_used_folder_is_refused(pictures: Path, tiny_config: Config, float_run: Path) -> None:
@@ -161,7 +190,7 @@ def test_broken_pictures_are_named_and_left_out(pictures: Path, tiny_config: Con
     (root / "train" / "beside.jpg").write_bytes(b"of no class")
     progress = Silent()
     train(open_dataset(root), load_config(None, ["train.epochs=1"], tiny_config), tmp_path / "run", progress=progress)
-    for words in ("broken.jpg", "train/yellow/: no pictures in it, so it is no class",
+    for words in ("broken.jpg", "train/yellow/: no pictures in it, so it is not a class",
                   "1 file beside the class folders left out"):
         assert any(words in line for line in progress.lines), words
     strict = load_config(None, ["train.epochs=1", "data.strict=true"], tiny_config)

@@ -187,7 +187,7 @@ def test_a_config_of_another_network_is_left_alone(timm_folder: Path, tmp_path: 
     assert "--dialect timm_tf: --model-name mobilenetv3_small_075 is small at alpha 0.75 in the dialect timm" in error
     for extra, said in ((("--model-name", "mobilenetv3_small_100"), "says already which network it is"),
                         (("--alpha", 0.5), "--alpha 0.5: timm/mobilenetv3_small_100.lamb_in1k is small at alpha 1"),
-                        (("--dialect", "timm_tf"), "Leave --dialect away")):
+                        (("--dialect", "timm_tf"), "Leave --dialect out")):
         code, _, error = run("import-weights", "timm/mobilenetv3_small_100.lamb_in1k", "--out", tmp_path / "p.keras", *extra)
         assert code == 2 and said in error
 

@@ -273,7 +273,7 @@ def test_another_file_in_its_place_is_refused_and_left_alone(kind, server):
     path.write_bytes(b"my own weights")
     with pytest.raises(InputError) as caught:
         fetch(entry)
-    assert str(path) in str(caught.value) and entry.hash in str(caught.value) and "move it away" in str(caught.value)
+    assert str(path) in str(caught.value) and entry.hash in str(caught.value) and "move it elsewhere" in str(caught.value)
     assert path.read_bytes() == b"my own weights" and server.asked == []
 
 

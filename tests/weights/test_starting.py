@@ -47,7 +47,7 @@ def test_the_weights_own_settings_come_before_yaml_and_overrides(folder: Path, t
 def test_a_contradiction_is_refused_where_it_was_written(folder: Path, tmp_path: Path) -> None:
     weights = f"model.weights={folder / 'imported.keras'}"
     with pytest.raises(InputError, match=r"-o model\.alpha=0\.5: model\.alpha is 0\.5, but the weights .* are of large at alpha "
-                                         r"0\.35 \(dialect timm\)\. Leave model\.alpha away"):
+                                         r"0\.35 \(dialect timm\)\. Leave model\.alpha out"):
         load_settings(None, [weights, "model.alpha=0.5"])
     (tmp_path / "c.yaml").write_text("model:\n  alpha: 0.35\n  dialect: keras\n")
     with pytest.raises(InputError, match=r"c\.yaml, line 3: model\.dialect is keras"):

@@ -108,7 +108,7 @@ def test_missing_and_foreign_files_are_named(copied: Path) -> None:
     (copied / "goldens" / "00.png").unlink()
     (copied / "notes.txt").write_text("x")
     assert set(check_bundle(copied)) == {"goldens/00.png: is missing", "notes.txt: does not belong to the bundle"}
-    with pytest.raises(InputError, match="is no bundle"):
+    with pytest.raises(InputError, match="is not a bundle"):
         check_bundle(copied / "goldens")
 
 
@@ -125,7 +125,7 @@ def resum(folder: Path) -> None:
     ("labels.txt", lambda text: text + "yellow\n", "labels.txt: has 4 lines, and the model 3 outputs"),
     ("preprocessing.json", lambda text: text.replace('"stretch"', '"crop"'), "gives another input tensor"),
     ("preprocessing.json", lambda text: text.replace('"dtype": "uint8"', '"dtype": "int8"'), "says dtype 'int8' of the input"),
-    ("preprocessing.json", lambda text: text.replace("mnv3-bundle/1", "other"), "is no contract of a bundle"),
+    ("preprocessing.json", lambda text: text.replace("mnv3-bundle/1", "other"), "is not the contract of a bundle"),
     ("goldens.json", lambda text: '{"goldens": []}', "holds no golden")])
 def test_what_the_sums_do_not_show_is_named(file: str, change, words: str, copied: Path) -> None:
     text = (copied / file).read_text()
@@ -181,7 +181,7 @@ def test_nothing_is_overwritten_unasked(small_file: Path, tmp_path: Path) -> Non
     assert len(read_json(folder / "goldens.json")["goldens"]) == 2 and check_bundle(folder) == ()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="It is no bundle, so --force does not replace it"):
+    with pytest.raises(InputError, match="It is not a bundle, so --force does not replace it"):
         bundle(small_file, tmp_path / "mine", force=True)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "mine"]

@@ -129,5 +129,5 @@ def test_connect_believes_only_the_list(tmp_path: Path) -> None:
                            'devices) echo "List of devices attached";; esac')
     with pytest.raises(NoDeviceError, match=r"h:1: adb cannot connect: .*Connection refused"):
         connect(adb, "h:1")
-    with pytest.raises(InputError, match="is no address"):
+    with pytest.raises(InputError, match="is not an address"):
         connect(adb, "h:x; rm -rf /")

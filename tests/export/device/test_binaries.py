@@ -84,7 +84,7 @@ def test_the_tables_hash_is_required(server: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_page_instead_of_a_program_is_refused(server: Path) -> None:
     (server / "tool").write_text("<html>not found</html>")
-    with pytest.raises(InputError, match="is no program for a device"):
+    with pytest.raises(InputError, match="is not a program for a device"):
         benchmark_binary("android", "aarch64", progress=Silent())
 
 

@@ -53,8 +53,8 @@ def test_choices(cores: CoreLayout, choice: str, mask: int, text: str) -> None:
 @pytest.mark.parametrize(("cores", "choice", "words"), [
     (THREE, "0x300", "names no core of this device; cpu0-7 are online"), (THREE, "30", "For the mask, give 0x30"),
     (THREE, "9-4", "names no core"), (TWO, "mid", "two kinds of cores only.*Give little or big"),
-    (THREE, "fast", "is no choice of cores"), (THREE, "", "is no choice of cores"), (THREE, "-1", "is no choice of cores"),
-    (THREE, "4-99999", "is no choice of cores"),
+    (THREE, "fast", "is not a choice of cores"), (THREE, "", "is not a choice of cores"),
+    (THREE, "-1", "is not a choice of cores"), (THREE, "4-99999", "is not a choice of cores"),
     (layout((8, 1, 1), online="0-3"), "4-7", "cpu0-3 are online")])
 def test_wrong_choices(cores: CoreLayout, choice: str, words: str) -> None:
     with pytest.raises(InputError, match=words):

@@ -61,8 +61,8 @@ def test_a_device_that_does_not_say_it(text: str) -> None:
 def test_flags_are_relative_to_the_cores_that_were_used() -> None:
     load = OtherLoad(0.25, (("system_server", 0.2),))
     assert load_flags(load, 4) == load_flags(None, 1) == load_flags(OtherLoad(0.1, ()), 1) == []
-    assert load_flags(load, 1) == ["busy device: other processes took 0.25 cores (system_server 0.20) meanwhile, and the row "
-                                   "used 1"]
+    assert load_flags(load, 1) == ["busy device: other processes took 0.25 cores (system_server 0.20) during the "
+                                   "measurement, and the row used 1"]
 
 
 @pytest.mark.parametrize("shell", [shell for shell in ("dash", "bash", "mksh", "ksh") if shutil.which(shell)])

@@ -79,7 +79,7 @@ def test_the_clients_errors(text: str, error: type[Exception], words: str, clien
 
 def test_hosts_that_are_none(client: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for host in ("-oProxyCommand=x", "a b", "a;b"):
-        with pytest.raises(InputError, match="is no host"):
+        with pytest.raises(InputError, match="is not a host"):
             SshDevice(host)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NoDeviceError, match="ssh was not found"):

@@ -88,7 +88,7 @@ def test_cores_of_one_kind_and_wrong_choices() -> None:
     assert same.mask("big") == (0b1111, "cpu0-3 (big) (one kind of cores only)")
     with pytest.raises(InputError, match=r"names no core of this device; cpu0-3 are online"):
         same.mask("8")
-    with pytest.raises(InputError, match="is no choice of cores"):
+    with pytest.raises(InputError, match="is not a choice of cores"):
         same.mask("fast")
     with pytest.raises(InputError, match="names no CPU core"):
         parse_cores("")

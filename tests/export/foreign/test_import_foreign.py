@@ -67,7 +67,7 @@ def test_the_command(float_file: Path, table: Path, tmp_path: Path, capsys: pyte
     for arguments, code, part in (
             (("--table", table), 0,
              f"Imported: {out} (the network of {table} at alpha 1, dialect keras, 5 classes, input 32x32, "),
-            (("--model", "large"), 2, "are no network that the kit builds with name large"),
+            (("--model", "large"), 2, "are not those of a network that the kit builds with name large"),
             (("--table", table, "--model-name", "x"), 2, "those of a tflite file are found by their order"),
             (("--table", table, "--part", "ema"), 2, "--part ema: is for weights that are found by their names"),
             (("--table", table, "--alpha", "inf"), 2, "alpha is inf; the width multiplier must be above 0")):
@@ -133,7 +133,7 @@ def test_a_model_that_answers_otherwise_is_refused(float_file: Path, table: Path
         return assigned
 
     monkeypatch.setattr(module, "to_keras", wrong)
-    with pytest.raises(GateError, match=r"answers otherwise than the file.*allowed largest 0.001.*Nothing was written"):
+    with pytest.raises(GateError, match=r"answers differently from the file.*allowed largest 0.001.*Nothing was written"):
         import_foreign(float_file, "tflite", table=table)
 
 

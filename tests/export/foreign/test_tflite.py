@@ -104,7 +104,7 @@ def test_maps_of_one_place(tmp_path: Path, kind: str) -> None:
 def deployed(network: keras.Model) -> tuple[Any, Any]:
     """Deploy form and ranges of the four blocks."""
     from mnv3_tf.quantization.calibration import calibrate
-    from mnv3_tf.quantization.graph import trace
+    from mnv3_tf.quantization.fold import trace
 
     graph = trace(network)
     return graph, calibrate(graph, [noise(16)]).ranges
@@ -169,7 +169,7 @@ def test_constants_of_older_files() -> None:
 
 def test_files_without_such_a_network(files: dict[str, Path]) -> None:
     """Files of other networks are refused by the operator that ends the search."""
-    with pytest.raises(InputError, match=r"plain_int8.tflite: operator \d+ CONV_2D .* is no convolution with a ReLU"):
+    with pytest.raises(InputError, match=r"plain_int8.tflite: operator \d+ CONV_2D .* is not a convolution with a ReLU"):
         read_convolutions(files["plain_int8"])
     with pytest.raises(InputError, match=r"swish_int8.tflite: no inverted residual block follows the first convolution"):
         read_convolutions(files["swish_int8"])

@@ -35,7 +35,7 @@ def test_a_cut_last_line_is_left_out_and_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("line", "words"), [
-    ("{broken", "line 1: no valid JSON"), ('{"a": 1}', "line 1: is no benchmark record"),
+    ("{broken", "line 1: not valid JSON"), ('{"a": 1}', "line 1: is not a benchmark record"),
     ('{"schema": "mnv3-benchmark/9"}', "line 1: has the schema 'mnv3-benchmark/9'"),
     ('{"schema": "mnv3-benchmark/1"}', "line 1: lacks")])
 def test_other_lines_are_named(line: str, words: str, tmp_path: Path) -> None:
@@ -58,5 +58,5 @@ def test_a_gate_says_what_is_wrong() -> None:
     assert "has no median_ms (it was killed)" in line
     with pytest.raises(InputError, match=r"unknown field 'median'.*median_ms"):
         parse_gate("median < 5")
-    with pytest.raises(InputError, match="is no limit"):
+    with pytest.raises(InputError, match="is not a limit"):
         parse_gate("median_ms = 5")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shared import HERE
 
 from mnv3_tf.data import read_labels, write_labels
 from mnv3_tf.errors import InputError, KitError
@@ -17,8 +18,11 @@ from mnv3_tf.export.verify.ladder import AS_REFERENCE, DEPLOY, FLOAT, QUANTIZED,
 from mnv3_tf.export.verify.reference import ReferenceKernels
 from mnv3_tf.export.verify.report import write_report
 from mnv3_tf.files import read_json
+from mnv3_tf.keras_model import save_keras
+from mnv3_tf.network import MobileNetV3
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization.graph import DeployGraph, Op, load_graph, save_graph
+from mnv3_tf.spec import read_block_table
 
 Ranges = dict[str, tuple[float, float]]
 
@@ -40,7 +44,7 @@ def test_every_rung_of_a_sound_file_holds(sound: Verification, small_runs: Path)
     assert [rung.previous.against for rung in sound.rungs[2:]] == [DEPLOY, AS_REFERENCE, QUANTIZED]
     # Not only close: every logit of every picture is the same number, on both kinds of kernels.
     assert [(rung.previous.equal, rung.previous.largest_steps < 1e-3) for rung in sound.rungs[3:]] == [(36, True)] * 2
-    assert sound.verdict().startswith("Every rung holds on 36 pictures")
+    assert sound.verdict().startswith("Every stage holds on 36 pictures")
     assert sound.float_run == small_runs / "float"
 
 
@@ -112,7 +116,7 @@ def assert_named(result: Verification, fault: str, rung: str) -> None:
     assert not result.passed
     assert (first.kind, first.where, first.rung) == (kind, where, rung), result.findings
     assert text in first.text and text in result.verdict()
-    assert result.broken_rungs()[0] == rung and result.verdict().startswith(f"The first broken rung is {rung}.")
+    assert result.broken_rungs()[0] == rung and result.verdict().startswith(f"The first broken stage is {rung}.")
     assert {finding.kind for finding in result.findings if finding.broken} == {kind}, result.findings
 
 
@@ -214,13 +218,17 @@ def test_wrong_subjects_are_refused(small_runs: Path, small_file: Path, float_ru
         open_chain(tmp_path / "none.tflite")
     with pytest.raises(InputError, match=r"goes with a \.tflite file"):
         open_chain(small_runs / "ptq", quantized=small_runs / "ptq")
-    with pytest.raises(InputError, match="is no float run"):
+    with pytest.raises(InputError, match="is not a float run"):
         open_chain(small_file, against=small_runs / "ptq")
 
 
-def test_a_foreign_structure_is_said(small_file: Path, float_run: Path, pictures: Path) -> None:
+def test_a_foreign_structure_is_said(small_file: Path, float_run: Path, pictures: Path, tmp_path: Path) -> None:
     """Another network of the same classes and size: answers are compared, tensors cannot be."""
-    result = check(small_file, pictures, against=float_run)
+    shutil.copytree(float_run, tmp_path / "other")
+    table = tmp_path / "blocks.yaml"
+    table.write_text((HERE / "four_blocks.yaml").read_text().replace("[3, 32, 24", "[3, 40, 24"))
+    save_keras(MobileNetV3(read_block_table(table), input_shape=(32, 48, 3), classes=3), tmp_path / "other" / "model.keras")
+    result = check(small_file, pictures, against=tmp_path / "other")
     assert not result.layers.layers and "is another network than" in result.layers.refused
     assert any("no tensors are compared" in note for note in result.notes)
 

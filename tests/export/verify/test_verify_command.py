@@ -23,9 +23,9 @@ def test_a_sound_file_exits_with_0_and_leaves_a_report(small_file: Path, picture
                                                       capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, small_file, "--data", pictures, "--report", tmp_path / "report")
     assert code == 0, err + out
-    for rung in ("float Keras", "deploy form", "quantized Keras", "TFLite, reference kernels", "TFLite, XNNPACK"):
+    for rung in ("float Keras", "folded network", "quantized Keras", "TFLite, reference kernels", "TFLite, XNNPACK"):
         assert rung in out
-    assert "worst tensors against the float model" in out and "Every rung holds on 36 pictures" in out
+    assert "worst tensors against the float model" in out and "Every stage holds on 36 pictures" in out
     assert f"Report: {tmp_path / 'report' / 'index.html'}" in out and (tmp_path / "report" / "index.html").exists()
 
 
@@ -50,7 +50,7 @@ def test_a_script_reads_where_it_broke_and_exit_code_3(small_file: Path, small_r
 
 def test_the_limits_are_settings(small_file: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, small_file, "--data", pictures, "-o", "verify.layer_sqnr_db=60")
-    assert code == 3 and "60 are needed (verify.layer_sqnr_db)" in out and "The first broken rung is" in out
+    assert code == 3 and "60 are needed (verify.layer_sqnr_db)" in out and "The first broken stage is" in out
     code, _, err = run(capsys, small_file, "--data", pictures, "-o", "verify.agreemnt=1")
     assert code == 2 and "agreement" in err
 

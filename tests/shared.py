@@ -1,0 +1,48 @@
+"""What tests are made of: settings with which everything takes seconds, pictures, runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+HERE = Path(__file__).parent
+COMMON = ("data.image_size=[32,48]", "train.batch_size=16", "train.learning_rate=0.01", "augment.rotation=0", "augment.erase=0")
+# Overrides with which training takes seconds.
+TINY = (f"model.block_table={HERE / 'four_blocks.yaml'}", *COMMON, "train.epochs=12", "quantize.epochs=2",
+        "quantize.learning_rate=1e-3", "quantize.teacher_weight=0.5", "quantize.batch_size=16",
+        "quantize.calibration_pictures=96")
+THREE_BLOCKS = (f"model.block_table={HERE / 'three_blocks.yaml'}", *COMMON, "train.epochs=10")
+CLASSES = ("blue", "green", "red")
+
+Shared = Callable[[str, Callable[[Path], object]], Path]
+
+
+def make_pictures(folder: Path, per_class: int, seed: int) -> None:
+    """Class folders of cloudy pictures, mostly of the colour that the class is named after."""
+    rng = np.random.default_rng(seed)
+    for index, name in enumerate(("red", "green", "blue")):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(per_class):
+            pixels = rng.integers(0, 120, (5, 7, 3))
+            pixels[..., index] += rng.integers(15, 70)
+            clouds = Image.fromarray(pixels.astype(np.uint8)).resize((56, 40), Image.Resampling.BICUBIC)
+            clouds.save(folder / name / f"{name}_{number}.png")
+
+
+def train_run(pictures: Path, config, out: Path) -> None:
+    """A float run."""
+    from mnv3_tf.data import open_dataset
+    from mnv3_tf.progress import Silent
+    from mnv3_tf.training.trainer import train
+
+    train(open_dataset(pictures), config, out, progress=Silent())
+
+
+def quantize_run(pictures: Path, float_run: Path, config, out: Path, method: str) -> None:
+    """A quantized run."""
+    from mnv3_tf.data import open_dataset
+    from mnv3_tf.progress import Silent
+    from mnv3_tf.quantization.quantize import quantize
+
+    quantize(float_run, open_dataset(pictures), config, out, method=method, progress=Silent())  # type: ignore[arg-type]
