@@ -126,6 +126,7 @@ def test_published_weights_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert code == 2 and "was published by paddle" in error
 
 
+@pytest.mark.slow
 def test_a_run_folder_goes_down_the_road(timm_folder: Path, pictures: Path, tmp_path: Path) -> None:
     """Imported with class names, weights are a float run like any other."""
     names = tmp_path / "names.txt"

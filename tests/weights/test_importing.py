@@ -98,6 +98,7 @@ def test_report(paddle: Imported) -> None:
     assert report["left_out"] == []
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_in_a_new_process(paddle: Imported, tmp_path: Path) -> None:
     """By Keras alone: nothing of this kit is needed."""
     save_imported(paddle, tmp_path / "p.keras")
@@ -204,6 +205,7 @@ def test_what_cannot_be(options: dict[str, Any], part: str) -> None:
     assert part in str(caught.value)
 
 
+@pytest.mark.slow
 def test_files_of_keras_applications_in_every_layout(tmp_path: Path) -> None:
     """Keras 3 and Keras 2, weights and whole models: the same network from each of them, to the last bit."""
     keras = pytest.importorskip("keras")

@@ -25,6 +25,7 @@ def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     return entry.name
 
 
+@pytest.mark.slow
 def test_imagenet_and_a_name_are_the_same_weights(published: str, tmp_path: Path) -> None:
     arguments = {"alpha": 0.35, "dialect": "paddle", "input_shape": (64, 64, 3)}
     model = MobileNetV3("small", weights="imagenet", classes=_classes(), **arguments)

@@ -323,7 +323,7 @@ def test_hdf5_that_reaches_elsewhere_or_too_far_is_refused(tmp_path):
     assert "another file" in h5(tmp_path, lambda g: g.create_dataset("0", (1,), "f8", external=[(str(secret), 0, 8)]))
     assert "more than the file can hold" in h5(tmp_path, lambda g: g.create_dataset("0", (1 << 40,), "f4", chunks=(1 << 10,)))
     assert "numbers are needed" in h5(tmp_path, lambda g: g.create_dataset("0", data=["text"]))
-    assert "no tensor" in h5(tmp_path, lambda g: g.create_group("0"))
+    assert "is not a tensor" in h5(tmp_path, lambda g: g.create_group("0"))
     assert "without Keras weights" in h5(tmp_path, lambda g: None)
 
 
