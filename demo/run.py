@@ -26,9 +26,9 @@ WHY = (
     "and the rounding of its results to 8 bits count as much as the multiplications. And an x86 processor without integer "
     "dot products multiplies 8-bit integers no faster than float32 numbers.",
     "- A phone's ARM cores have integer dot products since about 2018 (Cortex-A55, A75 and later). Counted on an emulated "
-    "Cortex-A76, for Small at 128 and Large at 224, float32 takes 2.1 and 2.2 times the instructions of this kit's int8, "
-    "and keras.applications' int8 takes 1.09 and 1.06 times. On x86 that file is much slower, because TFLite's int8 "
-    "HARD_SWISH has vector code on ARM only.",
+    "Cortex-A76, float32 takes 1.85 times the instructions of this network's int8 file, and keras.applications' int8 takes "
+    "1.11 times (Large at 224: 2.24 and 1.06 times). On x86 the latter is much slower, because TFLite's int8 HARD_SWISH has"
+    " vector code on ARM only.",
 )
 
 
@@ -130,7 +130,7 @@ def split_pixels(split: str) -> tuple[Any, Any]:
     import numpy as np
 
     from mnv3_tf.data import open_dataset
-    from mnv3_tf.data.batches import ContractPictures
+    from mnv3_tf.training.batches import ContractPictures
     from mnv3_tf.training.run_folder import RunFolder
 
     pictures = ContractPictures(open_dataset(DATA).split(split), RunFolder(RUN).contract())
@@ -160,7 +160,7 @@ def report(files: dict[str, Path], accuracy: dict[str, float], rows: list[dict],
 
     from mnv3_tf.machine import processor_in_words
 
-    headings = ("file", "test accuracy", "size kB", "XNNPACK partitions", "median ms here", "time here / int8 (qat)")
+    headings = ("file", "test accuracy", "size kB", "partitions", "median ms here", "ratio here")
     by_file = {row["file"]: row for row in rows}
     own = by_file[os.path.relpath(files["int8 (qat)"])]["median_ms"]
     lines = []
