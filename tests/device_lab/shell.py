@@ -148,7 +148,8 @@ class Command:
         pattern, last = self.faults.get("drop_during", ("", ""))
         while True:
             try:
-                ready_now, _, _ = select.select([source, ended], [], [])
+                # A terminal is closed with its session, and may hand on what was printed only after that.
+                ready_now, _, _ = select.select([source] if self.terminal else [source, ended], [], [])
                 data = os.read(source, 65536) if source in ready_now else b""
             except OSError:  # a terminal whose other end is closed
                 data = b""
