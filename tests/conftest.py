@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import gc
 import os
 import shutil
 import sys
@@ -13,6 +14,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: more threads would only get into each other's way
     for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
+
+# TensorFlow makes millions of small objects that live: collections that look at them again and again take a tenth of the time.
+gc.set_threshold(50_000, 20, 100)
 
 import pytest
 from shared import THREE_BLOCKS, TINY, Shared, make_pictures, quantize_run, train_run
@@ -33,6 +37,17 @@ def slowness() -> float:
     began = time.process_time()
     sum(i * i for i in range(5_000_000))
     return max(1.0, (time.process_time() - began) / REFERENCE_SECONDS)
+
+
+def pytest_collection_finish() -> None:
+    """What the test files imported stays: the garbage collector need not look at it. Errors show Keras's and TensorFlow's own
+    frames, for hiding them takes time in every call."""
+    if "keras" in sys.modules:
+        sys.modules["keras"].config.disable_traceback_filtering()
+    if "tensorflow" in sys.modules:
+        sys.modules["tensorflow"].debugging.disable_traceback_filtering()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
