@@ -15,11 +15,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: more threads 
     for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
 
-# TensorFlow makes millions of small objects that live: collections that look at them again and again take a tenth of the time.
-gc.set_threshold(50_000, 20, 100)
-
 import pytest
 from shared import THREE_BLOCKS, TINY, Shared, make_pictures, quantize_run, train_run
+
+# TensorFlow makes millions of small objects that live: collections that look at them again and again take a tenth of the time.
+gc.set_threshold(50_000, 20, 100)
 
 # What a test should take of the processor at most, children included, on a machine where the reference takes what it says:
 # seconds. It fails at twice that, for the reference says only roughly how slow a busy machine is.
