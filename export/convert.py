@@ -165,7 +165,6 @@ def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io 
 def convert_graph(graph: DeployGraph, ranges: Ranges | None, *, format: Format, io: Io, lowering: Lowering) -> bytes:
     """The bytes of a `.tflite` file, batch 1; `ranges` belong to int8 alone."""
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     zero, scale = float(graph.zero_pixel), float(graph.scale)
     offset = graph.offset[0] if len(set(graph.offset)) == 1 else np.asarray(graph.offset, np.float32)
@@ -179,10 +178,7 @@ def convert_graph(graph: DeployGraph, ranges: Ranges | None, *, format: Format, 
         return twin.forward((image - zero) * scale if io == "float32" else image)
 
     signature = tf.TensorSpec((1, graph.height, graph.width, 3), tf.float32, name=PIXEL_INPUT)
-    traced = tf.function(forward, autograph=False).get_concrete_function(signature)
-    # The converter saves and loads the function with its variables, each by operations of its own: constants take half the time.
-    constant = convert_variables_to_constants_v2(traced, lower_control_flow=False)
-    function = tf.function(lambda image: constant(image)[0], autograph=False).get_concrete_function(signature)
+    function = tf.function(forward, autograph=False).get_concrete_function(signature)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
     if format != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]

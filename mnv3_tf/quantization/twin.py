@@ -65,6 +65,20 @@ def input_range(graph: DeployGraph) -> tuple[float, float]:
     return -graph.zero_pixel * graph.scale, (255 - graph.zero_pixel) * graph.scale
 
 
+class _Value:
+    """What a variable is to a network that is not trained: a float32 array that can be set, without the price of a variable."""
+
+    def __init__(self, value: Any):
+        self.assign(value)
+
+    def assign(self, value: Any) -> None:
+        self._value = np.array(value, np.float32)
+        self._value.flags.writeable = False
+
+    def numpy(self) -> np.ndarray:
+        return self._value
+
+
 class Twin:
     """A lowered network in TensorFlow, float or fake-quantized; blocks that the folded network leaves float are not quantized.
 
@@ -93,9 +107,10 @@ class Twin:
         self._parameters: dict[str, tuple[Any, Any]] = {}
         for op in lowered.ops:
             if op.kind in ("conv", "depthwise"):
-                self._parameters[op.name] = tuple(tf.Variable(np.zeros_like(values)) for values in lowered.weights(op))
+                kernel, bias = lowered.weights(op)
+                self._parameters[op.name] = _Value(kernel), _Value(bias)
         self._ends: dict[str, dict[str, Any]] = {
-            name: {"low": tf.Variable(GATE_RANGE[0]), "high": tf.Variable(GATE_RANGE[1])}
+            name: {"low": _Value(GATE_RANGE[0]), "high": _Value(GATE_RANGE[1])}
             for name, ranged in self._has_range.items() if ranged}
         if ranges is not None:
             self.set_ranges(ranges)
@@ -130,12 +145,12 @@ class Twin:
             own = inner.depthwise_kernel if op.kind == "depthwise" else inner.kernel
             variables = (wrapper._weight_vars[0][0] if self._has_quantized_kernel(op) else own), inner.bias
             for variable, value in zip(variables, self._parameters[op.name], strict=True):
-                variable.assign(value)
+                variable.assign(value.numpy())
             self._parameters[op.name] = variables
         if op.name in self._ends:
             own_ends = wrapper._output_quantizer_vars
-            for end, variable in self._ends[op.name].items():
-                own_ends[end].assign(variable)
+            for end, value in self._ends[op.name].items():
+                own_ends[end].assign(value.numpy())
             self._ends[op.name] = own_ends
 
     def _layer(self, op: LoweredOp) -> Any:
@@ -256,7 +271,7 @@ class Twin:
         """Kernel and bias of a quantized convolution as an integer file has them, int64, in the folded network's shapes."""
         kernel, bias = self._parameters[op.name]
         steps = self.kernel_steps(op)
-        fake = KernelQuantizer(op.kind == "depthwise", self.kernel_floor(op))(kernel, False, {}).numpy()
+        fake = KernelQuantizer(op.kind == "depthwise", self.kernel_floor(op))(_tensor(kernel), False, {}).numpy()
         levels = np.rint(fake / (steps[:, None] if op.kind == "depthwise" else steps))
         return levels.astype(np.int64), np.rint(bias.numpy() / self._bias_steps(op)).astype(np.int64)
 
@@ -277,7 +292,7 @@ class Twin:
         for op in self.lowered.ops:
             if op.kind in ("conv", "depthwise"):
                 kernel, _ = self._parameters[op.name]
-                kernel.assign(KernelQuantizer(op.kind == "depthwise")(kernel, False, {}))
+                kernel.assign(KernelQuantizer(op.kind == "depthwise")(_tensor(kernel), False, {}))
 
     def deploy_graph(self) -> DeployGraph:
         """The folded network with this model's weights."""
@@ -340,18 +355,23 @@ class Twin:
     def _compute(self, op: LoweredOp, inputs: Sequence[Any]) -> Any:
         with tf.name_scope(INPUT_SCOPE if op.kind == "input" else op.name):
             if op.kind in ("conv", "depthwise"):
-                kernel, bias = self._parameters[op.name]
+                kernel, bias = (_tensor(value) for value in self._parameters[op.name])
                 if op.name in self._floors:
                     kernel = KernelQuantizer(op.kind == "depthwise", self._floors[op.name])(kernel, False, {})
-                value = tf.nn.bias_add(convolve(op, inputs[0], tf.convert_to_tensor(kernel)), bias)
+                value = tf.nn.bias_add(convolve(op, inputs[0], kernel), bias)
                 if op.activation:
                     value = {"relu": tf.nn.relu, "relu6": tf.nn.relu6}[op.activation](value)
             else:
                 value = _PLAIN[op.kind](*(tf.convert_to_tensor(values, tf.float32) for values in inputs))
             if not self._has_range[op.name]:
                 return value
-            ends = self._ends[op.name]
-            return tf.quantization.fake_quant_with_min_max_vars(value, ends["low"], ends["high"], num_bits=BITS)
+            low, high = (_tensor(self._ends[op.name][end]) for end in ("low", "high"))
+            return tf.quantization.fake_quant_with_min_max_vars(value, low, high, num_bits=BITS)
+
+
+def _tensor(value: Any) -> Any:
+    """What a variable holds; while a function is traced, a constant of its graph where nothing is trained."""
+    return tf.convert_to_tensor(value.numpy() if isinstance(value, _Value) else value)
 
 
 # What an operation without weights computes.
