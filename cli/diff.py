@@ -16,7 +16,7 @@ def diff(a: str, b: str, as_json: bool) -> None:
     """
     if not a.endswith(".tflite") and not b.endswith(".tflite"):  # only then are networks opened
         quiet_libraries_for(a, b)
-    from mnv3_tf.export.differences import compare
+    from mnv3_tf.export.diff.compare import compare
 
     found = compare(a, b)
     if as_json:

@@ -142,7 +142,7 @@ def compare(a: str | Path, b: str | Path) -> Differences:
           lambda old, new: _changed_keys(old.to_dict(), new.to_dict()))
     _parentage(found)
     if found.a.is_tflite and found.b.is_tflite:
-        from mnv3_tf.export.differences_tflite import compare_files
+        from mnv3_tf.export.diff.files import compare_files
 
         compare_files(found)
     elif found.a.is_tflite or found.b.is_tflite:
@@ -254,7 +254,7 @@ def _parentage(found: Differences) -> None:
 
 def _compare_runs(found: Differences) -> None:
     """What only runs and `.keras` files have: scores, pictures, networks and settings."""
-    from mnv3_tf.export.differences_network import compare_networks
+    from mnv3_tf.export.diff.networks import compare_networks
 
     a, b = found.a.card, found.b.card
     _both(found, "metrics", a.get("metrics"), b.get("metrics"), lambda old, new: _metrics(old, new, _data(a), _data(b)))
