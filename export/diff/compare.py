@@ -1,107 +1,18 @@
 """What differs between two artefacts of the kit, in words."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from mnv3_tf.config import Config, differences
+from mnv3_tf.config import differences
 from mnv3_tf.data import Preprocessing, read_labels
 from mnv3_tf.errors import InputError
+from mnv3_tf.export.diff.files import compare_files
+from mnv3_tf.export.diff.result import Artefact, Differences, Kind
 from mnv3_tf.export.tflite_file import sidecar
 from mnv3_tf.files import sha256
 from mnv3_tf.run_card import read_card
 from mnv3_tf.training.run_folder import RunFolder, open_run
-
-Kind = Literal["float run", "quantized run", ".keras file", ".tflite file"]
-
-# Sentences of a group that are shown; all of them are kept.
-SHOWN = 10
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """One side of a comparison; what is not there is None.
-
-    Attributes:
-        path: as it was given.
-        kind: of artefact.
-        weights: the file that holds them.
-        card: empty where there is none.
-        labels, contract, config: what lies in the run folder, or beside the file.
-    """
-
-    path: Path
-    kind: Kind
-    weights: Path
-    card: Mapping[str, Any]
-    labels: tuple[str, ...] | None
-    contract: Preprocessing | None
-    config: Config | None
-
-    @property
-    def is_tflite(self) -> bool:
-        """Whether this is a `.tflite` file."""
-        return self.kind == ".tflite file"
-
-
-@dataclass(frozen=True)
-class Group:
-    """Sentences about one subject, the most important first."""
-
-    heading: str
-    sentences: tuple[str, ...]
-
-
-@dataclass
-class Differences:
-    """What differs between A and B.
-
-    Attributes:
-        a, b: what was compared.
-        relations: how the two are related, such as "B was quantized from A"; no differences.
-        groups: the differences, the most important first; none where all is identical.
-        compared: the subjects that both have.
-        not_compared: the others, with the reason.
-    """
-
-    a: Artefact
-    b: Artefact
-    relations: list[str] = field(default_factory=list)
-    groups: list[Group] = field(default_factory=list)
-    compared: list[str] = field(default_factory=list)
-    not_compared: list[str] = field(default_factory=list)
-
-    @property
-    def identical(self) -> bool:
-        """Whether nothing that was compared differs."""
-        return not self.groups
-
-    def add(self, subject: str, sentences: Iterable[str]) -> None:
-        """Notes that a subject was compared, and what differs in it."""
-        self.compared.append(subject)
-        found = tuple(sentences)
-        if found:
-            self.groups.append(Group(subject[0].upper() + subject[1:], found))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, with every sentence."""
-        return {**{side: {"path": str(one.path), "kind": one.kind} for side, one in (("a", self.a), ("b", self.b))},
-                "identical": self.identical, "relations": self.relations,
-                "groups": [{"heading": group.heading, "sentences": list(group.sentences)} for group in self.groups],
-                "compared": self.compared, "not_compared": self.not_compared}
-
-    def lines(self, shown: int = SHOWN) -> list[str]:
-        """The comparison as text; at most `shown` sentences a group."""
-        lines = [f"A: {self.a.path} ({self.a.kind})", f"B: {self.b.path} ({self.b.kind})", *self.relations]
-        for group in self.groups:
-            lines += ["", group.heading, *(f"  {sentence}" for sentence in group.sentences[:shown])]
-            if len(group.sentences) > shown:
-                lines.append(f"  ... and {len(group.sentences) - shown} more")
-        equal = [name for name in self.compared if name[0].upper() + name[1:] not in {group.heading for group in self.groups}]
-        everything = f"A and B are identical in everything compared: {', '.join(self.compared)}."
-        lines += ["", everything if self.identical else f"Equal: {', '.join(equal) or 'nothing of what was compared'}."]
-        return lines + [f"Not compared: {reason}." for reason in self.not_compared]
 
 
 def open_artefact(path: str | Path) -> Artefact:
@@ -142,8 +53,6 @@ def compare(a: str | Path, b: str | Path) -> Differences:
           lambda old, new: _changed_keys(old.to_dict(), new.to_dict()))
     _parentage(found)
     if found.a.is_tflite and found.b.is_tflite:
-        from mnv3_tf.export.diff.files import compare_files
-
         compare_files(found)
     elif found.a.is_tflite or found.b.is_tflite:
         found.not_compared.append("weights, because a .tflite file holds them in another form; `mnv3 verify` compares the "

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mnv3_tf.export.diff.compare import Differences
+from mnv3_tf.export.diff.result import Differences
 from mnv3_tf.export.tflite_file import (
     CONVERSIONS,
     TensorInfo,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mnv3_tf.export.diff.compare import Artefact, Differences
+from mnv3_tf.export.diff.result import Artefact, Differences
 from mnv3_tf.layer_names import block_of, display_name
 from mnv3_tf.quantization.equalize import like
 from mnv3_tf.quantization.fold import trace
