@@ -19,16 +19,22 @@ from mnv3_tf.weights.h5_files import Group, read_groups
 
 # 100 MB take about a second; the rest is for machines with much other work.
 _SECONDS, _BYTES_A_SECOND = 240, 4 << 20
+_GROUPS = 100_000
 
 
-def read_apart(path: Path, content: bytes, most_groups: int) -> tuple[str, tuple[Group, ...]]:
-    """What :func:`mnv3_tf.weights.h5_files.read_groups` gives, whatever becomes of the process that reads.
+def read_h5(path: Path, content: bytes) -> tuple[str, tuple[Group, ...]]:
+    """Every layer that has tensors, in file order.
+
+    Returns:
+        ("h5", groups) for the older layout, whose order is that of the network, or ("keras h5", groups) for Keras 3's, whose
+        order is by the layers' class and number.
 
     Raises:
-        InputError: the file is damaged or not one that Keras wrote; or the reading process failed or did not end.
+        InputError: it is damaged, holds no weights, or declares more than its size allows; or the reading process failed or did
+            not end.
     """
     seconds = _SECONDS + len(content) // _BYTES_A_SECOND
-    words = [sys.executable, "-m", __name__, str(most_groups), str(path)]
+    words = [sys.executable, "-m", __name__, str(_GROUPS), str(path)]
     try:
         done = subprocess.run(words, input=content, capture_output=True, timeout=seconds)
     except subprocess.TimeoutExpired:

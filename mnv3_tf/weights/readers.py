@@ -15,9 +15,11 @@ import numpy as np
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_bytes
-from mnv3_tf.weights import h5_files, torch_files
+from mnv3_tf.weights import torch_files
 from mnv3_tf.weights.constructors import PickledArray, Refused
 from mnv3_tf.weights.h5_files import Group
+from mnv3_tf.weights.h5_worker import read_h5
+from mnv3_tf.weights.keras_archive import read_keras_archive
 from mnv3_tf.weights.pickles import Machine, remedy
 from mnv3_tf.weights.torch_files import Tensor
 from mnv3_tf.yaml_text import nearest
@@ -43,7 +45,7 @@ class Source:
         format: "torch", "torch legacy", "pickle" (`.pdparams` and other dicts of numpy arrays), "safetensors", "h5" (Keras's
             older layout), "keras h5" (Keras 3's) or "keras" (a whole model's archive).
         tensors: float32, by the source's names, in file order. From HDF5 the name is ``layer/tensor``.
-        groups: the same by layer, for HDF5; see :func:`mnv3_tf.weights.h5_files.read_h5` about their order. Else empty.
+        groups: the same by layer, for HDF5; see :func:`mnv3_tf.weights.h5_worker.read_h5` about their order. Else empty.
         notes: what was chosen, renamed, converted or left out, one sentence each; to be shown.
     """
 
@@ -77,10 +79,10 @@ def read_source(path: str | Path, part: str | None = None) -> Source:
         archive = torch_files.open_zip(path, content)
         with archive:
             if "model.weights.h5" in archive.namelist():
-                return _from_groups(path, *h5_files.read_keras_archive(path, archive, len(content)), part)
+                return _from_groups(path, *read_keras_archive(path, archive, len(content)), part)
             return _from_object(path, "torch", torch_files.read_zip(path, archive, len(content)), part)
     if kind == "h5":
-        return _from_groups(path, *h5_files.read_h5(path, content), part)
+        return _from_groups(path, *read_h5(path, content), part)
     if kind == "safetensors":
         return _from_object(path, kind, _safetensors(path, content), part)
     if torch_files.is_legacy(content):

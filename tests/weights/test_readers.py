@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.weights import h5_files, h5_worker
+from mnv3_tf.weights import h5_worker
 from mnv3_tf.weights.hints import read_hints
 from mnv3_tf.weights.readers import read_source, read_tensors
 
@@ -335,7 +335,7 @@ def test_groups_of_two_names_each_are_not_followed_for_ever(tmp_path, monkeypatc
             group["1"] = below
             group = below
 
-    monkeypatch.setattr(h5_files, "_GROUPS", 500)
+    monkeypatch.setattr(h5_worker, "_GROUPS", 500)
     assert "more than 500 groups" in h5(tmp_path, lambda group: doubled(group.parent))
 
 
