@@ -69,7 +69,7 @@ def build(name: str, size: int, folder: Path) -> dict[str, Path]:
     from mnv3_tf.export.convert import Format, convert_graph
     from mnv3_tf.export.reference import convert_model_standard, estimate_batchnorm, synthetic_pictures
     from mnv3_tf.export.runtime import captured_stderr
-    from mnv3_tf.network import MobileNetV3
+    from mnv3_tf.models import MobileNetV3
     from mnv3_tf.quantization.calibration import calibrate
     from mnv3_tf.quantization.fold import trace
 

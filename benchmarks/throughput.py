@@ -239,7 +239,7 @@ class Kit(Worker):
     def build(self) -> None:
         import keras
 
-        from mnv3_tf.network import MobileNetV3
+        from mnv3_tf.models import MobileNetV3
         from mnv3_tf.training.choices import make_optimizer, settle
 
         self.batches, classes = self._batches()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mnv3_tf.config import Config, load_config
     from mnv3_tf.data import Preprocessing, open_dataset
     from mnv3_tf.layer_names import display_name
-    from mnv3_tf.network import MobileNetV3, MobileNetV3Large, MobileNetV3Small
+    from mnv3_tf.models import MobileNetV3, MobileNetV3Large, MobileNetV3Small
     from mnv3_tf.profile import count_macs
     from mnv3_tf.quantization.quantize import quantize
     from mnv3_tf.spec import Block, NetworkSpec, read_block_table
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mnv3_tf.weights.importing import import_weights
 
 _HOME = {
-    "MobileNetV3": "network", "MobileNetV3Large": "network", "MobileNetV3Small": "network", "display_name": "layer_names",
+    "MobileNetV3": "models", "MobileNetV3Large": "models", "MobileNetV3Small": "models", "display_name": "layer_names",
     "Block": "spec", "NetworkSpec": "spec", "read_block_table": "spec", "count_macs": "profile",
     "Config": "config", "load_config": "config", "Preprocessing": "data", "open_dataset": "data",
     "train": "training.trainer", "quantize": "quantization.quantize", "import_weights": "weights.importing",

@@ -7,10 +7,8 @@ Source: Howard et al., "Searching for MobileNetV3" (2019); with the same argumen
 of keras.applications; other published implementations are dialects of the same builder (:mod:`mnv3_tf.spec`).
 """
 
-import dataclasses
 import fnmatch
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -22,10 +20,7 @@ from mnv3_tf.spec import (
     NetworkSpec,
     ScaledBlock,
     check_alpha,
-    find_spec,
     head_widths,
-    in_dialect,
-    make_divisible,
     scale_blocks,
     stem_width,
 )
@@ -34,69 +29,19 @@ from mnv3_tf.yaml_text import nearest
 SMALLEST_SIDE = 32
 
 
-def MobileNetV3(
-    spec: str | NetworkSpec = "large",
-    *,
-    input_shape: Sequence[int | None] = (224, 224, 3),
-    alpha: float = 1.0,
-    classes: int = 1000,
-    include_top: bool = True,
-    pooling: str | None = None,
-    dropout: float = 0.2,
-    classifier_activation: str | None = None,
-    include_preprocessing: bool = True,
-    batchnorm_momentum: float = 0.99,
-    inplanes: int | None = None,
-    class_squeeze: int | None = None,
-    class_expand: int | None = None,
-    dialect: str | None = None,
-    outputs: str | Sequence[str] | None = None,
-    weights: str | Path | None = None,
-    name: str | None = None,
-) -> keras.Model:
-    """Builds the network.
-
-    Args:
-        spec: a built-in name (large, small, large_minimalistic, small_minimalistic) or a table of your own
-            (:func:`mnv3_tf.read_block_table`).
-        input_shape: (height, width, channels), height and width at least 32 or None.
-        alpha: width multiplier, > 0.
-        classes: width of the classifier, used with `include_top`.
-        include_top: with the pooling, the last convolutions and the classifier.
-        pooling: without the top: None (feature map), "avg" or "max" (a vector per picture).
-        dropout: share dropped before the classifier, in [0, 1).
-        classifier_activation: None for logits (what training, quantization and conversion expect) or, say, "softmax".
-        include_preprocessing: the input is RGB pixels 0..255 and a Rescaling layer maps them to what the dialect's stem
-            expects ([-1, 1] for keras); without, the input is expected like that.
-        batchnorm_momentum: of the running statistics. keras.applications has 0.999, which needs thousands of steps.
-        inplanes, class_squeeze, class_expand: channels of the stem, of the convolution before pooling (scaled by alpha) and
-            of the one after it; None keeps the table's.
-        dialect: whose details (padding, rounding, normalization, head, ...) the network has: keras, torchvision, timm,
-            timm_tf or paddle; None: the table's own, or keras.
-        outputs: instead of the classifier's output, a dict of named feature maps: "pyramid" for the last map of every
-            stride, or stage names (``stride_8``), layer names or patterns (``block_0*_add``).
-        weights: None for random numbers; "imagenet" for what the dialect's package published for this network, of 1000 classes;
-            the name of published weights; or a `.keras` file or run folder of the same network. The normalization of the pixels
-            is then that of the weights.
-        name: of the Keras model.
+def build(spec: NetworkSpec, *, input_shape: Sequence[int | None], alpha: float, classes: int, include_top: bool = True,
+          pooling: str | None = None, dropout: float = 0.2, classifier_activation: str | None = None,
+          include_preprocessing: bool = True, batchnorm_momentum: float = 0.99,
+          name: str | None = None) -> tuple[keras.Model, dict[str, Any]]:
+    """Builds a table's network; the arguments are those of :func:`mnv3_tf.MobileNetV3`.
 
     Returns:
-        A `keras.Model`; its output is (batch, classes) logits, or what `include_top`, `pooling` and `outputs` ask for.
+        The network with random weights, and the last map of every stride by name: ``stride_8`` -> tensor.
 
     Raises:
-        InputError: an argument is out of range, or there are no such weights; the message says what is allowed.
+        InputError: an argument is out of range; the message says what is allowed.
     """
-    spec = find_spec(spec) if isinstance(spec, str) else spec
-    spec = in_dialect(spec, dialect) if dialect is not None else spec
-    changes: dict[str, Any] = {"inplanes": inplanes, "class_squeeze": class_squeeze, "class_expand": class_expand}
-    spec = dataclasses.replace(spec, **{key: value for key, value in changes.items() if value is not None})
     _check(spec, input_shape, alpha, classes, pooling, dropout)
-    found = None
-    if weights is not None:
-        from mnv3_tf.weights.loading import assign_weights, find_weights, with_their_normalization
-
-        found = find_weights(weights, spec, alpha, top=include_top)
-        spec = with_their_normalization(spec, found.normalization)
     builder = _Builder(spec, batchnorm_momentum)
 
     image = x = layers.Input(tuple(input_shape), name="image")
@@ -127,23 +72,7 @@ def MobileNetV3(
     elif pooling:
         pool = layers.GlobalAveragePooling2D if pooling == "avg" else layers.GlobalMaxPooling2D
         x = pool(name=f"{pooling}_pool")(x)
-    name = name or f"mobilenet_v3_{spec.name}"
-    model = keras.Model(image, x, name=name)
-    if found is not None:
-        assign_weights(model, found)
-    if outputs is None:
-        return model
-    return keras.Model(image, _select_outputs(model, stages, outputs), name=name)
-
-
-def MobileNetV3Large(*, minimalistic: bool = False, **arguments: Any) -> keras.Model:
-    """MobileNetV3-Large: 5.5 M parameters at alpha 1 and 1000 classes. Arguments as for :func:`MobileNetV3`."""
-    return MobileNetV3("large_minimalistic" if minimalistic else "large", **arguments)
-
-
-def MobileNetV3Small(*, minimalistic: bool = False, **arguments: Any) -> keras.Model:
-    """MobileNetV3-Small: 2.6 M parameters at alpha 1 and 1000 classes. Arguments as for :func:`MobileNetV3`."""
-    return MobileNetV3("small_minimalistic" if minimalistic else "small", **arguments)
+    return keras.Model(image, x, name=name or f"mobilenet_v3_{spec.name}"), stages
 
 
 def _rescaling(dialect: Dialect) -> keras.Layer:
@@ -214,7 +143,7 @@ class _Builder:
         return layers.Add(name=f"{block.name}_add")([shortcut, x]) if block.residual else x
 
 
-def _select_outputs(model: keras.Model, stages: dict[str, Any], wanted: str | Sequence[str]) -> dict[str, Any]:
+def select_outputs(model: keras.Model, stages: dict[str, Any], wanted: str | Sequence[str]) -> dict[str, Any]:
     """The feature maps asked for, by stage name, layer name or pattern, in the network's order."""
     if wanted == "pyramid":
         return stages
@@ -250,6 +179,3 @@ def _check(spec: NetworkSpec, input_shape: Sequence[int | None], alpha: float, c
         width = getattr(spec, key)
         if width is not None and width < 1:
             raise InputError(f"{key} is {width}; at least 1 channel is needed.")
-
-
-__all__ = ["MobileNetV3", "MobileNetV3Large", "MobileNetV3Small", "make_divisible"]

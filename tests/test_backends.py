@@ -11,7 +11,7 @@ import pytest
 from shared import HERE, THREE_BLOCKS, Shared
 
 from mnv3_tf.files import read_json
-from mnv3_tf.network import MobileNetV3
+from mnv3_tf.models import MobileNetV3
 from mnv3_tf.spec import read_block_table
 
 SIZE = (32, 40, 3)
@@ -28,7 +28,7 @@ plain = keras.models.load_model(folder + "/whole.keras")
 facts["kit_needed"] = any(name.startswith("mnv3_tf") for name in sys.modules)
 np.save(folder + "/whole_jax.npy", plain.predict_on_batch(pixels))
 
-from mnv3_tf.network import MobileNetV3
+from mnv3_tf.models import MobileNetV3
 from mnv3_tf.profile import count_macs
 facts["tensorflow_by_kit"] = "tensorflow" in sys.modules
 minimalistic = MobileNetV3("small_minimalistic", input_shape=pixels.shape[1:], classes=4, alpha=0.35)

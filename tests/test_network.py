@@ -14,7 +14,7 @@ import pytest
 import mnv3_tf
 from mnv3_tf.errors import InputError
 from mnv3_tf.layer_names import display_name
-from mnv3_tf.network import MobileNetV3, MobileNetV3Large, MobileNetV3Small
+from mnv3_tf.models import MobileNetV3, MobileNetV3Large, MobileNetV3Small
 from mnv3_tf.profile import count_macs, profile
 from mnv3_tf.spec import SPECS, Block, NetworkSpec, read_block_table
 

@@ -49,7 +49,7 @@ def to_keras(network: ForeignNetwork, candidate: Candidate, *, input_size: tuple
     """
     import keras
 
-    from mnv3_tf.network import MobileNetV3
+    from mnv3_tf.models import MobileNetV3
 
     size = input_size or (network.height, network.width)
     if not size[0] or not size[1]:

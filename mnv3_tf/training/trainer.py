@@ -18,7 +18,7 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.files import atomic_path, write_json, write_text
 from mnv3_tf.keras_model import batch_logits, load_keras, save_keras
 from mnv3_tf.metrics import Scores, score
-from mnv3_tf.network import MobileNetV3
+from mnv3_tf.models import MobileNetV3
 from mnv3_tf.progress import Advance, Progress
 from mnv3_tf.run_card import data_facts
 from mnv3_tf.training.batches import Batch, TrainingBatches

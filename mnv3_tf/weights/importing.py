@@ -192,14 +192,15 @@ def build(spec: NetworkSpec, alpha: float, classes: int | None, input_size: int 
     """The network in float32, whatever Keras's own policy is; without a head where `classes` is None."""
     import keras
 
-    from mnv3_tf.network import MobileNetV3
+    from mnv3_tf import network
 
     height, width = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
-        return MobileNetV3(spec, input_shape=(height, width, 3), alpha=alpha, classes=classes or 1,
-                           include_top=classes is not None, dropout=dropout)
+        model, _ = network.build(spec, input_shape=(height, width, 3), alpha=alpha, classes=classes or 1,
+                                 include_top=classes is not None, dropout=dropout)
+        return model
     finally:
         keras.config.set_dtype_policy(policy)
 

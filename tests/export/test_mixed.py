@@ -19,7 +19,7 @@ from mnv3_tf.export.tflite_file import TfliteFile, operator_counts, operator_dty
 from mnv3_tf.export.verify.layers import place
 from mnv3_tf.files import read_json
 from mnv3_tf.layer_names import block_of
-from mnv3_tf.network import MobileNetV3
+from mnv3_tf.models import MobileNetV3
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization.calibration import calibrate
 from mnv3_tf.quantization.fold import trace

@@ -12,7 +12,7 @@ from mnv3_tf.data import open_dataset
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.convert import check_int8, convert, convert_graph, open_source
 from mnv3_tf.export.runtime import LiteRTModel
-from mnv3_tf.network import MobileNetV3
+from mnv3_tf.models import MobileNetV3
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization.calibration import calibrate
 from mnv3_tf.quantization.fold import trace

@@ -9,7 +9,7 @@ import pytest
 
 from mnv3_tf.export.convert import check_int8, convert_graph
 from mnv3_tf.export.runtime import LiteRTModel
-from mnv3_tf.network import MobileNetV3
+from mnv3_tf.models import MobileNetV3
 from mnv3_tf.quantization.calibration import calibrate
 from mnv3_tf.quantization.compensate import _Places, _round, compensate
 from mnv3_tf.quantization.equalize import SPLIT_RATIO, equalize, like

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.network import MobileNetV3
+from mnv3_tf.models import MobileNetV3
 from mnv3_tf.quantization.calibration import calibrate
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import DeployGraph, Op, load_graph, save_graph

@@ -11,7 +11,7 @@ from mnv3_tf.export.convert import convert_graph
 from mnv3_tf.export.runtime import LiteRTModel
 from mnv3_tf.export.tflite_file import parse_tflite
 from mnv3_tf.export.verify.layers import place
-from mnv3_tf.network import MobileNetV3
+from mnv3_tf.models import MobileNetV3
 from mnv3_tf.quantization.calibration import calibrate
 from mnv3_tf.quantization.equalize import equalize
 from mnv3_tf.quantization.fold import trace

@@ -8,7 +8,7 @@ import pytest
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.layer_names import block_of
-from mnv3_tf.network import MobileNetV3
+from mnv3_tf.models import MobileNetV3
 from mnv3_tf.quantization.calibration import calibrate
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import DeployGraph, leave_float, load_graph, save_graph

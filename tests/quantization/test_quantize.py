@@ -15,7 +15,7 @@ from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import GateError, InputError
 from mnv3_tf.export.card_check import check_cards
 from mnv3_tf.files import read_json
-from mnv3_tf.network import MobileNetV3
+from mnv3_tf.models import MobileNetV3
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization import quantize as quantize_module
 from mnv3_tf.quantization.calibration import _best_range, calibrate

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mnv3_tf.keras_model import predict_all
-from mnv3_tf.network import MobileNetV3
+from mnv3_tf.models import MobileNetV3
 from mnv3_tf.training.batchnorm import adapt_statistics, measure, normalizations, set_statistics
 
 

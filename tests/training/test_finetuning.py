@@ -15,7 +15,7 @@ from mnv3_tf.data import open_dataset
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_json, sha256
 from mnv3_tf.keras_model import load_keras
-from mnv3_tf.network import MobileNetV3
+from mnv3_tf.models import MobileNetV3
 from mnv3_tf.progress import Silent
 from mnv3_tf.training.batches import TrainingBatches
 from mnv3_tf.training.beginning import take_over

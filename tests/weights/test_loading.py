@@ -8,7 +8,7 @@ import pytest
 from seeded import golden, tensors_of
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.network import MobileNetV3, MobileNetV3Small
+from mnv3_tf.models import MobileNetV3, MobileNetV3Small
 from mnv3_tf.spec import Block, NetworkSpec, find_spec, in_dialect
 from mnv3_tf.weights.importing import with_normalization
 from mnv3_tf.weights.registry import cached_path, find_published

@@ -140,7 +140,7 @@ def test_tensors_of_something_else() -> None:
     ("small", "paddle", 0.35, {}), ("small", "timm_tf", 0.75, {}), ("small", "keras", 1.0, {"class_expand": 256}),
     ("small", "torchvision", 0.5, {"inplanes": 32, "class_squeeze": 400}), ("small", "keras", 0.6, {})])
 def test_a_network_is_identified_by_its_layers(name: str, dialect: str, alpha: float, changes: dict[str, int]) -> None:
-    from mnv3_tf.network import MobileNetV3
+    from mnv3_tf.models import MobileNetV3
 
     model = MobileNetV3(name, dialect=dialect, alpha=alpha, input_shape=(32, 32, 3), classes=4, dropout=0.3, **changes)
     found = identify(model)
@@ -161,7 +161,7 @@ def _layers(model: Any) -> list[Any]:
 
 
 def test_a_network_without_a_head_is_identified() -> None:
-    from mnv3_tf.network import MobileNetV3
+    from mnv3_tf.models import MobileNetV3
 
     model = MobileNetV3("large", dialect="paddle", alpha=0.5, input_shape=(32, 32, 3), include_top=False)
     found = identify(model)
@@ -177,7 +177,7 @@ def test_another_network_is_not_identified() -> None:
 
 
 def test_a_normalization_of_no_dialect_does_not_hide_the_network() -> None:
-    from mnv3_tf.network import MobileNetV3
+    from mnv3_tf.models import MobileNetV3
     from mnv3_tf.spec import find_spec
 
     spec = find_spec("small", "timm")

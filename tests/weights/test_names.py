@@ -33,7 +33,7 @@ def test_every_tensor_of_every_published_network_has_its_place(package: str, var
     ("large", "paddle", 0.35, 5), ("small", "timm", 0.5, 3), ("large", "torchvision", 1.25, None),
     ("small_minimalistic", "keras", 0.75, 4), ("small", "timm_tf", 1.5, 2)])
 def test_expected_shapes_are_those_of_the_built_network(name: str, dialect: str, alpha: float, classes: int | None) -> None:
-    from mnv3_tf.network import MobileNetV3
+    from mnv3_tf.models import MobileNetV3
 
     model = MobileNetV3(name, dialect=dialect, alpha=alpha, classes=classes or 1, include_top=classes is not None,
                         input_shape=(32, 32, 3))

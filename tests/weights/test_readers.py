@@ -406,7 +406,7 @@ def test_a_layer_named_in_the_file_that_is_missing_is_said(tmp_path):
 
 
 def test_the_archive_of_this_kit(tmp_path):
-    from mnv3_tf.network import MobileNetV3
+    from mnv3_tf.models import MobileNetV3
 
     model = MobileNetV3("small", alpha=0.25, input_shape=(32, 32, 3), classes=3)
     model.save(tmp_path / "own.keras")

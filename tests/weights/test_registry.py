@@ -18,7 +18,7 @@ from device_lab.waiting import PATIENCE
 from keras.src.applications import mobilenet_v3
 
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.network import MobileNetV3
+from mnv3_tf.models import MobileNetV3
 from mnv3_tf.progress import Silent
 from mnv3_tf.spec import DIALECTS, SPECS
 from mnv3_tf.weights import registry

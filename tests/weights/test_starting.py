@@ -10,7 +10,7 @@ import pytest
 from mnv3_tf.config import ModelConfig, load_config, save_config
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import sha256, write_json
-from mnv3_tf.network import MobileNetV3
+from mnv3_tf.models import MobileNetV3
 from mnv3_tf.spec import find_spec
 from mnv3_tf.training.transfer import transfer
 from mnv3_tf.weights.loading import with_their_normalization

@@ -19,7 +19,7 @@ from mnv3_tf.export.verify.reference import ReferenceKernels
 from mnv3_tf.export.verify.report import write_report
 from mnv3_tf.files import read_json
 from mnv3_tf.keras_model import save_keras
-from mnv3_tf.network import MobileNetV3
+from mnv3_tf.models import MobileNetV3
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization.graph import DeployGraph, Op, load_graph, save_graph
 from mnv3_tf.spec import read_block_table
