@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from shared import COMMON, Shared
+from shared import COMMON
 
 from mnv3_tf.cli.main import COMMANDS, cli, main
 
@@ -192,38 +192,43 @@ def test_benchmark_json(tflite: Path) -> None:
     assert all(0 < row["median_ms"] <= row["p90_ms"] <= row["p99_ms"] and row["file"] == str(tflite) for row in rows)
 
 
-def mnv3(*arguments: object) -> str:
-    """What a command prints in a process of its own; nothing of TensorFlow's chatter may be there."""
-    done = subprocess.run([sys.executable, "-m", "mnv3_tf.cli.main", *map(str, arguments)], capture_output=True, text=True)
+# Commands, as JSON, one after the other in a fresh process: importing TensorFlow takes long.
+ONE_AFTER_THE_OTHER = """
+import json, sys
+from mnv3_tf.cli.main import main
+for command in json.loads(sys.argv[1]):
+    print("$", *command, flush=True)
+    try:
+        main(command)
+    except SystemExit as ended:
+        if ended.code:
+            raise
+"""
+
+
+def quietly(*command: str) -> str:
+    """What a process prints; nothing of TensorFlow's chatter may be there."""
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr and "0000 00:00" not in done.stderr, done.stderr
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def trained(pictures: Path, shared: Shared) -> Path:
-    """Small 0.25, trained by the command; the folder also has what it printed."""
+@pytest.mark.slow
+def test_the_whole_road_by_the_command(pictures: Path, tmp_path: Path) -> None:
+    """Small 0.25 from pictures to the scores of an int8 file; the run answers for a picture, too."""
     settings = ("model.alpha=0.25", *COMMON, "train.epochs=8", "augment.brightness=0.1", "augment.contrast=0.1",
                 "augment.saturation=0.1", "quantize.learning_rate=2e-4", "quantize.calibration_pictures=48")
-
-    def build(folder: Path) -> None:
-        overrides = [part for setting in settings for part in ("-o", setting)]
-        said = mnv3("train", "--data", pictures, "--out", folder / "run", *overrides)
-        (folder / "said.txt").write_text(said)
-
-    return shared("trained", build)
-
-
-@pytest.mark.slow
-def test_the_whole_road_by_the_command(trained: Path, pictures: Path, tmp_path: Path) -> None:
-    """As a user types it, in processes of their own: train, quantize, convert, evaluate."""
-    assert "Next: mnv3 quantize" in (trained / "said.txt").read_text()
-    assert "Next: mnv3 convert" in mnv3("quantize", trained / "run", "--data", pictures, "--out", tmp_path / "q", "--epochs", 1)
-    mnv3("convert", tmp_path / "q", "--out", tmp_path / "m.tflite", "--io", "int8")
-    assert json.loads(mnv3("evaluate", tmp_path / "m.tflite", "--data", pictures, "--json"))["top1"] >= 0.9
-
-
-@pytest.mark.slow
-def test_a_trained_run_answers_without_chatter(trained: Path, pictures: Path) -> None:
-    picture = pictures / "test" / "red" / "red_0.png"
-    assert json.loads(mnv3("predict", trained / "run", picture, "--json"))[0]["file"] == str(picture)
+    overrides = [part for setting in settings for part in ("-o", setting)]
+    picture, trained, quantized = pictures / "test" / "red" / "red_0.png", tmp_path / "run", tmp_path / "q"
+    commands = [["train", "--data", pictures, "--out", trained, *overrides],
+                ["predict", trained, picture, "--json"],
+                ["quantize", trained, "--data", pictures, "--out", quantized, "--epochs", 1],
+                ["convert", quantized, "--out", tmp_path / "m.tflite", "--io", "int8"]]
+    said = quietly("-c", ONE_AFTER_THE_OTHER, json.dumps([[str(word) for word in command] for command in commands]))
+    _, train, predict, quantize, _ = said.split("$ ")
+    assert train.startswith("train") and "Next: mnv3 quantize" in train
+    assert json.loads(predict.split("\n", 1)[1])[0]["file"] == str(picture)
+    assert quantize.startswith("quantize") and "Next: mnv3 convert" in quantize
+    evaluate = ("evaluate", str(tmp_path / "m.tflite"), "--data", str(pictures), "--json")
+    assert json.loads(quietly("-m", "mnv3_tf.cli.main", *evaluate))["top1"] >= 0.9
