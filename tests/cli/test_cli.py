@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from shared import COMMON
+from shared import COMMON, Shared
 
 from mnv3_tf.cli.main import COMMANDS, cli, main
 
@@ -192,17 +192,22 @@ def test_benchmark_json(tflite: Path) -> None:
     assert all(0 < row["median_ms"] <= row["p90_ms"] <= row["p99_ms"] and row["file"] == str(tflite) for row in rows)
 
 
-# Commands, as JSON, one after the other in a fresh process: importing TensorFlow takes long.
+# Commands, as JSON, one after the other in a fresh process: importing TensorFlow takes long. Each must ask for its silence.
 ONE_AFTER_THE_OTHER = """
 import json, sys
+from mnv3_tf.cli import options
 from mnv3_tf.cli.main import main
+silence, asked = options.quiet_libraries, []
+options.quiet_libraries = lambda: (asked.append(True), silence())
 for command in json.loads(sys.argv[1]):
     print("$", *command, flush=True)
+    asked.clear()
     try:
         main(command)
     except SystemExit as ended:
         if ended.code:
             raise
+    assert asked, command
 """
 
 
@@ -214,21 +219,31 @@ def quietly(*command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
-def test_the_whole_road_by_the_command(pictures: Path, tmp_path: Path) -> None:
-    """Small 0.25 from pictures to the scores of an int8 file; the run answers for a picture, too."""
+@pytest.fixture(scope="module")
+def road(pictures: Path, shared: Shared) -> Path:
+    """Small 0.25 from pictures to an int8 file; the run answers for a picture, too. The folder also has what was printed."""
     settings = ("model.alpha=0.25", *COMMON, "train.epochs=8", "augment.brightness=0.1", "augment.contrast=0.1",
                 "augment.saturation=0.1", "quantize.learning_rate=2e-4", "quantize.calibration_pictures=48")
     overrides = [part for setting in settings for part in ("-o", setting)]
-    picture, trained, quantized = pictures / "test" / "red" / "red_0.png", tmp_path / "run", tmp_path / "q"
-    commands = [["train", "--data", pictures, "--out", trained, *overrides],
-                ["predict", trained, picture, "--json"],
-                ["quantize", trained, "--data", pictures, "--out", quantized, "--epochs", 1],
-                ["convert", quantized, "--out", tmp_path / "m.tflite", "--io", "int8"]]
-    said = quietly("-c", ONE_AFTER_THE_OTHER, json.dumps([[str(word) for word in command] for command in commands]))
-    _, train, predict, quantize, _ = said.split("$ ")
+
+    def build(folder: Path) -> None:
+        run, quantized = folder / "run", folder / "q"
+        commands = [["train", "--data", pictures, "--out", run, *overrides],
+                    ["predict", run, pictures / "test" / "red" / "red_0.png", "--json"],
+                    ["quantize", run, "--data", pictures, "--out", quantized, "--epochs", 1],
+                    ["convert", quantized, "--out", folder / "m.tflite", "--io", "int8"]]
+        said = quietly("-c", ONE_AFTER_THE_OTHER, json.dumps([[str(word) for word in command] for command in commands]))
+        (folder / "said.txt").write_text(said)
+
+    return shared("road", build)
+
+
+@pytest.mark.slow
+def test_the_whole_road_by_the_command(road: Path, pictures: Path) -> None:
+    """Train, predict, quantize, convert and evaluate say what comes next, and the int8 file is right."""
+    _, train, predict, quantize, _ = (road / "said.txt").read_text().split("$ ")
     assert train.startswith("train") and "Next: mnv3 quantize" in train
-    assert json.loads(predict.split("\n", 1)[1])[0]["file"] == str(picture)
+    assert json.loads(predict.split("\n", 1)[1])[0]["file"] == str(pictures / "test" / "red" / "red_0.png")
     assert quantize.startswith("quantize") and "Next: mnv3 convert" in quantize
-    evaluate = ("evaluate", str(tmp_path / "m.tflite"), "--data", str(pictures), "--json")
+    evaluate = ("evaluate", str(road / "m.tflite"), "--data", str(pictures), "--json")
     assert json.loads(quietly("-m", "mnv3_tf.cli.main", *evaluate))["top1"] >= 0.9
