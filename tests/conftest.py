@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: more threads 
         os.environ.setdefault(variable, "1")
 
 import pytest
-from shared import THREE_BLOCKS, TINY, Shared, make_pictures, quantize_run, train_run
+from shared import TINY, TWO_BLOCKS, Shared, make_pictures, quantize_run, train_run
 
 # TensorFlow makes millions of small objects that live: collections that look at them again and again take a tenth of the time.
 gc.set_threshold(50_000, 20, 100)
@@ -159,10 +159,10 @@ def small_runs(float_run: Path, ptq_run: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def source_run(pictures: Path, shared: Shared) -> Path:
-    """A float run of three blocks."""
+    """A float run of two blocks, which is quickest to train. Tests that change a run copy it."""
     from mnv3_tf.config import load_config
 
-    return shared("source", lambda out: train_run(pictures, load_config(None, THREE_BLOCKS), out))
+    return shared("source", lambda out: train_run(pictures, load_config(None, TWO_BLOCKS), out))
 
 
 @pytest.fixture(scope="session")

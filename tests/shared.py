@@ -12,7 +12,7 @@ COMMON = ("data.image_size=[32,48]", "train.batch_size=16", "train.learning_rate
 TINY = (f"model.block_table={HERE / 'four_blocks.yaml'}", *COMMON, "train.epochs=12", "quantize.epochs=2",
         "quantize.learning_rate=1e-3", "quantize.teacher_weight=0.5", "quantize.batch_size=16",
         "quantize.calibration_pictures=96")
-THREE_BLOCKS = (f"model.block_table={HERE / 'three_blocks.yaml'}", *COMMON, "train.epochs=10")
+TWO_BLOCKS = (f"model.block_table={HERE / 'two_blocks.yaml'}", *COMMON, "train.epochs=10")
 CLASSES = ("blue", "green", "red")
 
 Shared = Callable[[str, Callable[[Path], object]], Path]

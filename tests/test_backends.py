@@ -8,20 +8,28 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from shared import HERE, THREE_BLOCKS, Shared
+from shared import HERE, TWO_BLOCKS, Shared
 
-from mnv3_tf.files import read_json
+from mnv3_tf.files import read_json, write_json
 from mnv3_tf.models import MobileNetV3
 from mnv3_tf.spec import read_block_table
 
 SIZE = (32, 40, 3)
+# Like `two_blocks.yaml`, whose shapes JAX compiles anyway, without what the minimalistic networks lack.
+MINIMALISTIC = """
+blocks:
+  - [3, 16, 16, false, relu, 2]
+  - [3, 48, 16, false, relu, 1]
+activation: relu
+class_expand: 32
+"""
 # Without most optimizations it compiles in half the time.
 JAX = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 # One process for all checks, since JAX takes seconds to start and to compile.
 ON_JAX = """
 import json, os, sys
 import numpy as np, keras
-folder = sys.argv[1]
+folder, pictures = sys.argv[1:]
 facts = {"backend": keras.backend.backend(), "tensorflow_by_keras": "tensorflow" in sys.modules}
 pixels = np.load(folder + "/pixels.npy")
 plain = keras.models.load_model(folder + "/whole.keras")
@@ -30,13 +38,23 @@ np.save(folder + "/whole_jax.npy", plain.predict_on_batch(pixels))
 
 from mnv3_tf.models import MobileNetV3
 from mnv3_tf.profile import count_macs
+from mnv3_tf.spec import read_block_table
 facts["tensorflow_by_kit"] = "tensorflow" in sys.modules
-minimalistic = MobileNetV3("small_minimalistic", input_shape=pixels.shape[1:], classes=4, alpha=0.35)
+minimalistic = MobileNetV3(read_block_table(folder + "/minimalistic.yaml"), input_shape=pixels.shape[1:], classes=3)
 minimalistic.load_weights(folder + "/minimalistic.weights.h5")
 np.save(folder + "/minimalistic_jax.npy", minimalistic.predict_on_batch(pixels))
 facts["minimalistic"] = [minimalistic.count_params(), count_macs(minimalistic)]
 minimalistic.save(folder + "/jax.keras")
 json.dump(facts, open(folder + "/facts.json", "w"))
+
+from mnv3_tf.data import open_dataset
+from mnv3_tf.progress import Silent
+from mnv3_tf.training.trainer import train
+from mnv3_tf.weights.starting import load_settings
+for name, settings in json.load(open(folder + "/runs.json")).items():
+    progress = Silent()
+    train(open_dataset(pictures), load_settings(None, settings), folder + "/" + name, progress=progress)
+    assert any(line.startswith("jax on") for line in progress.lines), progress.lines
 """
 
 
@@ -49,30 +67,36 @@ def randomize(model: keras.Model) -> keras.Model:
 
 
 @pytest.fixture(scope="module")
-def jax_folder(shared: Shared) -> Path:
-    """Files saved by TensorFlow, and what a process on JAX made of them."""
+def jax_folder(shared: Shared, pictures: Path, source_run: Path, tuning: tuple[str, ...]) -> Path:
+    """Files saved by TensorFlow, and what a process on JAX made of them: logits, facts, and two runs."""
     pytest.importorskip("jax")
-    return shared("jax", _on_jax)
+    runs = {"trained": (*TWO_BLOCKS, "train.epochs=2"),
+            "tuned": (*tuning, "train.freeze=stem", "train.unfreeze_epochs=1", "train.batchnorm=reestimate",
+                      "train.layer_decay=0.9", f"train.teacher={source_run}")}
+    return shared("jax", lambda folder: _on_jax(folder, pictures, runs))
 
 
-def _on_jax(folder: Path) -> None:
+def _on_jax(folder: Path, pictures: Path, runs: dict[str, tuple[str, ...]]) -> None:
     folder.mkdir()
+    write_json(folder / "runs.json", runs)
     pixels = np.random.default_rng(1).integers(0, 256, (4, *SIZE)).astype(np.float32)
     np.save(folder / "pixels.npy", pixels)
-    whole = randomize(MobileNetV3(read_block_table(HERE / "four_blocks.yaml"), input_shape=SIZE, classes=4))
+    whole = randomize(MobileNetV3(read_block_table(HERE / "two_blocks.yaml"), input_shape=SIZE, classes=3))
     whole.save(folder / "whole.keras")
     np.save(folder / "whole_tf.npy", np.asarray(whole(pixels)))
-    minimalistic = randomize(MobileNetV3("small_minimalistic", input_shape=SIZE, classes=4, alpha=0.35))
+    (folder / "minimalistic.yaml").write_text(MINIMALISTIC)
+    minimalistic = randomize(MobileNetV3(read_block_table(folder / "minimalistic.yaml"), input_shape=SIZE, classes=3))
     minimalistic.save_weights(folder / "minimalistic.weights.h5")
     np.save(folder / "minimalistic_tf.npy", np.asarray(minimalistic(pixels)))
-    done = subprocess.run([sys.executable, "-c", ON_JAX, str(folder)], capture_output=True, text=True, env=os.environ | JAX)
+    done = subprocess.run([sys.executable, "-c", ON_JAX, str(folder), str(pictures)], capture_output=True, text=True,
+                          env=os.environ | JAX)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["whole", "minimalistic"])
 def test_logits_agree(jax_folder: Path, name: str) -> None:
-    """A whole .keras file of every kind of block, and a weights file of Small minimalistic."""
+    """A whole .keras file of every kind of block, and a weights file of a network without squeeze-excitation and hard-swish."""
     expected, found = np.load(jax_folder / f"{name}_tf.npy"), np.load(jax_folder / f"{name}_jax.npy")
     assert np.ptp(expected) > 0.01
     assert np.abs(found - expected).max() < 1e-4 * max(np.abs(expected).max(), 1)
@@ -91,7 +115,7 @@ def test_the_network_needs_no_tensorflow_on_jax(jax_folder: Path) -> None:
 def test_counts_do_not_depend_on_the_backend(jax_folder: Path) -> None:
     from mnv3_tf.profile import count_macs
 
-    model = MobileNetV3("small_minimalistic", input_shape=SIZE, classes=4, alpha=0.35)
+    model = MobileNetV3(read_block_table(jax_folder / "minimalistic.yaml"), input_shape=SIZE, classes=3)
     assert read_json(jax_folder / "facts.json")["minimalistic"] == [model.count_params(), count_macs(model)]
 
 
@@ -103,60 +127,24 @@ def test_what_jax_saves_opens_in_tensorflow(jax_folder: Path) -> None:
     np.testing.assert_allclose(found, np.load(jax_folder / "minimalistic_tf.npy"), rtol=1e-5, atol=1e-5)
 
 
-TRAIN_ON_JAX = """
-import sys
-from mnv3_tf.config import load_config
-from mnv3_tf.data import open_dataset
-from mnv3_tf.progress import Silent
-from mnv3_tf.training.trainer import train
-progress = Silent()
-train(open_dataset(sys.argv[1]), load_config(None, sys.argv[3:]), sys.argv[2], progress=progress)
-assert any(line.startswith("jax on") for line in progress.lines), progress.lines
-"""
-
-
 @pytest.mark.slow
-def test_training_on_jax(pictures: Path, tmp_path: Path) -> None:
+def test_training_on_jax(jax_folder: Path, pictures: Path) -> None:
     """Two epochs on JAX leave a whole run, and TensorFlow scores its model as JAX did."""
     from mnv3_tf.export.classifier import open_classifier
     from mnv3_tf.export.evaluate import evaluate
     from mnv3_tf.progress import Silent
 
-    pytest.importorskip("jax")
-    run = tmp_path / "run"
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN_ON_JAX, str(pictures), str(run), *THREE_BLOCKS, "train.epochs=2"],
-        capture_output=True, text=True, env=os.environ | JAX)
-    assert done.returncode == 0, done.stderr
+    run = jax_folder / "trained"
     assert (run / "model.keras").exists() and len((run / "log.csv").read_text().splitlines()) == 3
     recorded = read_json(run / "metrics.json")["test"]
     scores = evaluate(open_classifier(run), pictures, progress=Silent()).scores
     assert (scores.top1, scores.loss) == (recorded["top1"], pytest.approx(recorded["loss"], rel=1e-3))
 
 
-TUNE_ON_JAX = """
-import sys
-import numpy as np
-from mnv3_tf.data import open_dataset
-from mnv3_tf.progress import Silent
-from mnv3_tf.training.trainer import train
-from mnv3_tf.weights.starting import load_settings
-progress = Silent()
-train(open_dataset(sys.argv[1]), load_settings(None, sys.argv[3:]), sys.argv[2], progress=progress)
-assert any(line.startswith("jax on") for line in progress.lines), progress.lines
-"""
-
-
 @pytest.mark.slow
-def test_fine_tuning_on_jax(pictures: Path, tuning: tuple[str, ...], source_run: Path, tmp_path: Path) -> None:
+def test_fine_tuning_on_jax(jax_folder: Path, source_run: Path) -> None:
     """Frozen stem, stages, rates by layer, re-estimated BatchNorm and a teacher, from weights that TensorFlow saved."""
-    pytest.importorskip("jax")
-    run = tmp_path / "run"
-    settings = ("train.freeze=stem", "train.unfreeze_epochs=1", "train.batchnorm=reestimate", "train.layer_decay=0.9",
-                f"train.teacher={source_run}")
-    done = subprocess.run([sys.executable, "-c", TUNE_ON_JAX, str(pictures), str(run), *tuning, *settings],
-                          capture_output=True, text=True, env=os.environ | JAX)
-    assert done.returncode == 0, done.stderr
+    run = jax_folder / "tuned"
     assert read_json(run / "metrics.json")["test"]["top1"] > 0.9
     before, after = (keras.models.load_model(folder / "model.keras") for folder in (source_run, run))
     # The kept epoch may be the first, which trains the top alone; the state holds the weights of the last.

@@ -192,38 +192,58 @@ def test_benchmark_json(tflite: Path) -> None:
     assert all(0 < row["median_ms"] <= row["p90_ms"] <= row["p99_ms"] and row["file"] == str(tflite) for row in rows)
 
 
-def mnv3(*arguments: object) -> str:
-    """What a command prints in a process of its own; nothing of TensorFlow's chatter may be there."""
-    done = subprocess.run([sys.executable, "-m", "mnv3_tf.cli.main", *map(str, arguments)], capture_output=True, text=True)
+# Commands, as JSON, one after the other in a fresh process: importing TensorFlow takes long. Each must ask for its silence.
+ONE_AFTER_THE_OTHER = """
+import json, sys
+from mnv3_tf.cli import options
+from mnv3_tf.cli.main import main
+silence, asked = options.quiet_libraries, []
+options.quiet_libraries = lambda: (asked.append(True), silence())
+for command in json.loads(sys.argv[1]):
+    print("$", *command, flush=True)
+    asked.clear()
+    try:
+        main(command)
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    assert asked, command
+"""
+
+
+def quietly(*command: str) -> str:
+    """What a process prints; nothing of TensorFlow's chatter may be there."""
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr and "0000 00:00" not in done.stderr, done.stderr
     return done.stdout
 
 
 @pytest.fixture(scope="module")
-def trained(pictures: Path, shared: Shared) -> Path:
-    """Small 0.25, trained by the command; the folder also has what it printed."""
+def road(pictures: Path, shared: Shared) -> Path:
+    """Small 0.25 from pictures to an int8 file; the run answers for a picture, too. The folder also has what was printed."""
     settings = ("model.alpha=0.25", *COMMON, "train.epochs=8", "augment.brightness=0.1", "augment.contrast=0.1",
                 "augment.saturation=0.1", "quantize.learning_rate=2e-4", "quantize.calibration_pictures=48")
+    overrides = [part for setting in settings for part in ("-o", setting)]
 
     def build(folder: Path) -> None:
-        overrides = [part for setting in settings for part in ("-o", setting)]
-        said = mnv3("train", "--data", pictures, "--out", folder / "run", *overrides)
+        run, quantized = folder / "run", folder / "q"
+        commands = [["train", "--data", pictures, "--out", run, *overrides],
+                    ["predict", run, pictures / "test" / "red" / "red_0.png", "--json"],
+                    ["quantize", run, "--data", pictures, "--out", quantized, "--epochs", 1],
+                    ["convert", quantized, "--out", folder / "m.tflite", "--io", "int8"]]
+        said = quietly("-c", ONE_AFTER_THE_OTHER, json.dumps([[str(word) for word in command] for command in commands]))
         (folder / "said.txt").write_text(said)
 
-    return shared("trained", build)
+    return shared("road", build)
 
 
 @pytest.mark.slow
-def test_the_whole_road_by_the_command(trained: Path, pictures: Path, tmp_path: Path) -> None:
-    """As a user types it, in processes of their own: train, quantize, convert, evaluate."""
-    assert "Next: mnv3 quantize" in (trained / "said.txt").read_text()
-    assert "Next: mnv3 convert" in mnv3("quantize", trained / "run", "--data", pictures, "--out", tmp_path / "q", "--epochs", 1)
-    mnv3("convert", tmp_path / "q", "--out", tmp_path / "m.tflite", "--io", "int8")
-    assert json.loads(mnv3("evaluate", tmp_path / "m.tflite", "--data", pictures, "--json"))["top1"] >= 0.9
-
-
-@pytest.mark.slow
-def test_a_trained_run_answers_without_chatter(trained: Path, pictures: Path) -> None:
-    picture = pictures / "test" / "red" / "red_0.png"
-    assert json.loads(mnv3("predict", trained / "run", picture, "--json"))[0]["file"] == str(picture)
+def test_the_whole_road_by_the_command(road: Path, pictures: Path) -> None:
+    """Train, predict, quantize, convert and evaluate say what comes next, and the int8 file is right."""
+    _, train, predict, quantize, _ = (road / "said.txt").read_text().split("$ ")
+    assert train.startswith("train") and "Next: mnv3 quantize" in train
+    assert json.loads(predict.split("\n", 1)[1])[0]["file"] == str(pictures / "test" / "red" / "red_0.png")
+    assert quantize.startswith("quantize") and "Next: mnv3 convert" in quantize
+    evaluate = ("evaluate", str(road / "m.tflite"), "--data", str(pictures), "--json")
+    assert json.loads(quietly("-m", "mnv3_tf.cli.main", *evaluate))["top1"] >= 0.9

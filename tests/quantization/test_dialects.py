@@ -6,8 +6,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from shared import TWO_BLOCKS
 
-from mnv3_tf.config import load_config
+from mnv3_tf.config import Config, load_config
 from mnv3_tf.data import open_dataset
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.convert import check_int8, convert, convert_graph, open_source
@@ -150,12 +151,12 @@ def test_deploy_forms_of_the_first_versions_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_trained_run_in_another_dialect_is_proved(pictures: Path, small_runs: Path, tmp_path: Path) -> None:
+def test_a_trained_run_in_another_dialect_is_proved(pictures: Path, tiny_config: Config, tmp_path: Path) -> None:
     from mnv3_tf.export.verify import open_chain, verify
     from mnv3_tf.quantization.quantize import quantize
     from mnv3_tf.training.trainer import train
 
-    config = load_config(small_runs / "float" / "config.yaml", ["model.dialect=paddle"])
+    config = load_config(None, ["model.dialect=paddle", TWO_BLOCKS[0], "train.epochs=8"], tiny_config)
     keras.utils.set_random_seed(0)
     train(open_dataset(pictures), config, tmp_path / "float", progress=Silent())
     quantize(tmp_path / "float", open_dataset(pictures), config, tmp_path / "ptq", method="ptq", progress=Silent())

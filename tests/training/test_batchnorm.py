@@ -3,10 +3,17 @@
 import keras
 import numpy as np
 import pytest
+from shared import HERE
 
 from mnv3_tf.keras_model import predict_all
 from mnv3_tf.models import MobileNetV3
+from mnv3_tf.spec import read_block_table
 from mnv3_tf.training.batchnorm import adapt_statistics, measure, normalizations, set_statistics
+
+
+def network() -> keras.Model:
+    """Every kind of block, without dropout."""
+    return MobileNetV3(read_block_table(HERE / "four_blocks.yaml"), input_shape=(32, 32, 3), classes=5, dropout=0)
 
 
 def batches(count: int = 3, size: int = 40) -> list[np.ndarray]:
@@ -44,7 +51,7 @@ def test_statistics_by_hand() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("identity", [True, False])
 def test_the_function_is_kept_and_training_mode_agrees_with_it(identity: bool) -> None:
-    model = randomized(MobileNetV3("small", alpha=0.35, input_shape=(32, 32, 3), classes=5, dropout=0), identity=identity)
+    model = randomized(network(), identity=identity)
     pixels = np.concatenate(batches())
     before = model.predict(pixels, batch_size=40, verbose=0)
     batch_mode = np.asarray(model(pixels, training=True))
@@ -63,7 +70,7 @@ def test_the_function_is_kept_and_training_mode_agrees_with_it(identity: bool) -
 @pytest.mark.slow
 def test_adapted_statistics_are_those_of_training_mode() -> None:
     """On one batch, inference then equals training mode; gamma, beta, momentum and what is skipped stay."""
-    model = randomized(MobileNetV3("small", alpha=0.35, input_shape=(32, 32, 3), classes=5, dropout=0), identity=False)
+    model = randomized(network(), identity=False)
     before = {layer.name: layer.get_weights() for layer in normalizations(model)}
     (pixels,) = batches(1)
     adapt_statistics(model, [pixels], skip=["stem_conv_bn"])
@@ -89,7 +96,7 @@ def test_several_batches_are_put_together_by_hand() -> None:
 @pytest.mark.slow
 def test_any_number_of_pictures_goes_through() -> None:
     """The last, incomplete batch (here of one picture) is filled up, and changes nothing."""
-    model = MobileNetV3("small", alpha=0.35, input_shape=(32, 32, 3), classes=5)
+    model = network()
     pixels = batches(1, 65)[0]
     (found,) = predict_all(keras.Model(model.input, [model.output]), pixels)
     np.testing.assert_allclose(found, model.predict(pixels, batch_size=5, verbose=0), rtol=1e-4, atol=1e-5)
@@ -97,7 +104,7 @@ def test_any_number_of_pictures_goes_through() -> None:
 
 @pytest.mark.slow
 def test_layers_that_are_skipped_or_normalized() -> None:
-    model = randomized(MobileNetV3("small", alpha=0.35, input_shape=(32, 32, 3), classes=5), identity=True)
+    model = randomized(network(), identity=True)
     before = {layer.name: layer.get_weights() for layer in normalizations(model)}
     statistics = measure(model, batches(1))
     set_statistics(model, statistics, skip=["stem_conv_bn"], normalize=["head_conv_bn"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from shared import THREE_BLOCKS
+from shared import TWO_BLOCKS, Shared, train_run
 from test_trainer import StopAfter, weights
 
 from mnv3_tf.config import Config, load_config
@@ -139,14 +139,12 @@ def student_config(source_run: Path, tiny_config: Config) -> Config:
     """A student without labels' share: all it learns, it learns from the teacher."""
     return load_config(None, [f"train.teacher={source_run}", "train.teacher_weight=1", "data.image_size=[40,40]",
                               "model.alpha=0.5", "train.epochs=6",
-                              THREE_BLOCKS[0]], tiny_config)
+                              TWO_BLOCKS[0]], tiny_config)
 
 
 @pytest.fixture(scope="module")
-def student_run(pictures: Path, student_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("student") / "run"
-    train(open_dataset(pictures), student_config, out, progress=Silent())
-    return out
+def student_run(pictures: Path, student_config: Config, shared: Shared) -> Path:
+    return shared("student", lambda out: train_run(pictures, student_config, out))
 
 
 @pytest.mark.slow
@@ -186,7 +184,7 @@ def test_the_command_line_tunes_with_an_int8_teacher(small_file: Path, pictures:
     shutil.copytree(tuning[0].partition("=")[2], weights_copy)
     (tmp_path / "c.yaml").write_text(f"model:\n  weights: {weights_copy}\ntrain:\n  teacher: {small_file}\n")
     command = ["train", "--data", str(pictures), "--out", str(tmp_path / "run"), "-c", str(tmp_path / "c.yaml")]
-    for setting in (*tuning[1:], "train.epochs=1"):
+    for setting in (*tuning[1:], "train.epochs=1", "train.freeze=head_conv"):
         command += ["-o", setting]
     done = CliRunner().invoke(cli, command, catch_exceptions=False)
     assert done.exit_code == 0, done.output

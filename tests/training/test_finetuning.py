@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from shared import HERE, Shared
 from test_trainer import StopAfter, weights
 
 from mnv3_tf.config import Config, load_config
@@ -91,7 +92,7 @@ def test_another_width_after_pooling_makes_both_layers_new(tuned_config: Config,
 
 def test_a_wrong_shape_is_named(tuned_config: Config, start: StartingWeights) -> None:
     damaged = {**start.tensors, "block_02_expand": {"kernel": np.zeros((1, 1, 16, 40), np.float32)}}
-    with pytest.raises(InputError, match=r"block_02_expand has kernel 1x1x16x40, where .* kernel 1x1x16x32"):
+    with pytest.raises(InputError, match=r"block_02_expand has kernel 1x1x16x40, where .* kernel 1x1x16x48"):
         transfer(build(tuned_config), dataclasses.replace(start, tensors=damaged), CLASSES)
 
 
@@ -106,25 +107,31 @@ def test_missing_and_foreign_layers_are_named(tuned_config: Config, start: Start
 # Stages and rates ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def three_blocks(tuned_config: Config) -> Config:
+    """Settings of a network that has more to freeze; nothing reads its weights."""
+    return load_config(None, [f"model.block_table={HERE / 'three_blocks.yaml'}"], tuned_config)
+
+
 def plan(config: Config, *overrides: str, **changes):
     return make_plan(load_config(None, overrides, config), **changes)
 
 
-def test_stages_from_the_top_downwards(tuned_config: Config) -> None:
-    stages = plan(tuned_config, "train.epochs=10", "train.unfreeze_epochs=[2,5]", "train.freeze=stem")
+def test_stages_from_the_top_downwards(three_blocks: Config) -> None:
+    stages = plan(three_blocks, "train.epochs=10", "train.unfreeze_epochs=[2,5]", "train.freeze=stem")
     assert stages.units == ("stem", "block_01", "block_02", "block_03", "head_conv", "top")
     assert [stages.stage(epoch) for epoch in (0, 1, 2, 4, 5, 9)] == [0, 0, 1, 1, 2, 2]
     assert stages.trained(0) == {"top"}
     assert stages.trained(1) == {"top", "head_conv", "block_03"}
     assert stages.trained(2) == {"top", "head_conv", "block_03", "block_02", "block_01"}
     assert [stages.ends(stage, 10) for stage in range(3)] == [2, 5, 10]
-    one = plan(tuned_config, "train.unfreeze_epochs=1")
+    one = plan(three_blocks, "train.unfreeze_epochs=1")
     assert one.trained(0) == {"top"} and one.trained(1) == set(one.units)
 
 
-def test_a_new_head_conv_is_trained_with_the_top(tuned_config: Config) -> None:
-    stages = plan(tuned_config, "train.unfreeze_epochs=1", inference_batchnorm=True, new_head_conv=True)
-    model = build(tuned_config)
+def test_a_new_head_conv_is_trained_with_the_top(three_blocks: Config) -> None:
+    stages = plan(three_blocks, "train.unfreeze_epochs=1", inference_batchnorm=True, new_head_conv=True)
+    model = build(three_blocks)
     stages.apply(model, 0)
     trained = {variable.path for variable in model.trainable_variables}
     assert trained == {"head_conv/kernel", "head_conv_bn/gamma", "head_conv_bn/beta", "head_expand/kernel", "head_expand/bias",
@@ -140,9 +147,9 @@ def test_a_new_head_conv_is_trained_with_the_top(tuned_config: Config) -> None:
     (["train.unfreeze_epochs=3"], "there are 3 epochs"),
     (["train.unfreeze_epochs=[1,2,3,4,5,6]", "train.epochs=9"], "only 5 blocks"),
 ])
-def test_wrong_plans(tuned_config: Config, overrides: list[str], message: str) -> None:
+def test_wrong_plans(three_blocks: Config, overrides: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        plan(tuned_config, *overrides)
+        plan(three_blocks, *overrides)
 
 
 @pytest.mark.parametrize("override", ["train.freeze=stem", "train.unfreeze_epochs=2", "train.batchnorm=frozen",
@@ -153,8 +160,8 @@ def test_settings_that_need_weights_say_so(override: str, pictures: Path, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_rates_fall_from_block_to_block(tuned_config: Config) -> None:
-    rates = plan(tuned_config).rates(0.5, 0.8)
+def test_rates_fall_from_block_to_block(three_blocks: Config) -> None:
+    rates = plan(three_blocks).rates(0.5, 0.8)
     assert rates == pytest.approx({"top": 1, "head_conv": 0.5 * 0.8, "block_03": 0.5 * 0.8 ** 2, "block_02": 0.5 * 0.8 ** 3,
                                    "block_01": 0.5 * 0.8 ** 4, "stem": 0.5 * 0.8 ** 5})
 
@@ -239,7 +246,7 @@ def test_folded_weights_without_a_head_conv(pictures: Path, tuned_config: Config
     transfer(plain, weights, CLASSES)
     assert facts["new"] == ["head_conv", "head_conv_bn"] and facts["lacks_head_conv"] and facts["folded"]
     pixels = np.concatenate([pixels for pixels, _, _ in batches.epoch(0)])
-    before, after = (keras.Model(net.input, net.get_layer("block_03_add").output).predict(pixels, verbose=0)
+    before, after = (keras.Model(net.input, net.get_layer("block_02_add").output).predict(pixels, verbose=0)
                      for net in (plain, model))
     np.testing.assert_allclose(after, before, atol=1e-4 * np.ptp(before))
     values = keras.Model(model.input, model.get_layer("head_conv").output).predict(pixels, verbose=0)
@@ -253,36 +260,69 @@ def test_folded_weights_without_a_head_conv(pictures: Path, tuned_config: Config
 
 
 @pytest.fixture(scope="module")
-def frozen_run(pictures: Path, tuning: tuple[str, ...], tuned_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Started from a copy of the source run that is gone afterwards; frozen up to block 2, the rest re-estimated."""
-    folder = tmp_path_factory.mktemp("frozen")
-    config = load_config(None, ["train.freeze=block_02", "train.layer_decay=0.9"], tuned_config)
-    progress = Silent()
-    train(open_dataset(pictures), config, folder / "run", progress=progress)
-    (folder / "said.txt").write_text("\n".join(progress.lines))
-    return folder / "run"
+def unfrozen(pictures: Path, tuned_config: Config, source_run: Path, shared: Shared) -> Path:
+    """A folder with a copy of the weights, the run `whole` that started from them, and what it said. Frozen up to block 1; the
+    rest is re-estimated, and trained in three stages."""
+    def make(folder: Path) -> None:
+        shutil.copytree(source_run, folder / "weights")
+        keras.utils.set_random_seed(1)
+        progress = Silent()
+        train(open_dataset(pictures), unfreezing(tuned_config, folder), folder / "whole", progress=progress)
+        (folder / "said.txt").write_text("\n".join(progress.lines))
+
+    return shared("unfrozen", make)
 
 
-def test_what_is_frozen_keeps_every_bit(frozen_run: Path, source_run: Path) -> None:
-    before, after = tensors(source_run / "model.keras"), tensors(frozen_run / "model.keras")
+def unfreezing(config: Config, folder: Path) -> Config:
+    return load_config(None, [f"model.weights={folder / 'weights'}", "train.freeze=block_01", "train.unfreeze_epochs=[1,2]",
+                              "train.batchnorm=reestimate", "train.layer_decay=0.9"], config)
+
+
+def test_what_is_frozen_keeps_every_bit(unfrozen: Path, tuned_config: Config, source_run: Path) -> None:
+    before, after = tensors(source_run / "model.keras"), last_weights(unfrozen / "whole", tuned_config)
     for name in before:
-        frozen = name.startswith(("stem", "block_01", "block_02"))
+        frozen = name.startswith(("stem", "block_01"))
         assert np.array_equal(before[name], after[name]) == frozen, name
+    for name, values in tensors(unfrozen / "whole" / "model.keras").items():
+        assert not name.startswith(("stem", "block_01")) or np.array_equal(before[name], values), name
 
 
-def test_the_run_says_what_it_started_from(frozen_run: Path, source_run: Path) -> None:
-    card = read_json(frozen_run / "run.json")["weights"]
-    assert card["source"] == str(source_run) and card["sha256"] == sha256(source_run / "model.keras")
-    assert card["new"] == [] and "block_03_project_bn" in card["taken"]
-    assert load_config(frozen_run / "config.yaml").model.weights == str(source_run)
-    said = (frozen_run.parent / "said.txt").read_text()
-    assert "nothing is new" in said and "to the end of block_02" in said and "BatchNorm's statistics measured on 96" in said
+def test_the_run_says_what_it_started_from(unfrozen: Path, source_run: Path) -> None:
+    card = read_json(unfrozen / "whole" / "run.json")["weights"]
+    assert card["source"] == str(unfrozen / "weights") and card["sha256"] == sha256(source_run / "model.keras")
+    assert card["new"] == [] and "block_02_project_bn" in card["taken"]
+    assert load_config(unfrozen / "whole" / "config.yaml").model.weights == str(unfrozen / "weights")
+    said = (unfrozen / "said.txt").read_text()
+    assert "nothing is new" in said and "to the end of block_01" in said and "BatchNorm's statistics measured on 96" in said
 
 
-def test_fine_tuning_starts_where_the_weights_were(frozen_run: Path) -> None:
-    """After one epoch of 6 steps, the network is still as good as the one it started from."""
-    first = next(iter(csv.DictReader((frozen_run / "log.csv").open())))
-    assert float(first["raw_val_top1"]) > 0.8
+def test_fine_tuning_starts_where_the_weights_were(unfrozen: Path) -> None:
+    """After each epoch of 6 steps, the network is still as good as the one it started from."""
+    rows = list(csv.DictReader((unfrozen / "whole" / "log.csv").open()))
+    assert len(rows) == 3 and all(float(row["raw_val_top1"]) > 0.8 for row in rows)
+
+
+@pytest.mark.slow
+def test_unfreezing_and_resuming_is_the_same_bit_for_bit(pictures: Path, tuned_config: Config, tmp_path: Path,
+                                                         unfrozen: Path) -> None:
+    """Stopped at the end of the epoch before a stage, and again within that stage; gone on without the weights that it started
+    from."""
+    dataset, config, whole = open_dataset(pictures), unfreezing(tuned_config, unfrozen), unfrozen / "whole"
+    with pytest.raises(Interrupted, match="--resume"):
+        train(dataset, config, tmp_path / "parts", progress=StopAfter(6))
+    (unfrozen / "weights").rename(tmp_path / "gone")
+    try:
+        with pytest.raises(Interrupted, match="--resume"):
+            train(dataset, config, tmp_path / "parts", resume=True, progress=StopAfter(8))
+        train(dataset, config, tmp_path / "parts", resume=True, progress=Silent())
+    finally:
+        (tmp_path / "gone").rename(unfrozen / "weights")
+    for ours, theirs in zip(weights(tmp_path / "parts"), weights(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    rows = [[{key: row[key] for key in ("learning_rate", "raw_val_loss", "ema_val_loss")} for row in csv.DictReader(file.open())]
+            for file in (tmp_path / "parts" / "log.csv", whole / "log.csv")]
+    assert rows[0] == rows[1]
+    assert read_json(tmp_path / "parts" / "run.json")["weights"] == read_json(whole / "run.json")["weights"]
 
 
 @pytest.mark.slow
@@ -303,47 +343,12 @@ def test_float16_arithmetic_leaves_a_float32_model(pictures: Path, tuned_config:
     """With rates by layer, stages and loss scaling together; what is saved is traced and lowered in float32."""
     from mnv3_tf.quantization.fold import trace
 
-    config = load_config(None, ["train.mixed_precision=true", "train.epochs=2", "train.unfreeze_epochs=1",
-                                "train.batchnorm=reestimate", "train.layer_decay=0.9"], tuned_config)
+    config = load_config(None, ["train.mixed_precision=true", "data.image_size=[32,32]", "train.epochs=2",
+                                "train.unfreeze_epochs=1", "train.batchnorm=reestimate", "train.layer_decay=0.9"], tuned_config)
     train(open_dataset(pictures), config, tmp_path / "run", progress=Silent())
     model = load_keras(tmp_path / "run" / "model.keras")
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
     assert {values.dtype for values in last_weights(tmp_path / "run", config).values()} == {np.dtype(np.float32)}
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3)).astype(np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     assert np.isfinite(model.predict_on_batch(pixels)).all() and trace(model).ops
     assert read_json(tmp_path / "run" / "metrics.json")["test"]["top1"] > 0.8
-
-
-@pytest.fixture(scope="module")
-def unfrozen(pictures: Path, tuned_config: Config, source_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a copy of the weights, and the uninterrupted run `whole` that started from them."""
-    folder = tmp_path_factory.mktemp("unfrozen")
-    shutil.copytree(source_run, folder / "weights")
-    keras.utils.set_random_seed(1)
-    train(open_dataset(pictures), unfreezing(tuned_config, folder), folder / "whole", progress=Silent())
-    return folder
-
-
-def unfreezing(config: Config, folder: Path) -> Config:
-    return load_config(None, [f"model.weights={folder / 'weights'}", "train.unfreeze_epochs=[1,2]", "train.batchnorm=reestimate",
-                              "train.layer_decay=0.9"], config)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("steps", [6, 8])
-def test_unfreezing_and_resuming_is_the_same_bit_for_bit(pictures: Path, tuned_config: Config, tmp_path: Path, source_run: Path,
-                                                         unfrozen: Path, steps: int) -> None:
-    """Stopped at the end of the epoch before a stage, or within it, and without the weights that it started from."""
-    dataset, config, copy = open_dataset(pictures), unfreezing(tuned_config, unfrozen), unfrozen / "weights"
-    if not copy.exists():
-        shutil.copytree(source_run, copy)
-    with pytest.raises(Interrupted, match="--resume"):
-        train(dataset, config, tmp_path / "parts", progress=StopAfter(steps))
-    shutil.rmtree(copy)
-    train(dataset, config, tmp_path / "parts", resume=True, progress=Silent())
-    for ours, theirs in zip(weights(tmp_path / "parts"), weights(unfrozen / "whole"), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    rows = [[{key: row[key] for key in ("learning_rate", "raw_val_loss", "ema_val_loss")} for row in csv.DictReader(file.open())]
-            for file in (tmp_path / "parts" / "log.csv", unfrozen / "whole" / "log.csv")]
-    assert rows[0] == rows[1]
-    assert read_json(tmp_path / "parts" / "run.json")["weights"] == read_json(unfrozen / "whole" / "run.json")["weights"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shared import THREE_BLOCKS, Shared, train_run
+from shared import TWO_BLOCKS
 
 from mnv3_tf.config import Config, load_config
 from mnv3_tf.data import open_dataset
@@ -85,35 +85,6 @@ def weights(run: Path) -> list[np.ndarray]:
         return [archive[name] for name in sorted(archive.files) if name != "counters"]
 
 
-@pytest.fixture(scope="module")
-def short_config() -> Config:
-    """Four epochs of six steps with three blocks."""
-    return load_config(None, [*THREE_BLOCKS, "train.epochs=4"])
-
-
-@pytest.fixture(scope="module")
-def short_run(pictures: Path, short_config: Config, shared: Shared) -> Path:
-    return shared("short", lambda out: train_run(pictures, short_config, out))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("steps", [3, 6])
-def test_resume_continues_as_if_nothing_had_happened(pictures: Path, short_config: Config, short_run: Path, tmp_path: Path,
-                                                     steps: int) -> None:
-    """Stopped inside the first epoch or at its end: weights, optimizer, averages and scores equal the uninterrupted run's."""
-    dataset = open_dataset(pictures)
-    with pytest.raises(Interrupted, match="--resume"):
-        train(dataset, short_config, tmp_path / "run", progress=StopAfter(steps))
-    train(dataset, short_config, tmp_path / "run", resume=True, progress=Silent())
-    for ours, theirs in zip(weights(tmp_path / "run"), weights(short_run), strict=True):
-        np.testing.assert_allclose(ours.astype(np.float64), theirs.astype(np.float64), rtol=1e-3, atol=1e-4)
-    ours, theirs = (list(csv.DictReader((run / "log.csv").open())) for run in (tmp_path / "run", short_run))
-    for mine, other in zip(ours, theirs, strict=True):
-        assert mine["learning_rate"] == other["learning_rate"]
-        assert float(mine["train_loss"]) == pytest.approx(float(other["train_loss"]), rel=1e-3)
-        assert float(mine["raw_val_loss"]) == pytest.approx(float(other["raw_val_loss"]), rel=1e-2)
-
-
 # `mnv3 train` that ends by SIGKILL once so many steps are done.
 KILLED = """
 import contextlib, os, signal, sys
@@ -133,24 +104,41 @@ main.main(sys.argv[1:])
 
 
 @pytest.mark.slow
-def test_a_killed_process_resumes(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """SIGKILL in the fourth epoch: the command with --resume goes on from the last finished epoch."""
+def test_stopped_and_killed_it_goes_on_as_if_nothing_had_happened(pictures: Path, source_run: Path, tmp_path: Path,
+                                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    """Stopped inside the first epoch, killed in the fourth, of which nothing is left, and stopped at the end of the fifth:
+    weights, optimizer, averages and scores equal the uninterrupted run's."""
     from mnv3_tf.cli.main import main
 
-    command = ["train", "--data", str(pictures), "--out", str(tmp_path / "run")]
-    for setting in (*THREE_BLOCKS, "train.epochs=5"):
+    dataset, config, run = open_dataset(pictures), load_config(None, TWO_BLOCKS), tmp_path / "run"
+    with pytest.raises(Interrupted, match="--resume"):
+        train(dataset, config, run, progress=StopAfter(3))
+
+    command = ["train", "--data", str(pictures), "--out", str(run), "--resume"]
+    for setting in TWO_BLOCKS:
         command += ["-o", setting]
     killed = subprocess.run([sys.executable, "-c", KILLED, *command], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    log = tmp_path / "run" / "log.csv"
+    log = run / "log.csv"
     assert len(log.read_text().splitlines()) == 1 + 3
+
+    with pytest.raises(Interrupted, match="--resume"):
+        train(dataset, config, run, resume=True, progress=StopAfter(30))
+    assert len(log.read_text().splitlines()) == 1 + 5
     with pytest.raises(SystemExit) as ended:
-        main([*command, "--resume"])
+        main(command)
     errors = capsys.readouterr().err
     assert not ended.value.code, errors
     assert "resuming after" in errors
-    rows = list(csv.DictReader(log.open()))
-    assert [int(row["epoch"]) for row in rows] == list(range(1, 6))
+
+    for ours, theirs in zip(weights(run), weights(source_run), strict=True):
+        np.testing.assert_allclose(ours.astype(np.float64), theirs.astype(np.float64), rtol=1e-3, atol=1e-4)
+    ours, theirs = (list(csv.DictReader(file.open())) for file in (log, source_run / "log.csv"))
+    assert [int(row["epoch"]) for row in ours] == list(range(1, 11))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine["learning_rate"] == other["learning_rate"]
+        assert float(mine["train_loss"]) == pytest.approx(float(other["train_loss"]), rel=1e-3)
+        assert float(mine["raw_val_loss"]) == pytest.approx(float(other["raw_val_loss"]), rel=1e-2)
 
 
 def test_a_used_folder_is_refused(pictures: Path, tiny_config: Config, float_run: Path) -> None:
@@ -181,7 +169,7 @@ def test_a_damaged_state_is_named(pictures: Path, tiny_config: Config, float_run
 
 
 @pytest.mark.slow
-def test_broken_pictures_are_named_and_left_out(pictures: Path, tiny_config: Config, tmp_path: Path) -> None:
+def test_broken_pictures_are_named_and_left_out(pictures: Path, tmp_path: Path) -> None:
     import shutil
 
     root = tmp_path / "data"
@@ -190,11 +178,11 @@ def test_broken_pictures_are_named_and_left_out(pictures: Path, tiny_config: Con
     (root / "train" / "yellow").mkdir()
     (root / "train" / "beside.jpg").write_bytes(b"of no class")
     progress = Silent()
-    train(open_dataset(root), load_config(None, ["train.epochs=1"], tiny_config), tmp_path / "run", progress=progress)
+    train(open_dataset(root), load_config(None, [*TWO_BLOCKS, "train.epochs=1"]), tmp_path / "run", progress=progress)
     for words in ("broken.jpg", "train/yellow/: no pictures in it, so it is not a class",
                   "1 file beside the class folders left out"):
         assert any(words in line for line in progress.lines), words
-    strict = load_config(None, ["train.epochs=1", "data.strict=true"], tiny_config)
+    strict = load_config(None, [*TWO_BLOCKS, "train.epochs=1", "data.strict=true"])
     with pytest.raises(InputError, match=r"broken\.jpg"):
         train(open_dataset(root), strict, tmp_path / "strict", progress=Silent())
 
