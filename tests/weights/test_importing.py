@@ -33,7 +33,7 @@ def imported(package: str, model_name: str, alpha: float, **options: Any) -> tup
 
 def answers(model: Any, count: int) -> np.ndarray:
     height, width, _ = model.input_shape[1:]
-    return np.asarray(model.predict_on_batch(pictures(count, height, width).astype(np.float32)))
+    return np.asarray(model(pictures(count, height, width).astype(np.float32)))
 
 
 @pytest.mark.parametrize(("package", "model_name", "alpha"), [
@@ -100,18 +100,27 @@ def test_report(paddle: Imported) -> None:
 
 @pytest.mark.slow
 def test_saved_and_loaded_in_a_new_process(paddle: Imported, tmp_path: Path) -> None:
-    """By Keras alone: nothing of this kit is needed."""
+    """By Keras alone: nothing of this kit is needed, for an imported network as for one of the kit's own."""
+    from mnv3_tf import MobileNetV3Small
+
     save_imported(paddle, tmp_path / "p.keras")
-    np.save(tmp_path / "x.npy", pictures(2, 97, 129).astype(np.float32))
+    own = MobileNetV3Small(input_shape=(32, 40, 3), classes=4)
+    own.save(tmp_path / "own.keras")
+    pixels = {"p": pictures(2, 97, 129).astype(np.float32), "own": pictures(2, 32, 40).astype(np.float32)}
+    np.savez(tmp_path / "x.npz", **pixels)
     script = ("import sys, numpy as np, keras\n"
-              "model = keras.models.load_model('p.keras')\n"
-              "np.save('y.npy', model.predict_on_batch(np.load('x.npy')))\n"
-              "assert not any(name.startswith('mnv3_tf') for name in sys.modules)\n")
+              "given = np.load('x.npz')\n"
+              "np.savez('y.npz', **{name: keras.models.load_model(name + '.keras')(given[name]) for name in given})\n"
+              "assert not any(name.startswith('mnv3_tf') for name in sys.modules)\n"
+              "import mnv3_tf\n"
+              "assert mnv3_tf.MobileNetV3.__module__ == 'mnv3_tf.network'\n")
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert np.abs(np.load(tmp_path / "y.npy") - answers(paddle.model, 2)).max() < 1e-4
+    found = np.load(tmp_path / "y.npz")
+    assert np.abs(found["p"] - np.asarray(paddle.model(pixels["p"]))).max() < 1e-4
+    np.testing.assert_allclose(found["own"], np.asarray(own(pixels["own"])), atol=1e-6)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["p.card.json", "p.keras", "p.labels.txt", "x.npy", "y.npy"]
+    assert names == ["own.keras", "p.card.json", "p.keras", "p.labels.txt", "x.npz", "y.npz"]
 
 
 def test_card_labels_and_what_an_earlier_import_left(paddle: Imported, tmp_path: Path) -> None:
