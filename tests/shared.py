@@ -51,9 +51,10 @@ def quantize_run(pictures: Path, float_run: Path, config, out: Path, method: str
 
 
 def without_values(build: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """The Keras model that a function builds, in a third of the time: its variables have shapes, but no values.
+    """What a function returns, whose Keras models are built in a third of the time: their variables have shapes, but no values.
 
-    Keras keeps a list for each thread of what it must give values later; here it goes with the thread.
+    What the function itself assigns to them holds while it runs, so that it can compute with it. Keras keeps a list for each
+    thread of what it must give values later; here it goes with the thread.
     """
     def make() -> Any:
         import keras
