@@ -153,7 +153,7 @@ def _our_values(network: ForeignNetwork, model: "keras.Model", candidate: Candid
 
     layer = "logits" if candidate.head == "classifier" else f"block_{network.block_count:02d}_project_bn"
     probe = keras.Model(model.input, model.get_layer(layer).output)
-    return layer, np.asarray(probe.predict_on_batch(pictures))
+    return layer, np.asarray(probe(pictures, training=False))  # for four pictures, tracing would take longer
 
 
 def _their_values(runner: Any, network: ForeignNetwork, candidate: Candidate, real: np.ndarray) -> np.ndarray:

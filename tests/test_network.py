@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from shared import answers_with, random_values, without_values
 
 import mnv3_tf
 from mnv3_tf.errors import InputError
@@ -61,87 +62,112 @@ def reference(name: str, **arguments) -> keras.Model:
     return maker(weights=None, minimalistic=name.endswith("minimalistic"), **arguments)
 
 
-@pytest.mark.slow
+# Channels of the maps at strides 2, 4, 8, 16 and 32, taken from keras.applications 3.15.
+CHANNELS = {
+    ("large", 0.5): (8, 16, 24, 56, 480), ("large", 0.75): (16, 24, 32, 88, 720), ("large", 1.0): (16, 24, 40, 112, 960),
+    ("large", 1.25): (24, 32, 48, 144, 1200), ("small", 0.5): (16, 8, 16, 24, 288), ("small", 0.75): (16, 16, 24, 40, 432),
+    ("small", 1.0): (16, 16, 24, 48, 576), ("small", 1.25): (16, 24, 32, 64, 720),
+}
+SIDES = {(224, 224): ((112, 112), (56, 56), (28, 28), (14, 14), (7, 7)),
+         (96, 160): ((48, 80), (24, 40), (12, 20), (6, 10), (3, 5))}
+
+
+def same(ours: object, theirs: object) -> None:
+    """Equal to a hundred-thousandth of the largest value, which must not be a trivial one."""
+    found, expected = np.asarray(ours), np.asarray(theirs)
+    assert found.shape == expected.shape and np.isfinite(expected).all() and np.ptp(expected) > 0
+    assert np.abs(found - expected).max() < 1e-5 * max(np.abs(expected).max(), 1)
+
+
+def pixels_of(height: int, width: int, count: int = 2) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, height, width, 3)).astype(np.float32)
+
+
+def reference_stages(model: keras.Model) -> list[object]:
+    """The maps of keras.applications' network just before each halving, the last before pooling, and the logits."""
+    layers = {layer.name: layer for layer in model.layers}
+    firsts = []
+    for name, layer in layers.items():
+        if isinstance(layer, keras.layers.DepthwiseConv2D) and layer.strides == (2, 2):
+            stem = name.removesuffix("depthwise")
+            firsts.append(next(layers[stem + end] for end in ("expand", "depthwise_pad", "depthwise") if stem + end in layers))
+    pools = [layer for layer in layers.values() if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
+    return [*(layer.input for layer in firsts), pools[-1].input, model.output]
+
+
+def macs_of(model: keras.Model) -> int:
+    """Convolutions' multiply-accumulates, from kernels and output shapes alone."""
+    return sum(math.prod(layer.output.shape[1:3]) * math.prod(layer.kernel.shape) for layer in model.layers
+               if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D))
+
+
 @pytest.mark.parametrize(("name", "alpha", "size"), [key for key in GOLDENS if key[1] != 1.25 or key[2] == (224, 224)])
-def test_parameters_and_macs(name: str, alpha: float, size: tuple[int, int]) -> None:
-    model = MobileNetV3(name, input_shape=(*size, 3), alpha=alpha)
+def test_parameters_macs_and_stages(name: str, alpha: float, size: tuple[int, int]) -> None:
+    model = without_values(MobileNetV3, name, input_shape=(*size, 3), alpha=alpha, outputs=["stride_*", "logits"])
     assert (model.count_params(), count_macs(model)) == GOLDENS[name, alpha, size]
+    shapes = {key: tuple(tensor.shape) for key, tensor in model.output.items()}
+    assert shapes.pop("logits") == (None, 1000)
+    assert shapes == {f"stride_{2 ** number}": (None, *side, channels) for number, (side, channels) in enumerate(
+        zip(SIDES[size], CHANNELS[name.removesuffix("_minimalistic"), alpha], strict=True), start=1)}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(SPECS))
-@pytest.mark.parametrize(("alpha", "size"), [(1.0, (97, 65)), (0.75, (64, 64)), (0.35, (32, 48))])
-def test_outputs_equal_keras_applications(name: str, alpha: float, size: tuple[int, int]) -> None:
-    arguments = {"input_shape": (*size, 3), "alpha": alpha, "classes": 7, "classifier_activation": None}
-    theirs, ours = reference(name, **arguments), MobileNetV3(name, **arguments)
-    rng = np.random.default_rng(0)
-    values = [np.abs(w) + rng.uniform(0.3, 1, w.shape) if "variance" in v.path else w + rng.normal(0, 0.1, w.shape)
-              for v, w in zip(theirs.weights, theirs.get_weights(), strict=True)]
-    theirs.set_weights(values)
-    ours.set_weights(values)
-    pixels = rng.integers(0, 256, (2, *size, 3)).astype(np.float32)
-    expected = np.asarray(theirs(pixels))
-    assert np.abs(np.asarray(ours(pixels)) - expected).max() < 1e-5 * max(np.abs(expected).max(), 1)
+@pytest.mark.parametrize(("name", "alpha", "classes", "size"), [
+    ("large", 1.0, 7, (97, 65)), ("large", 0.6, 1, (64, 96)), ("large", 0.35, 7, (32, 48)),
+    ("small", 1.0, 7, (97, 65)), ("small", 1.4, 2, (64, 64)), ("small", 0.5, 1000, (32, 32)),
+    ("large_minimalistic", 0.75, 7, (65, 33)), ("large_minimalistic", 0.35, 1, (32, 64)),
+    ("small_minimalistic", 1.25, 1000, (97, 65)), ("small_minimalistic", 0.9, 7, (32, 47)),
+])
+def test_every_map_and_the_logits_equal_keras_applications(name: str, alpha: float, classes: int, size: tuple[int, int]) -> None:
+    arguments = {"input_shape": (*size, 3), "alpha": alpha, "classes": classes}
+    theirs = without_values(reference, name, classifier_activation=None, **arguments)
+    ours = without_values(MobileNetV3, name, outputs=["stride_*", "logits"], **arguments)
+    assert (ours.count_params(), count_macs(ours)) == (theirs.count_params(), macs_of(theirs))
+    values, pixels = random_values(theirs), pixels_of(*size)
+    *expected, logits = answers_with(keras.Model(theirs.input, reference_stages(theirs)), values, pixels)
+    maps = answers_with(ours, values, pixels)
+    given = maps.pop("logits")
+    assert given.shape == (2, classes)
+    same(given, logits)
+    assert len(maps) == len(expected) == 5
+    for number, (found, wanted) in enumerate(zip(maps.values(), expected, strict=True), start=1):
+        assert found.shape[1:3] == tuple(math.ceil(side / 2**number) for side in size)
+        same(found, wanted)
 
 
-@pytest.mark.parametrize("pooling", [None, "avg", "max"])
-def test_without_the_top(pooling: str | None) -> None:
-    arguments = {"input_shape": (64, 96, 3), "include_top": False, "pooling": pooling, "include_preprocessing": False}
-    theirs, ours = reference("small", **arguments), MobileNetV3Small(**arguments)
-    ours.set_weights(theirs.get_weights())
-    values = np.random.default_rng(0).uniform(-1, 1, (1, 64, 96, 3)).astype(np.float32)
-    np.testing.assert_allclose(np.asarray(ours(values)), np.asarray(theirs(values)), atol=1e-5)
+@pytest.mark.parametrize(("name", "pooling", "size"), [
+    ("small", None, (64, 96)), ("large", "avg", (97, 65)), ("small_minimalistic", "max", (32, 33))])
+def test_without_the_top(name: str, pooling: str | None, size: tuple[int, int]) -> None:
+    arguments = {"input_shape": (*size, 3), "alpha": 0.5, "include_top": False, "pooling": pooling,
+                 "include_preprocessing": False}
+    theirs, ours = without_values(reference, name, **arguments), without_values(MobileNetV3, name, **arguments)
+    assert (ours.count_params(), count_macs(ours)) == (theirs.count_params(), macs_of(theirs))
+    values, pixels = random_values(theirs), pixels_of(*size) / 127.5 - 1
+    same(answers_with(ours, values, pixels), answers_with(theirs, values, pixels))
 
 
-@pytest.mark.slow
 def test_feature_pyramid() -> None:
-    model = MobileNetV3Large(input_shape=(96, 160, 3), alpha=0.5, outputs="pyramid", include_top=False)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.output.items()}
-    assert shapes == {"stride_2": (None, 48, 80, 8), "stride_4": (None, 24, 40, 16), "stride_8": (None, 12, 20, 24),
-                      "stride_16": (None, 6, 10, 56), "stride_32": (None, 3, 5, 480)}
-    maps = model(np.zeros((1, 96, 160, 3), np.float32))
+    arguments = {"alpha": 0.5, "outputs": "pyramid", "include_top": False}
+    model = without_values(MobileNetV3Large, input_shape=(96, 160, 3), **arguments)
+    wanted = {"stride_2": (None, 48, 80, 8), "stride_4": (None, 24, 40, 16), "stride_8": (None, 12, 20, 24),
+              "stride_16": (None, 6, 10, 56), "stride_32": (None, 3, 5, 480)}
+    assert [(name, tuple(tensor.shape)) for name, tensor in model.output.items()] == list(wanted.items())
+    maps = answers_with(model, random_values(model), np.zeros((1, 96, 160, 3), np.float32))
     assert maps["stride_16"].shape == (1, 6, 10, 56)
+    anything = without_values(MobileNetV3Large, input_shape=(None, None, 3), **arguments)
+    assert [(name, tuple(shape)) for name, shape in anything.compute_output_shape((None, 96, 160, 3)).items()] == list(
+        wanted.items())
 
 
 def test_outputs_by_pattern() -> None:
-    model = MobileNetV3Small(input_shape=(32, 32, 3), outputs=["stride_8", "block_0[56]_add"])
+    model = without_values(MobileNetV3Small, input_shape=(32, 32, 3), outputs=["stride_8", "block_0[56]_add"])
     assert list(model.output) == ["stride_8", "block_05_add", "block_06_add"]
     with pytest.raises(InputError, match=r"block_05_ad.*did you mean 'block_05_add'"):
-        MobileNetV3Small(input_shape=(32, 32, 3), outputs="block_05_ad")
-
-
-def test_layers_are_built_in_and_named() -> None:
-    model = MobileNetV3Large(input_shape=(64, 64, 3), classes=3)
-    assert all(type(layer).__module__.startswith("keras.") for layer in model.layers)
-    names = [row.name for row in profile(model)]
-    assert len(set(names)) == len(names) and "block_07/depthwise" in names and "stem/conv" in names
-    assert display_name("block_07_se_expand_hard_sigmoid") == "block_07/se_expand_hard_sigmoid"
-    assert display_name("classifier") == "classifier"
-
-
-@pytest.mark.slow
-def test_saved_models_load_with_plain_keras_in_a_new_process(tmp_path: Path) -> None:
-    model = MobileNetV3Small(input_shape=(32, 40, 3), classes=4)
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 40, 3)).astype(np.float32)
-    model.save(tmp_path / "m.keras")
-    np.save(tmp_path / "x.npy", pixels)
-    script = ("import keras, numpy as np, sys; m = keras.models.load_model(sys.argv[1] + '/m.keras')\n"
-              "np.save(sys.argv[1] + '/y.npy', np.asarray(m(np.load(sys.argv[1] + '/x.npy'))))\n"
-              "assert 'mnv3_tf' not in sys.modules")
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, capture_output=True)
-    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), np.asarray(model(pixels)), atol=1e-6)
-
-
-def test_the_first_convolution_sees_minus_one_to_one() -> None:
-    model = MobileNetV3Small(input_shape=(32, 32, 3))
-    rescaled = keras.Model(model.input, model.get_layer("rescale").output)
-    for pixel, expected in ((0, -1.0), (255, 1.0)):
-        np.testing.assert_allclose(np.asarray(rescaled(np.full((1, 32, 32, 3), pixel, np.uint8))), expected, atol=1e-6)
+        without_values(MobileNetV3Small, input_shape=(32, 32, 3), outputs="block_05_ad")
 
 
 def test_head_widths_and_dropout() -> None:
-    model = MobileNetV3Small(input_shape=(32, 32, 3), alpha=0.5, class_squeeze=200, class_expand=77, inplanes=24, classes=2,
-                             dropout=0)
+    model = without_values(MobileNetV3Small, input_shape=(32, 32, 3), alpha=0.5, class_squeeze=200, class_expand=77,
+                           inplanes=24, classes=2, dropout=0)
     assert model.get_layer("head_conv").output.shape[-1] == 104  # 200 * 0.5 to a multiple of 8, not below 90%
     assert model.get_layer("head_expand").output.shape[-1] == 77
     assert model.get_layer("stem_conv").output.shape[-1] == 24
@@ -166,143 +192,36 @@ def test_wrong_arguments(arguments: dict, message: str) -> None:
         MobileNetV3(**arguments)
 
 
-@pytest.mark.slow
 def test_the_package_is_cheap_to_import() -> None:
-    script = "import sys, mnv3_tf; assert not {'keras', 'tensorflow', 'numpy'} & set(sys.modules); mnv3_tf.MobileNetV3"
+    script = "import sys, mnv3_tf; assert not {'keras', 'tensorflow', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
     assert set(mnv3_tf.__all__) <= set(dir(mnv3_tf)) and all(getattr(mnv3_tf, name) for name in mnv3_tf.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         mnv3_tf.nothing  # noqa: B018
 
 
-# Channels of the maps at strides 2, 4, 8, 16 and 32, taken from keras.applications 3.15.
-CHANNELS = {
-    ("large", 0.5): (8, 16, 24, 56, 480), ("large", 0.75): (16, 24, 32, 88, 720), ("large", 1.0): (16, 24, 40, 112, 960),
-    ("large", 1.25): (24, 32, 48, 144, 1200), ("small", 0.5): (16, 8, 16, 24, 288), ("small", 0.75): (16, 16, 24, 40, 432),
-    ("small", 1.0): (16, 16, 24, 48, 576), ("small", 1.25): (16, 24, 32, 64, 720),
-}
-SIDES = {(224, 224): ((112, 112), (56, 56), (28, 28), (14, 14), (7, 7)),
-         (96, 160): ((48, 80), (24, 40), (12, 20), (6, 10), (3, 5))}
-
-
-@pytest.mark.parametrize("name", sorted(SPECS))
-@pytest.mark.parametrize("alpha", [0.5, 0.75, 1.0, 1.25])
-def test_stage_shapes(name: str, alpha: float) -> None:
-    model = MobileNetV3(name, input_shape=(None, None, 3), alpha=alpha, include_top=False, outputs="pyramid")
-    channels = CHANNELS[name.removesuffix("_minimalistic"), alpha]
-    for (height, width), sides in SIDES.items():
-        shapes = model.compute_output_shape((None, height, width, 3))
-        assert list(shapes) == ["stride_2", "stride_4", "stride_8", "stride_16", "stride_32"]
-        assert [tuple(shape) for shape in shapes.values()] == [
-            (None, *side, c) for side, c in zip(sides, channels, strict=True)]
-
-
-def randomized(model: keras.Model, seed: int = 0) -> list[np.ndarray]:
-    """Sets weights that let no difference hide (BatchNorm's statistics included) and returns them."""
-    rng = np.random.default_rng(seed)
-    values = [np.abs(w) + rng.uniform(0.3, 1, w.shape) if "variance" in v.path else w + rng.normal(0, 0.1, w.shape)
-              for v, w in zip(model.weights, model.get_weights(), strict=True)]
-    model.set_weights(values)
-    return values
-
-
-def same(ours: object, theirs: object) -> None:
-    """Equal to a hundred-thousandth of the largest value, which must not be a trivial one."""
-    found, expected = np.asarray(ours), np.asarray(theirs)
-    assert found.shape == expected.shape and np.isfinite(expected).all() and np.ptp(expected) > 0
-    assert np.abs(found - expected).max() < 1e-5 * max(np.abs(expected).max(), 1)
-
-
-def pixels_of(height: int, width: int, count: int = 2) -> np.ndarray:
-    return np.random.default_rng(1).integers(0, 256, (count, height, width, 3)).astype(np.float32)
-
-
-def reference_stages(model: keras.Model) -> list[object]:
-    """The maps of keras.applications' network just before each halving, and its last."""
-    layers = {layer.name: layer for layer in model.layers}
-    firsts = []
-    for name, layer in layers.items():
-        if isinstance(layer, keras.layers.DepthwiseConv2D) and layer.strides == (2, 2):
-            stem = name.removesuffix("depthwise")
-            firsts.append(next(layers[stem + end] for end in ("expand", "depthwise_pad", "depthwise") if stem + end in layers))
-    return [*(layer.input for layer in firsts), model.output]
-
-
-def macs_of(model: keras.Model) -> int:
-    """Convolutions' multiply-accumulates, from kernels and output shapes alone."""
-    return sum(math.prod(layer.output.shape[1:3]) * math.prod(layer.kernel.shape) for layer in model.layers
-               if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "alpha", "size"), [
-    ("large", 0.6, (64, 96)), ("small", 1.4, (97, 65)), ("large_minimalistic", 0.35, (65, 33)),
-    ("small_minimalistic", 0.9, (32, 47)),
-])
-def test_every_feature_map_equals_keras_applications(name: str, alpha: float, size: tuple[int, int]) -> None:
-    arguments = {"input_shape": (*size, 3), "alpha": alpha, "include_top": False}
-    theirs, ours = reference(name, **arguments), MobileNetV3(name, outputs="pyramid", **arguments)
-    assert (ours.count_params(), count_macs(ours)) == (theirs.count_params(), macs_of(theirs))
-    ours.set_weights(randomized(theirs))
-    pixels = pixels_of(*size)
-    expected = keras.Model(theirs.input, reference_stages(theirs))(pixels)
-    maps = ours(pixels)
-    assert len(maps) == len(expected) == 5
-    for number, (found, wanted) in enumerate(zip(maps.values(), expected, strict=True), start=1):
-        assert found.shape[1:3] == tuple(math.ceil(side / 2**number) for side in size)
-        same(found, wanted)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "alpha", "classes", "size"), [
-    ("large", 0.75, 2, (48, 64)), ("small", 0.5, 1000, (32, 32)), ("large_minimalistic", 0.35, 1, (32, 64)),
-    ("small_minimalistic", 1.25, 1000, (33, 32)),
-])
-def test_with_the_top_for_other_arguments(name: str, alpha: float, classes: int, size: tuple[int, int]) -> None:
-    arguments = {"input_shape": (*size, 3), "alpha": alpha, "classes": classes, "include_preprocessing": False}
-    theirs = reference(name, classifier_activation=None, **arguments)
-    ours = MobileNetV3(name, **arguments)
-    assert (ours.count_params(), count_macs(ours)) == (theirs.count_params(), macs_of(theirs))
-    assert ours.output_shape == (None, classes)
-    ours.set_weights(randomized(theirs))
-    values = pixels_of(*size) / 127.5 - 1
-    same(ours(values), theirs(values))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "pooling", "size"), [
-    ("large", "max", (97, 65)), ("large_minimalistic", "avg", (32, 33)), ("small", "avg", (97, 65)),
-    ("small_minimalistic", "max", (64, 32)),
-])
-def test_pooled_vectors_equal_keras_applications(name: str, pooling: str, size: tuple[int, int]) -> None:
-    arguments = {"input_shape": (*size, 3), "alpha": 0.5, "include_top": False, "pooling": pooling}
-    theirs, ours = reference(name, **arguments), MobileNetV3(name, **arguments)
-    ours.set_weights(randomized(theirs))
-    same(ours(pixels_of(*size)), theirs(pixels_of(*size)))
-
-
 def test_softmax_on_request_only() -> None:
-    logits = MobileNetV3Small(input_shape=(32, 32, 3), alpha=0.35, classes=5)
-    shares = MobileNetV3Small(input_shape=(32, 32, 3), alpha=0.35, classes=5, classifier_activation="softmax")
-    shares.set_weights(randomized(logits))
-    values = np.exp(np.asarray(logits(pixels_of(32, 32))))
-    np.testing.assert_allclose(np.asarray(shares(pixels_of(32, 32))), values / values.sum(axis=1, keepdims=True), rtol=1e-4)
+    arguments = {"input_shape": (32, 32, 3), "alpha": 0.35, "classes": 5}
+    logits = without_values(MobileNetV3Small, **arguments)
+    shares = without_values(MobileNetV3Small, classifier_activation="softmax", **arguments)
+    values, pixels = random_values(logits), pixels_of(32, 32)
+    powers = np.exp(np.asarray(answers_with(logits, values, pixels)))
+    np.testing.assert_allclose(np.asarray(answers_with(shares, values, pixels)), powers / powers.sum(axis=1, keepdims=True),
+                               rtol=1e-4)
     assert logits.layers[-1].name == "logits" and shares.layers[-1].name == "predictions"
 
 
-@pytest.mark.slow
 def test_an_open_size_gives_what_a_fixed_one_gives() -> None:
-    anything = MobileNetV3Small(input_shape=(None, None, 3), alpha=0.35, classes=3)
-    weights = randomized(anything)
+    anything = without_values(MobileNetV3Small, input_shape=(None, None, 3), alpha=0.35, classes=3)
+    values = random_values(anything)
     for size in ((32, 32), (70, 45)):
-        fixed = MobileNetV3Small(input_shape=(*size, 3), alpha=0.35, classes=3)
-        fixed.set_weights(weights)
-        same(anything(pixels_of(*size)), fixed(pixels_of(*size)))
+        fixed = without_values(MobileNetV3Small, input_shape=(*size, 3), alpha=0.35, classes=3)
+        same(answers_with(anything, values, pixels_of(*size)), answers_with(fixed, values, pixels_of(*size)))
 
 
 def test_minimalistic_by_argument() -> None:
-    small = MobileNetV3Small(input_shape=(32, 32, 3), alpha=0.5, minimalistic=True)
-    large = MobileNetV3Large(input_shape=(32, 32, 3), alpha=0.5, minimalistic=True)
+    small = without_values(MobileNetV3Small, input_shape=(32, 32, 3), alpha=0.5, minimalistic=True)
+    large = without_values(MobileNetV3Large, input_shape=(32, 32, 3), alpha=0.5, minimalistic=True)
     assert (small.name, large.name) == ("mobilenet_v3_small_minimalistic", "mobilenet_v3_large_minimalistic")
     assert (small.count_params(), large.count_params()) == (1451976, 2288256)
 
@@ -310,14 +229,16 @@ def test_minimalistic_by_argument() -> None:
 def test_pixels_are_scaled_exactly_once() -> None:
     """Scaled twice, a picture would be nearly black for the network; not at all, it would saturate it."""
     pixels = np.stack([np.zeros((32, 32, 3)), np.full((32, 32, 3), 255), np.full((32, 32, 3), 127.5)]).astype(np.float32)
-    model = MobileNetV3Small(input_shape=(32, 32, 3), alpha=0.35)
-    seen = keras.Model(model.input, model.get_layer("stem_conv").input)(pixels)
-    np.testing.assert_allclose(np.asarray(seen).mean(axis=(1, 2, 3)), [-1, 1, 0], atol=1e-6)
+    model = without_values(MobileNetV3Small, input_shape=(32, 32, 3), alpha=0.35)
+    sees = keras.Model(model.input, model.get_layer("stem_conv").input)
+    np.testing.assert_allclose(np.asarray(sees(pixels)).mean(axis=(1, 2, 3)), [-1, 1, 0], atol=1e-6)
+    for pixel, expected in ((0, -1.0), (255, 1.0)):
+        np.testing.assert_allclose(np.asarray(sees(np.full((1, 32, 32, 3), pixel, np.uint8))), expected, atol=1e-6)
     assert sum(isinstance(layer, keras.layers.Rescaling) for layer in model.layers) == 1
-    bare = MobileNetV3Small(input_shape=(32, 32, 3), alpha=0.35, include_preprocessing=False)
+    bare = without_values(MobileNetV3Small, input_shape=(32, 32, 3), alpha=0.35, include_preprocessing=False)
     assert bare.get_layer("stem_conv").input is bare.input and "rescale" not in [layer.name for layer in bare.layers]
-    bare.set_weights(randomized(model))
-    same(bare(pixels / 127.5 - 1), model(pixels))
+    values = random_values(model)
+    same(answers_with(bare, values, pixels / 127.5 - 1), answers_with(model, values, pixels))
 
 
 READABLE = (r"image|rescale|(stem|head)_conv(_bn|_relu|_hard_swish)?|block_\d\d_(expand|depthwise)(_bn|_relu|_hard_swish)?|"
@@ -327,17 +248,19 @@ READABLE = (r"image|rescale|(stem|head)_conv(_bn|_relu|_hard_swish)?|block_\d\d_
 
 @pytest.mark.parametrize("name", sorted(SPECS))
 def test_layers_of_every_variant_are_built_in_with_readable_names(name: str) -> None:
-    model = MobileNetV3(name, input_shape=(32, 32, 3), alpha=0.35, classes=2)
+    model = without_values(MobileNetV3, name, input_shape=(32, 32, 3), alpha=0.35, classes=2)
     names = [layer.name for layer in model.layers]
     assert [n for n in names if not re.fullmatch(READABLE, n)] == [] and len(set(names)) == len(names)
     assert all(type(layer).__module__.startswith("keras.") for layer in model.layers)
     rows = profile(model)
     assert [row.name for row in rows] == [display_name(n) for n in names]
+    assert {"block_07/depthwise", "stem/conv", "classifier"} <= {row.name for row in rows}
     assert sum(row.parameters for row in rows) == model.count_params()
 
 
 @pytest.mark.parametrize(("layer", "shown"), [
     ("block_07_depthwise", "block_07/depthwise"), ("block_12_se_reduce_relu", "block_12/se_reduce_relu"),
+    ("block_07_se_expand_hard_sigmoid", "block_07/se_expand_hard_sigmoid"), ("classifier", "classifier"),
     ("stem_conv_bn", "stem/conv_bn"), ("head_expand", "head/expand"), ("logits", "logits"), ("image", "image"),
     ("my_block_07_conv", "my_block_07_conv"),
 ])
@@ -346,7 +269,7 @@ def test_names_in_reports(layer: str, shown: str) -> None:
 
 
 def test_profile_by_hand() -> None:
-    model = MobileNetV3Small(input_shape=(32, 64, 3), classes=10)
+    model = without_values(MobileNetV3Small, input_shape=(32, 64, 3), classes=10)
     rows = {row.name: row for row in profile(model)}
     stem = rows["stem/conv"]  # 3x3x3x16 weights at each of 16 x 32 places
     assert (stem.kind, stem.output, stem.parameters, stem.macs) == ("Conv2D", (16, 32, 16), 432, 432 * 16 * 32)
@@ -358,22 +281,21 @@ def test_profile_by_hand() -> None:
 
 
 def test_dropout_and_momentum_reach_their_layers() -> None:
-    model = MobileNetV3Small(input_shape=(32, 32, 3), alpha=0.35, dropout=0.35, batchnorm_momentum=0.9)
+    model = without_values(MobileNetV3Small, input_shape=(32, 32, 3), alpha=0.35, dropout=0.35, batchnorm_momentum=0.9)
     assert model.get_layer("head_dropout").rate == 0.35
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert {(layer.momentum, layer.epsilon) for layer in norms} == {(0.9, 1e-3)}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "widths"), [
     ({"class_squeeze": 64}, (16, 64, 1280)), ({"class_expand": 100}, (16, 960, 100)),
     ({"inplanes": 8, "class_squeeze": 100, "class_expand": 1}, (8, 104, 1)),
     ({"class_squeeze": 64, "class_expand": 100, "alpha": 1.25}, (16, 80, 128)),
 ])
 def test_widths_of_stem_and_head(arguments: dict, widths: tuple[int, int, int]) -> None:
-    model = MobileNetV3Large(input_shape=(32, 32, 3), classes=2, **arguments)
+    model = without_values(MobileNetV3Large, input_shape=(32, 32, 3), classes=2, **arguments)
     assert tuple(model.get_layer(n).output.shape[-1] for n in ("stem_conv", "head_conv", "head_expand")) == widths
-    assert np.asarray(model(pixels_of(32, 32))).shape == (2, 2)
+    assert np.asarray(answers_with(model, random_values(model), pixels_of(32, 32))).shape == (2, 2)
 
 
 def test_a_table_from_yaml_builds_runs_and_counts_by_hand(tmp_path: Path) -> None:
@@ -391,7 +313,7 @@ def test_a_table_from_yaml_builds_runs_and_counts_by_hand(tmp_path: Path) -> Non
     assert model.count_params() == (
         216 + 72 + 64 + 192 + 600 + (24 * 8 + 8) + (8 * 24 + 24) + 384 + 512 + (32 * 40 + 40) + (40 * 3 + 3)
         + 4 * (8 + 8 + 8 + 24 + 24 + 16 + 32))  # four numbers a channel in each BatchNorm
-    randomized(model)
+    model.set_weights(random_values(model))
     assert np.ptp(np.asarray(model(pixels_of(32, 48)))) > 0
     model.compile(keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = model.get_layer("stem_conv").get_weights()[0]
@@ -400,15 +322,15 @@ def test_a_table_from_yaml_builds_runs_and_counts_by_hand(tmp_path: Path) -> Non
 
 
 def test_outputs_of_all_kinds() -> None:
-    whole = MobileNetV3Small(input_shape=(64, 32, 3), alpha=0.35, classes=3)
-    weights = randomized(whole)
+    arguments = {"input_shape": (64, 32, 3), "alpha": 0.35, "classes": 3}
+    whole = without_values(MobileNetV3Small, **arguments)
+    values, pixels = random_values(whole), pixels_of(64, 32)
     wanted = ["stride_16", "logits", "block_0[12]_project_bn", "stride_1*"]
-    model = MobileNetV3Small(input_shape=(64, 32, 3), alpha=0.35, classes=3, outputs=wanted)
+    model = without_values(MobileNetV3Small, outputs=wanted, **arguments)
     assert list(model.output) == ["stride_16", "logits", "block_01_project_bn", "block_02_project_bn"]
     assert model.output["stride_16"].shape == (None, 4, 2, 16)
-    model.set_weights(weights)
-    same(model(pixels_of(64, 32))["logits"], whole(pixels_of(64, 32)))
-    adds = MobileNetV3Small(input_shape=(64, 32, 3), alpha=0.35, classes=3, outputs="block_*_add")
+    same(answers_with(model, values, pixels)["logits"], answers_with(whole, values, pixels))
+    adds = without_values(MobileNetV3Small, outputs="block_*_add", **arguments)
     names = [layer.name for layer in whole.layers if fnmatch.fnmatchcase(layer.name, "block_*_add")]
     assert list(adds.output) == names and len(names) == 7  # at 0.35 blocks 7 and 8 are as wide as 6
 
@@ -420,7 +342,7 @@ def test_outputs_of_all_kinds() -> None:
 ])
 def test_unknown_outputs(outputs: str | list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        MobileNetV3Small(input_shape=(32, 32, 3), alpha=0.35, outputs=outputs)
+        without_values(MobileNetV3Small, input_shape=(32, 32, 3), alpha=0.35, outputs=outputs)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

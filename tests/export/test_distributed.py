@@ -34,7 +34,7 @@ out = Path(sys.argv[1])
 model.save(out / "model.keras")
 loaded = keras.models.load_model(out / "model.keras", compile=False)
 # Not what `model` predicts here: each replica has BatchNorm statistics of its own, and the first one's are saved.
-expected = loaded.predict(pixels, verbose=0)
+expected = np.asarray(loaded(pixels, training=False))
 contract = Preprocessing(height=32, width=48)
 for number, given in enumerate((model, loaded)):
     source = Source(out / "model.keras", trace(given), None, contract, ("a", "b", "c"))
@@ -46,6 +46,6 @@ print("converted")
 
 @pytest.mark.slow
 def test_a_model_of_two_replicas_converts(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path), str(HERE / "four_blocks.yaml")],
+    done = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path), str(HERE / "three_blocks.yaml")],
                           capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.endswith("converted\n"), done.stderr[-2000:]

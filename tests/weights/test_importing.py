@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 from peers.generate import pictures
 from seeded import golden, tensors_of
+from shared import without_values
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.weights.importing import Imported, import_tensors, import_weights
 from mnv3_tf.weights.saving import save_imported
 
-# One narrow network of each origin; the others, in the slow tests, and with the packages themselves in `make peers`.
-NARROW = [("torchvision", "mobilenet_v3_small", 0.35), ("timm", "mobilenetv3_small_050", 0.5),
-          ("timm", "tf_mobilenetv3_small_075", 0.75), ("paddle", "MobileNetV3_small_x0_35", 0.35),
-          ("keras", "MobileNetV3Small", 0.5)]
-WIDE = [("torchvision", "mobilenet_v3_large", 0.75), ("timm", "mobilenetv3_large_100", 1.0),
-        ("timm", "tf_mobilenetv3_large_minimal_100", 1.0), ("paddle", "MobileNetV3_large_x1_25", 1.25)]
+# Networks of each origin; the others, with the packages themselves, in `make peers`.
+NETWORKS = [("torchvision", "mobilenet_v3_small", 0.35), ("timm", "mobilenetv3_small_050", 0.5),
+            ("timm", "tf_mobilenetv3_small_075", 0.75), ("paddle", "MobileNetV3_small_x0_35", 0.35),
+            ("keras", "MobileNetV3Small", 0.5), ("torchvision", "mobilenet_v3_large", 0.75),
+            ("timm", "mobilenetv3_large_100", 1.0), ("timm", "tf_mobilenetv3_large_minimal_100", 1.0),
+            ("paddle", "MobileNetV3_large_x1_25", 1.25)]
 
 
 def imported(package: str, model_name: str, alpha: float, **options: Any) -> tuple[Imported, dict[str, Any]]:
@@ -31,18 +32,26 @@ def imported(package: str, model_name: str, alpha: float, **options: Any) -> tup
     return import_tensors(tensors_of(variant), Path(f"{model_name}.file"), package, **options), variant
 
 
+def import_and_ask(package: str, model_name: str, alpha: float, count: int = 2) -> tuple[Imported, np.ndarray]:
+    """What is imported, whose model keeps no values, and its answers."""
+    def run() -> tuple[Imported, np.ndarray]:
+        result, _ = imported(package, model_name, alpha)
+        return result, answers(result.model, count)
+
+    return without_values(run)
+
+
 def answers(model: Any, count: int) -> np.ndarray:
     height, width, _ = model.input_shape[1:]
-    return np.asarray(model.predict_on_batch(pictures(count, height, width).astype(np.float32)))
+    return np.asarray(model(pictures(count, height, width).astype(np.float32)))
 
 
-@pytest.mark.parametrize(("package", "model_name", "alpha"), [
-    *NARROW, *(pytest.param(*case, marks=pytest.mark.slow) for case in WIDE)])
+@pytest.mark.parametrize(("package", "model_name", "alpha"), NETWORKS)
 def test_the_answers_are_the_packages_own(package: str, model_name: str, alpha: float) -> None:
     """The package ran with the same seeded weights and pictures (128 x 96 pixels) when the goldens were made."""
-    result, variant = imported(package, model_name, alpha)
+    variant = golden(package, model_name, alpha)
     wanted = np.array(variant["logits"])
-    given = answers(result.model, len(wanted))
+    result, given = import_and_ask(package, model_name, alpha, len(wanted))
     assert given.dtype == np.float32 and given.shape == (2, 12)
     extent = wanted.max() - wanted.min()
     assert np.abs(given - wanted).max() < 1e-4 * extent
@@ -56,12 +65,15 @@ def test_the_seeded_weights_reach_all_sides_of_the_knees() -> None:
     """Of hard-swish and hard-sigmoid: else equal answers would prove little."""
     import keras
 
-    result, _ = imported("torchvision", "mobilenet_v3_small", 0.35)
+    def before_knees() -> dict[str, Any]:
+        result, _ = imported("torchvision", "mobilenet_v3_small", 0.35)
+        layers = [layer for layer in result.model.layers if layer.name.endswith(("_hard_swish", "_hard_sigmoid"))]
+        return keras.Model(result.model.input, {layer.name: layer.input for layer in layers})(
+            pictures(2, 128, 96).astype(np.float32))
+
+    found = without_values(before_knees)
     for ending, least in (("_hard_swish", 0.002), ("_hard_sigmoid", 0.05)):
-        layers = [layer for layer in result.model.layers if layer.name.endswith(ending)]
-        probe = keras.Model(result.model.input, [layer.input for layer in layers])
-        found = probe.predict_on_batch(pictures(2, 128, 96).astype(np.float32))
-        values = np.concatenate([np.ravel(value) for value in found])
+        values = np.concatenate([np.ravel(value) for name, value in found.items() if name.endswith(ending)])
         shares = [(values < -3).mean(), (np.abs(values) <= 3).mean(), (values > 3).mean()]
         assert min(shares) > least, (ending, shares)
 
@@ -72,9 +84,9 @@ def test_the_smallest_mistake_in_a_dialect_would_be_noticed(change: dict[str, An
     from mnv3_tf.spec import DIALECTS
 
     monkeypatch.setitem(DIALECTS, "timm", replace(DIALECTS["timm"], **change))
-    result, variant = imported("timm", "mobilenetv3_small_050", 0.5)
-    wanted = np.array(variant["logits"])
-    assert np.abs(answers(result.model, 2) - wanted).max() > 1e-3 * (wanted.max() - wanted.min())
+    wanted = np.array(golden("timm", "mobilenetv3_small_050", 0.5)["logits"])
+    _, given = import_and_ask("timm", "mobilenetv3_small_050", 0.5)
+    assert np.abs(given - wanted).max() > 1e-3 * (wanted.max() - wanted.min())
 
 
 @pytest.fixture(scope="module")
@@ -100,18 +112,27 @@ def test_report(paddle: Imported) -> None:
 
 @pytest.mark.slow
 def test_saved_and_loaded_in_a_new_process(paddle: Imported, tmp_path: Path) -> None:
-    """By Keras alone: nothing of this kit is needed."""
+    """By Keras alone: nothing of this kit is needed, for an imported network as for one of the kit's own."""
+    from mnv3_tf import MobileNetV3Small
+
     save_imported(paddle, tmp_path / "p.keras")
-    np.save(tmp_path / "x.npy", pictures(2, 97, 129).astype(np.float32))
+    own = MobileNetV3Small(input_shape=(32, 40, 3), classes=4)
+    own.save(tmp_path / "own.keras")
+    pixels = {"p": pictures(2, 97, 129).astype(np.float32), "own": pictures(2, 32, 40).astype(np.float32)}
+    np.savez(tmp_path / "x.npz", **pixels)
     script = ("import sys, numpy as np, keras\n"
-              "model = keras.models.load_model('p.keras')\n"
-              "np.save('y.npy', model.predict_on_batch(np.load('x.npy')))\n"
-              "assert not any(name.startswith('mnv3_tf') for name in sys.modules)\n")
+              "given = np.load('x.npz')\n"
+              "np.savez('y.npz', **{name: keras.models.load_model(name + '.keras')(given[name]) for name in given})\n"
+              "assert not any(name.startswith('mnv3_tf') for name in sys.modules)\n"
+              "import mnv3_tf\n"
+              "assert mnv3_tf.MobileNetV3.__module__ == 'mnv3_tf.network'\n")
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert np.abs(np.load(tmp_path / "y.npy") - answers(paddle.model, 2)).max() < 1e-4
+    found = np.load(tmp_path / "y.npz")
+    assert np.abs(found["p"] - np.asarray(paddle.model(pixels["p"]))).max() < 1e-4
+    np.testing.assert_allclose(found["own"], np.asarray(own(pixels["own"])), atol=1e-6)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["p.card.json", "p.keras", "p.labels.txt", "x.npy", "y.npy"]
+    assert names == ["own.keras", "p.card.json", "p.keras", "p.labels.txt", "x.npz", "y.npz"]
 
 
 def test_card_labels_and_what_an_earlier_import_left(paddle: Imported, tmp_path: Path) -> None:
@@ -142,7 +163,7 @@ def test_what_pixels_are_at_the_first_convolution(package: str, model_name: str,
                                                   high: tuple[float, ...]) -> None:
     import keras
 
-    result, _ = imported(package, model_name, alpha)
+    result, _ = without_values(imported, package, model_name, alpha)
     first = keras.Model(result.model.input, result.model.get_layer("rescale").output)
     for pixel, expected in ((0, low), (255, high)):
         seen = np.asarray(first(np.full((1, 128, 96, 3), pixel, np.float32)))
@@ -152,7 +173,8 @@ def test_what_pixels_are_at_the_first_convolution(package: str, model_name: str,
 def test_another_normalization_of_the_same_network(tmp_path: Path) -> None:
     variant = golden("timm", "mobilenetv3_small_050", 0.5)
     tensors = tensors_of(variant)
-    result = import_tensors(tensors, tmp_path / "x", "timm", dialect="timm", input_size=64, mean=(0, 0, 0), std=(1, 1, 1))
+    result = without_values(import_tensors, tensors, tmp_path / "x", "timm", dialect="timm", input_size=64, mean=(0, 0, 0),
+                            std=(1, 1, 1))
     rescale = result.model.get_layer("rescale")
     assert np.allclose(rescale.scale, 1 / 255) and np.allclose(rescale.offset, 0)
     assert result.report["mean"] == [0, 0, 0] and result.report["std"] == [1, 1, 1]
@@ -176,7 +198,7 @@ def test_a_file_without_a_classifier(tmp_path: Path) -> None:
 
     features = keras.Model(whole.model.input, whole.model.get_layer("head_conv_hard_swish").output)
     picture = pictures(1, 64, 64).astype(np.float32)
-    assert np.array_equal(features.predict_on_batch(picture), result.model.predict_on_batch(picture))
+    assert np.array_equal(features(picture), result.model(picture))
 
 
 def test_half_precision_and_a_policy_of_keras(tmp_path: Path) -> None:
@@ -205,6 +227,11 @@ def test_what_cannot_be(options: dict[str, Any], part: str) -> None:
     assert part in str(caught.value)
 
 
+def import_file_and_ask(file: Path, picture: np.ndarray) -> tuple[Imported, np.ndarray]:
+    result = import_weights(file, "keras", input_size=(64, 96))
+    return result, np.asarray(result.model(picture))
+
+
 @pytest.mark.slow
 def test_files_of_keras_applications_in_every_layout(tmp_path: Path) -> None:
     """Keras 3 and Keras 2, weights and whole models: the same network from each of them, to the last bit."""
@@ -215,14 +242,13 @@ def test_files_of_keras_applications_in_every_layout(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for weight in model.weights:
         weight.assign(rng.uniform(0.3, 1.5, weight.shape) if "variance" in weight.path else rng.normal(0, 0.3, weight.shape))
-    wanted = model.predict_on_batch(picture)
+    wanted = np.asarray(model(picture))
     model.save_weights(tmp_path / "a.weights.h5")
     model.save(tmp_path / "b.keras")
     model.save(tmp_path / "c.h5")
     for file in ("a.weights.h5", "b.keras", "c.h5"):
-        result = import_weights(tmp_path / file, "keras", input_size=(64, 96))
+        result, given = without_values(import_file_and_ask, tmp_path / file, picture)
         assert (result.settings.name, result.settings.alpha, result.classes) == ("small", 0.35, 5)
-        given = result.model.predict_on_batch(picture)
         assert np.abs(given - wanted).max() < 1e-4 * (wanted.max() - wanted.min()), file
 
 
@@ -236,13 +262,13 @@ def test_files_of_keras_2(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     model.set_weights([rng.uniform(0.3, 1.5, weight.shape) if "variance" in weight.name else rng.normal(0, 0.3, weight.shape)
                        for weight in model.weights])
-    wanted = model.predict(picture, verbose=0)
+    wanted = np.asarray(model(picture))
     model.save_weights(tmp_path / "a.h5")
     model.save_weights(tmp_path / "b.weights.h5")
     model.save(tmp_path / "c.h5")
     model.save(tmp_path / "d.keras")
     for file in ("a.h5", "b.weights.h5", "c.h5", "d.keras"):
-        given = import_weights(tmp_path / file, "keras", input_size=(64, 96)).model.predict_on_batch(picture)
+        _, given = without_values(import_file_and_ask, tmp_path / file, picture)
         assert np.abs(given - wanted).max() < 1e-4 * (wanted.max() - wanted.min()), file
 
 

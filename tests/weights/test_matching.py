@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from seeded import PACKAGES, golden, goldens, tensors_of
+from shared import without_values
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.weights.importing import import_tensors
@@ -142,11 +143,12 @@ def test_tensors_of_something_else() -> None:
 def test_a_network_is_identified_by_its_layers(name: str, dialect: str, alpha: float, changes: dict[str, int]) -> None:
     from mnv3_tf.models import MobileNetV3
 
-    model = MobileNetV3(name, dialect=dialect, alpha=alpha, input_shape=(32, 32, 3), classes=4, dropout=0.3, **changes)
+    same = {"input_shape": (32, 32, 3), "classes": 4, "dropout": 0.3}
+    model = without_values(MobileNetV3, name, dialect=dialect, alpha=alpha, **same, **changes)
     found = identify(model)
     assert found.dropout == 0.3
-    again = MobileNetV3(found.name, dialect=found.dialect, alpha=found.alpha, input_shape=(32, 32, 3), classes=4, dropout=0.3,
-                        inplanes=found.inplanes, class_squeeze=found.class_squeeze, class_expand=found.class_expand)
+    again = without_values(MobileNetV3, found.name, dialect=found.dialect, alpha=found.alpha, inplanes=found.inplanes,
+                           class_squeeze=found.class_squeeze, class_expand=found.class_expand, **same)
     # timm_tf at 0.75 is another network than keras's by the width before pooling alone; where nothing differs, either will do.
     own, other = (_layers(each) for each in (model, again))
     assert own == other
@@ -163,7 +165,7 @@ def _layers(model: Any) -> list[Any]:
 def test_a_network_without_a_head_is_identified() -> None:
     from mnv3_tf.models import MobileNetV3
 
-    model = MobileNetV3("large", dialect="paddle", alpha=0.5, input_shape=(32, 32, 3), include_top=False)
+    model = without_values(MobileNetV3, "large", dialect="paddle", alpha=0.5, input_shape=(32, 32, 3), include_top=False)
     found = identify(model)
     assert (found.name, found.dialect, found.alpha) == ("large", "paddle", 0.5)
 
@@ -182,5 +184,5 @@ def test_a_normalization_of_no_dialect_does_not_hide_the_network() -> None:
 
     spec = find_spec("small", "timm")
     plain = dataclasses.replace(spec.dialect, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    model = MobileNetV3(dataclasses.replace(spec, dialect=plain), alpha=0.5, input_shape=(32, 32, 3), classes=2)
+    model = without_values(MobileNetV3, dataclasses.replace(spec, dialect=plain), alpha=0.5, input_shape=(32, 32, 3), classes=2)
     assert identify(model).dialect == "timm"

@@ -11,6 +11,7 @@ import keras
 import ml_dtypes
 import numpy as np
 import pytest
+from shared import HERE
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.weights import h5_worker
@@ -176,7 +177,7 @@ def test_not_a_number_is_kept_for_others_to_judge(tmp_path):
 @pytest.fixture(scope="module")
 def network() -> keras.Model:
     """keras.applications' own, every variable different."""
-    model = keras.applications.MobileNetV3Small(alpha=0.75, weights=None, input_shape=(64, 64, 3))
+    model = keras.applications.MobileNetV3Small(alpha=0.35, weights=None, input_shape=(64, 64, 3))
     chance = np.random.default_rng(0)
     for variable in model.weights:
         variable.assign(chance.normal(size=variable.shape))
@@ -407,8 +408,9 @@ def test_a_layer_named_in_the_file_that_is_missing_is_said(tmp_path):
 
 def test_the_archive_of_this_kit(tmp_path):
     from mnv3_tf.models import MobileNetV3
+    from mnv3_tf.spec import read_block_table
 
-    model = MobileNetV3("small", alpha=0.25, input_shape=(32, 32, 3), classes=3)
+    model = MobileNetV3(read_block_table(HERE / "three_blocks.yaml"), input_shape=(32, 32, 3), classes=3)
     model.save(tmp_path / "own.keras")
     source = read_source(tmp_path / "own.keras")
     assert source.groups[0].name == "stem_conv" and source.groups[-1].name == "classifier"

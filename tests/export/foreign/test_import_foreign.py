@@ -48,7 +48,7 @@ def test_a_float_file(network: keras.Model, float_file: Path, table: Path, tmp_p
                               labels=["a", "b", "c", "d", "e"])
     comparison = imported.facts["comparison"]
     assert comparison["where"] == "logits" and comparison["largest"] < 1e-5 and comparison["limit"] == 1e-3
-    assert relative(imported.model.predict(noise(), verbose=0), network.predict(noise(), verbose=0)) < 1e-5
+    assert relative(imported.model(noise()), network(noise())) < 1e-5
     assert imported.include_top and imported.classes == 5 and imported.settings.block_table == str(table)
     norm = imported.model.get_layer("block_02_expand_bn")
     assert np.allclose(norm.gamma, np.sqrt(1 + 1e-3), rtol=1e-6)
@@ -100,11 +100,15 @@ def test_open_sizes(network: keras.Model, table: Path, tmp_path: Path) -> None:
     """TFLite's converter leaves the batch open; that is run as 1. Without height and width there is nothing to run."""
     import tensorflow as tf
 
+    def converted(model: keras.Model) -> bytes:
+        call = tf.function(lambda x: model(x)).get_concrete_function(tf.TensorSpec(model.input_shape, tf.float32))
+        return tf.lite.TFLiteConverter.from_concrete_functions([call]).convert()
+
     path = tmp_path / "m.tflite"
-    path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(network).convert())
+    path.write_bytes(converted(network))
     assert LiteRTModel(path, fix_batch=True).dynamic_batch
     assert import_foreign(path, "tflite", table=table).facts["comparison"]["largest"] < 1e-5
-    path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(build(input_shape=(None, None, 3))).convert())
+    path.write_bytes(converted(build(input_shape=(None, None, 3))))
     with pytest.raises(InputError, match="leaves height and width of its input open"):
         import_foreign(path, "tflite", table=table, input_size=32)
 
@@ -119,8 +123,8 @@ def test_a_backbone_without_a_head(table: Path, tmp_path: Path) -> None:
     assert not imported.include_top and imported.classes is None
     assert imported.facts["comparison"]["where"] == "block_04_project_bn"
     assert imported.facts["comparison"]["largest"] < 1e-5
-    ours = imported.model.predict(noise(), verbose=0)
-    theirs = keras.Model(body.input, x).predict(noise(), verbose=0)
+    ours = imported.model(noise())
+    theirs = keras.Model(body.input, x)(noise())
     assert relative(ours, theirs) < 1e-5
 
 
@@ -150,7 +154,7 @@ def test_pixels_that_the_file_does_not_tell(float_file: Path, table: Path, tmp_p
     imported = import_foreign(path, "tflite", table=table, mean=mean, std=std)
     pixels = noise()
     seen = (pixels / 255 - np.float32(mean)) / np.float32(std)
-    assert relative(imported.model.predict(pixels, verbose=0), bare.predict(seen, verbose=0)) < 1e-5
+    assert relative(imported.model(pixels), bare(seen)) < 1e-5
     assert np.allclose(imported.mean, mean) and np.allclose(imported.std, std)
     with pytest.raises(InputError, match=r"says itself how pixels become its input"):
         import_foreign(float_file, "tflite", table=table, mean=mean, std=std)
@@ -160,7 +164,7 @@ def test_a_graph_model(tfjs: Path, network: keras.Model, table: Path, tmp_path: 
     with pytest.raises(InputError, match=r"is a tfjs file\. Give --from tfjs"):
         import_foreign(tfjs, "tflite", table=table)
     imported = import_foreign(tfjs.parent, "tfjs", table=table)
-    assert relative(imported.model.predict(noise(), verbose=0), network.predict(noise(), verbose=0)) < 1e-5
+    assert relative(imported.model(noise()), network(noise())) < 1e-5
     assert imported.facts["comparison"] is None and any("were not compared" in note for note in imported.notes)
     assert imported.model.input_shape == (None, SIDE, SIDE, 3)
     save_imported(imported, tmp_path / "m.keras")
