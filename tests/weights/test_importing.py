@@ -125,7 +125,7 @@ def test_saved_and_loaded_in_a_new_process(paddle: Imported, tmp_path: Path) -> 
               "np.savez('y.npz', **{name: keras.models.load_model(name + '.keras')(given[name]) for name in given})\n"
               "assert not any(name.startswith('mnv3_tf') for name in sys.modules)\n"
               "import mnv3_tf\n"
-              "assert mnv3_tf.MobileNetV3.__module__ == 'mnv3_tf.network'\n")
+              "assert mnv3_tf.MobileNetV3.__module__ == 'mnv3_tf.models'\n")
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = np.load(tmp_path / "y.npz")
