@@ -148,8 +148,9 @@ class _Training:
             loss = DistillationLoss(classes, settings.teacher_weight, settings.teacher_temperature, settings.label_smoothing)
             accuracy = LabelAccuracy(classes)
         self.model.compile(self.optimizer, loss, metrics=[accuracy], jit_compile=choices.xla)
-        self.optimizer.build(self.model.trainable_variables)
-        self.variables = [*self.model.variables, *self.optimizer.variables]
+        kept = self.model.optimizer  # with float16 arithmetic, Keras's scaling of the loss around ours
+        kept.build(self.model.trainable_variables)
+        self.variables = [*self.model.variables, *kept.variables]
         self.counters.stage = stage
 
     def _say_what_is_trained(self, pictures: int) -> None:

@@ -349,6 +349,8 @@ def test_float16_arithmetic_leaves_a_float32_model(pictures: Path, tuned_config:
     model = load_keras(tmp_path / "run" / "model.keras")
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
     assert {values.dtype for values in last_weights(tmp_path / "run", config).values()} == {np.dtype(np.float32)}
+    with np.load(tmp_path / "run" / "state" / "state.npz") as archive:  # a resumed run goes on with the scale of the loss
+        assert any(archive[name].shape == () and archive[name] == 2.0**15 for name in archive.files if name.startswith("variable"))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     assert np.isfinite(model.predict_on_batch(pixels)).all() and trace(model).ops
     assert read_json(tmp_path / "run" / "metrics.json")["test"]["top1"] > 0.8
