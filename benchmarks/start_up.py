@@ -75,9 +75,9 @@ def make_samples(folder: Path) -> None:
     from PIL import Image
 
     from mnv3_tf.data import Preprocessing
-    from mnv3_tf.export.convert import Format, Source, convert
-    from mnv3_tf.keras_model import save_keras
+    from mnv3_tf.export.convert.convert import Format, Source, convert
     from mnv3_tf.models import MobileNetV3
+    from mnv3_tf.network.keras_io import save_keras
     from mnv3_tf.quantization.fold import trace
 
     model = MobileNetV3("small", alpha=0.25, input_shape=(SIZE, SIZE, 3), classes=len(CLASSES))

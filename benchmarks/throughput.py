@@ -86,7 +86,7 @@ def show(results: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mnv3_tf.export.benchmark_statistics import ratio_with_interval
+    from mnv3_tf.export.benchmark.statistics import ratio_with_interval
 
     slices = results["slices"]
     # The statistics want times of the same rounds: seconds per picture.
@@ -254,9 +254,9 @@ class Kit(Worker):
             metrics=[keras.metrics.CategoricalAccuracy("accuracy")], jit_compile=choices.xla)
 
     def _batches(self) -> tuple[Any, int]:
+        from mnv3_tf.artefacts.run_folder import contract_from
         from mnv3_tf.data import open_dataset
         from mnv3_tf.training.batches import TrainingBatches
-        from mnv3_tf.training.run_folder import contract_from
 
         dataset = open_dataset(self.data, validation_fraction=0)
         settings = self.config

@@ -9,9 +9,9 @@ from mnv3_tf.cli.options import Terminal, json_option, print_json
 from mnv3_tf.errors import GateError, KitError, NoDeviceError
 
 if TYPE_CHECKING:
-    from mnv3_tf.export.benchmark import BenchmarkResult
-    from mnv3_tf.export.device.bench import DeviceSettings
-    from mnv3_tf.export.results.store import Record
+    from mnv3_tf.export.benchmark.devices.bench import DeviceSettings
+    from mnv3_tf.export.benchmark.host import BenchmarkResult
+    from mnv3_tf.export.benchmark.store import Record
 
 
 class ThreadCounts(click.ParamType):
@@ -94,8 +94,8 @@ def benchmark(files: tuple[str, ...], targets: tuple[str, ...], threads: tuple[i
     called faster or slower than the baseline only where the 95% interval of the ratio says so, and by more than the 2%
     that two loads of one file can differ by. Nothing is left on a device that stays connected.
     """
-    from mnv3_tf.export.device.bench import DeviceSettings
-    from mnv3_tf.export.results.gate import check_gate, parse_gate
+    from mnv3_tf.export.benchmark.devices.bench import DeviceSettings
+    from mnv3_tf.export.benchmark.limits import check_gate, parse_gate
 
     limits = [parse_gate(text) for text in gates]
     files, against = _with_baseline(files, against)
@@ -114,11 +114,11 @@ def benchmark(files: tuple[str, ...], targets: tuple[str, ...], threads: tuple[i
     problems = _on_devices([target for target in targets if target != "host"], [Path(file) for file in files], settings, records,
                            logs, against, print_rows=not as_json)
     if out:
-        from mnv3_tf.export.results.store import append_records
+        from mnv3_tf.export.benchmark.store import append_records
 
         records = append_records(out, records, logs)
     if as_json:
-        from mnv3_tf.export.device.compare import comparisons
+        from mnv3_tf.export.benchmark.devices.compare import comparisons
 
         base = result.to_dict(against=against) if result else {"rows": [], "comparisons": [], "samples_ms": []}
         base["rows"] += [record for record in records if record["target"] != "host"]
@@ -143,9 +143,9 @@ def _on_host(files: tuple[str, ...], threads: tuple[int, ...], runs: int, min_se
     from datetime import UTC, datetime
 
     from mnv3_tf.errors import InputError
-    from mnv3_tf.export.benchmark import benchmark_files
-    from mnv3_tf.export.device.local import add_profiles, runner_here
-    from mnv3_tf.export.results.store import failed_host_records, host_records
+    from mnv3_tf.export.benchmark.devices.local import add_profiles, runner_here
+    from mnv3_tf.export.benchmark.host import benchmark_files
+    from mnv3_tf.export.benchmark.store import failed_host_records, host_records
 
     written = datetime.now(UTC).isoformat(timespec="seconds")
     if delegate not in ("xnnpack", "none"):
@@ -167,8 +167,8 @@ def _on_devices(targets: list[str], files: list[Path], settings: "DeviceSettings
     """Adds the devices' rows; returns what went wrong, one line for each device."""
     if not targets:
         return []
-    from mnv3_tf.export.device.bench import benchmark_device, open_target
-    from mnv3_tf.export.device.several import on_each, usable_phones
+    from mnv3_tf.export.benchmark.devices.bench import benchmark_device, open_target
+    from mnv3_tf.export.benchmark.devices.several import on_each, usable_phones
 
     terminal = Terminal()
     problems: list[str] = []
@@ -216,7 +216,7 @@ class Lines:
 def _print_device(result: Any, baseline: str) -> None:
     from rich.console import Console
 
-    from mnv3_tf.export.device.compare import comparisons, device_lines, device_table
+    from mnv3_tf.export.benchmark.devices.compare import comparisons, device_lines, device_table
 
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -239,9 +239,9 @@ def _with_baseline(files: tuple[str, ...], against: str | None) -> tuple[tuple[s
 def _print_text(result: "BenchmarkResult", records: "list[Record]", against: str | None) -> None:
     from rich.console import Console
 
-    from mnv3_tf.export.benchmark import compare_rows
-    from mnv3_tf.export.benchmark_table import benchmark_table, machine_lines, warning_lines
-    from mnv3_tf.export.device.compare import profile_lines
+    from mnv3_tf.export.benchmark.devices.compare import profile_lines
+    from mnv3_tf.export.benchmark.host import compare_rows
+    from mnv3_tf.export.benchmark.table import benchmark_table, machine_lines, warning_lines
 
     console = Console(highlight=False)
     if not console.is_terminal:

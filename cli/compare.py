@@ -18,8 +18,8 @@ def compare(base: str, new: str, threshold: float, as_json: bool) -> None:
     A row got slower if its ratio is above the threshold, and its 95% interval (if there is one) says so too. The two results
     were measured at different times, so heat and other work may differ between them.
     """
-    from mnv3_tf.export.results.compare import compare_results
-    from mnv3_tf.export.results.store import read_records
+    from mnv3_tf.export.benchmark.compare import compare_results
+    from mnv3_tf.export.benchmark.store import read_records
 
     changes = compare_results(read_records(base), read_records(new), threshold)
     if as_json:

@@ -27,8 +27,8 @@ def convert(model: str, out: str, format: str, io: str | None, lowering: str | N
     or if its answers differ from the quantized network's.
     """
     quiet_libraries()
-    from mnv3_tf.export.convert import convert as run_conversion
-    from mnv3_tf.export.convert import open_source
+    from mnv3_tf.export.convert.convert import convert as run_conversion
+    from mnv3_tf.export.convert.convert import open_source
 
     result = run_conversion(open_source(model), out, format=format, io=io, lowering=lowering)  # type: ignore[arg-type]
     if as_json:

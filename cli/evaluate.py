@@ -25,8 +25,8 @@ def evaluate(model: str, data: str, split: str | None, strict: bool, against: st
              as_json: bool) -> None:
     """Scores MODEL (a run folder, .keras or .tflite file) on labelled pictures, with the model's own preprocessing."""
     quiet_libraries_for(model, against)
-    from mnv3_tf.export.classifier import open_classifier
-    from mnv3_tf.export.evaluate import evaluate as run_evaluation
+    from mnv3_tf.export.evaluate.classifier import open_classifier
+    from mnv3_tf.export.evaluate.evaluate import evaluate as run_evaluation
 
     classifier = open_classifier(model, threads=threads)
     other = open_classifier(against, threads=threads) if against else None

@@ -74,8 +74,8 @@ def import_weights(source: str, origin: str | None, size: str | None, labels: st
 
 def _check_out(run: bool, out: str, overrides: tuple[str, ...]) -> None:
     """Refuses, before anything is downloaded or read, a place that cannot be written to and settings that do not exist."""
+    from mnv3_tf.artefacts.run_folder import RunFolder
     from mnv3_tf.errors import InputError
-    from mnv3_tf.training.run_folder import RunFolder
     from mnv3_tf.weights.saving import check_out, check_picture_settings
 
     if run:
@@ -93,7 +93,7 @@ def _import(source: str, origin: str | None, arguments: dict[str, Any]) -> Any:
 
         return run_import(source, origin, **arguments, progress=Terminal())
     from mnv3_tf.errors import InputError
-    from mnv3_tf.export.import_foreign import import_foreign
+    from mnv3_tf.weights.graphs.importing import import_foreign
 
     for key, option in (("model_name", "--model-name"), ("part", "--part")):
         value = arguments.pop(key)

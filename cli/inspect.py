@@ -8,7 +8,7 @@ from mnv3_tf.cli.options import json_option, print_json
 from mnv3_tf.errors import GateError
 
 if TYPE_CHECKING:
-    from mnv3_tf.export.inspection import Inspection
+    from mnv3_tf.export.inspection.inspect import Inspection
 
 # Numbers of operators outside of the delegate that are printed; --json has all.
 _SHOWN = 6
@@ -26,7 +26,7 @@ def inspect(file: str, threads: int, require: tuple[str, ...], as_json: bool) ->
     The types it computes in, its operators, float islands, stray conversions, custom operators, open sizes, bytes by type, and
     the operators that XNNPACK on this machine does not run, with the reason if it is known.
     """
-    from mnv3_tf.export.inspection import inspect_file
+    from mnv3_tf.export.inspection.inspect import inspect_file
 
     found = inspect_file(file, threads=threads)
     failures = found.failures(require)  # type: ignore[arg-type]
@@ -42,7 +42,7 @@ def _print(found: "Inspection") -> None:
     from rich.console import Console
 
     from mnv3_tf.data.samples import counted
-    from mnv3_tf.export.inspection import INT8, TFLITE_METADATA
+    from mnv3_tf.export.inspection.inspect import INT8, TFLITE_METADATA
 
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -95,7 +95,7 @@ def _operators(found: "Inspection") -> Any:
     """By type; with the graph that they are in, where there are several."""
     from collections import Counter
 
-    from mnv3_tf.export.tflite_file import operator_counts
+    from mnv3_tf.tflite.file import operator_counts
 
     outside = Counter((item.name, item.dtype) for item in found.outside)
     several = len(found.graphs) > 1

@@ -48,7 +48,7 @@ def quiet_libraries() -> None:
 
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    from mnv3_tf.export.runtime import captured_stderr
+    from mnv3_tf.tflite.runtime import captured_stderr
 
     with captured_stderr(is_noise=_is_start_up_noise), contextlib.suppress(ImportError):
         import tensorflow as tf
@@ -68,7 +68,7 @@ def quiet_libraries_for(*models: str | None) -> None:
 
 def _needs_tensorflow(model: Path) -> bool:
     if model.is_dir():
-        from mnv3_tf.training.run_folder import RunFolder
+        from mnv3_tf.artefacts.run_folder import RunFolder
 
         run = RunFolder(model)
         return run.model.exists() or run.is_quantized

@@ -17,8 +17,8 @@ def predict(model: str, pictures: tuple[str, ...], top_k: int, as_json: bool) ->
     A picture that cannot be read is named, and the others are still classified; the exit code is then 1.
     """
     quiet_libraries_for(model)
-    from mnv3_tf.export.classifier import open_classifier
-    from mnv3_tf.export.evaluate import predict as run_prediction
+    from mnv3_tf.export.evaluate.classifier import open_classifier
+    from mnv3_tf.export.evaluate.evaluate import predict as run_prediction
 
     answers, broken, note = run_prediction(open_classifier(model), _expand(pictures), top_k)
     if note:

@@ -20,8 +20,8 @@ def quantize(run: str, data: str, out: str, method: str, epochs: int | None, smo
 
     The settings are those of RUN, changed by -c and -o.
     """
+    from mnv3_tf.artefacts.run_folder import open_run
     from mnv3_tf.config import load_config
-    from mnv3_tf.training.run_folder import open_run
 
     source = open_run(run)
     if method == "ptq" and epochs is not None:

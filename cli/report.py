@@ -11,8 +11,8 @@ import click
               help="Accuracy of a file, from 0 to 1; may be given more than once.")
 def report(results: tuple[str, ...], out: str, title: str, accuracy: tuple[str, ...]) -> None:
     """Draws RESULTS (folders that `mnv3 benchmark --out` wrote): report.md, report.csv and an offline page, index.html."""
-    from mnv3_tf.export.results.report import accuracy_by_file, write_results_report
-    from mnv3_tf.export.results.store import read_records
+    from mnv3_tf.export.benchmark.report import accuracy_by_file, write_results_report
+    from mnv3_tf.export.benchmark.store import read_records
 
     notes: list[str] = []
     records = [record for path in results for record in read_records(path, notes)]

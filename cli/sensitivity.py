@@ -9,7 +9,7 @@ from mnv3_tf.cli.options import Terminal, data_option, json_option, print_json, 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mnv3_tf.export.mixed import Analysis, Cost
+    from mnv3_tf.export.sensitivity.mixed import Analysis, Cost
 
 
 @click.command()
@@ -35,7 +35,7 @@ def sensitivity(qrun: str, data: str, out: str, against: str | None, budget: flo
     is not clean.
     """
     quiet_libraries()
-    from mnv3_tf.export.mixed import analyse_run
+    from mnv3_tf.export.sensitivity.mixed import analyse_run
 
     names = None if float_blocks is None else [name.strip() for name in float_blocks.split(",") if name.strip()]
     result = analyse_run(qrun, data, out, against=against, budget=budget, agreement=agreement, float_blocks=names, blocks=blocks,

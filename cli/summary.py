@@ -41,7 +41,7 @@ def _keras(model: str) -> dict[str, Any]:
 
     path = Path(model)
     if path.is_dir():
-        from mnv3_tf.training.run_folder import open_run
+        from mnv3_tf.artefacts.run_folder import open_run
 
         run = open_run(path)
         if run.is_quantized:
@@ -50,8 +50,8 @@ def _keras(model: str) -> dict[str, Any]:
     elif not path.exists():
         raise InputError(f"{path}: there is no such run folder or file.")
     quiet_libraries_for(str(path))
-    from mnv3_tf.keras_model import load_keras
-    from mnv3_tf.profile import profile
+    from mnv3_tf.network.keras_io import load_keras
+    from mnv3_tf.network.profile import profile
 
     rows = profile(load_keras(path))
     return {"model": model, "kind": "keras", "parameters": sum(r.parameters for r in rows), "macs": sum(r.macs for r in rows),
@@ -60,7 +60,7 @@ def _keras(model: str) -> dict[str, Any]:
 
 
 def _deploy_form(model: str, path: Path) -> dict[str, Any]:
-    from mnv3_tf.layer_names import block_of, display_name
+    from mnv3_tf.network.layer_names import block_of, display_name
     from mnv3_tf.quantization.graph import load_graph
 
     graph, ranges = load_graph(path)
@@ -77,8 +77,8 @@ def _deploy_form(model: str, path: Path) -> dict[str, Any]:
 
 
 def _tflite(model: str) -> dict[str, Any]:
-    from mnv3_tf.export.runtime import LiteRTModel
-    from mnv3_tf.export.tflite_file import bytes_by_dtype, operator_dtype, read_tflite
+    from mnv3_tf.tflite.file import bytes_by_dtype, operator_dtype, read_tflite
+    from mnv3_tf.tflite.runtime import LiteRTModel
 
     file = read_tflite(model)
     rows = []

@@ -32,7 +32,7 @@ def train(data: str, out: str, config_path: str | None, overrides: tuple[str, ..
 
     teacher = None
     if config.train.teacher:
-        from mnv3_tf.export.teacher import open_teacher
+        from mnv3_tf.export.evaluate.teacher import open_teacher
 
         teacher = open_teacher(config.train.teacher)
     run = run_training(dataset, config, out, resume=resume, teacher=teacher, progress=Terminal())

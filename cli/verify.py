@@ -68,11 +68,11 @@ def _elsewhere(arm: bool, target: str | None, terminal: Terminal) -> dict[str, A
 
     found: dict[str, Any] = {}
     if arm:
-        from mnv3_tf.export.device.emulator import run_on_emulated_arm
+        from mnv3_tf.export.benchmark.devices.emulator import run_on_emulated_arm
 
         found[ARM] = partial(run_on_emulated_arm, progress=terminal)
     if target:
-        from mnv3_tf.export.device.parity import run_on_device
+        from mnv3_tf.export.benchmark.devices.parity import run_on_device
 
         found[PHONE] = partial(run_on_device, target, progress=terminal)
     return found
@@ -134,7 +134,7 @@ def _layers(result: "Verification") -> Any:
     from rich.table import Table
 
     from mnv3_tf.export.verify.layers import decibels
-    from mnv3_tf.layer_names import display_name
+    from mnv3_tf.network.layer_names import display_name
 
     table = Table("tensor", "signal to noise", "of it alone", "range", "seen", "cut off",
                   title=f"worst tensors against the float model, on {result.layers.pictures} pictures", title_justify="left")

@@ -109,7 +109,7 @@ def convert_peer(model: Path) -> dict[str, Path]:
 
     from mnv3_tf.config import load_config
     from mnv3_tf.export.reference import convert_model_standard
-    from mnv3_tf.export.runtime import captured_stderr
+    from mnv3_tf.tflite.runtime import captured_stderr
 
     ours = keras.models.load_model(model)
     peer = keras.applications.MobileNetV3Small(
@@ -129,9 +129,9 @@ def split_pixels(split: str) -> tuple[Any, Any]:
     """A split as the run's preprocessing makes it, in random order: pixels uint8 (n, h, w, 3) and labels (n,)."""
     import numpy as np
 
+    from mnv3_tf.artefacts.run_folder import RunFolder
     from mnv3_tf.data import open_dataset
     from mnv3_tf.training.batches import ContractPictures
-    from mnv3_tf.training.run_folder import RunFolder
 
     pictures = ContractPictures(open_dataset(DATA).split(split), RunFolder(RUN).contract())
     pixels = np.concatenate(list(pictures))
@@ -141,7 +141,7 @@ def split_pixels(split: str) -> tuple[Any, Any]:
 
 def accuracy_of_peer(path: Path) -> float:
     """Test accuracy of a file of keras.applications; its input's scale is what the converter chose."""
-    from mnv3_tf.export.runtime import LiteRTModel
+    from mnv3_tf.tflite.runtime import LiteRTModel
 
     pixels, labels = split_pixels("test")
     return float((LiteRTModel(path).predict_real(pixels.astype("float32")).argmax(axis=1) == labels).mean())

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mnv3_tf.config import Config, load_config
     from mnv3_tf.data import Preprocessing, open_dataset
-    from mnv3_tf.layer_names import display_name
     from mnv3_tf.models import MobileNetV3, MobileNetV3Large, MobileNetV3Small
-    from mnv3_tf.profile import count_macs
+    from mnv3_tf.network.layer_names import display_name
+    from mnv3_tf.network.profile import count_macs
+    from mnv3_tf.network.spec import Block, NetworkSpec, read_block_table
     from mnv3_tf.quantization.quantize import quantize
-    from mnv3_tf.spec import Block, NetworkSpec, read_block_table
     from mnv3_tf.training.trainer import train
     from mnv3_tf.weights.importing import import_weights
 
 _HOME = {
-    "MobileNetV3": "models", "MobileNetV3Large": "models", "MobileNetV3Small": "models", "display_name": "layer_names",
-    "Block": "spec", "NetworkSpec": "spec", "read_block_table": "spec", "count_macs": "profile",
+    "MobileNetV3": "models", "MobileNetV3Large": "models", "MobileNetV3Small": "models", "display_name": "network.layer_names",
+    "Block": "network.spec", "NetworkSpec": "network.spec", "read_block_table": "network.spec",
+    "count_macs": "network.profile",
     "Config": "config", "load_config": "config", "Preprocessing": "data", "open_dataset": "data",
     "train": "training.trainer", "quantize": "quantization.quantize", "import_weights": "weights.importing",
 }

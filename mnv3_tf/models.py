@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from mnv3_tf.network import build, select_outputs
-from mnv3_tf.spec import NetworkSpec, find_spec, in_dialect
+from mnv3_tf.network.build import build, select_outputs
+from mnv3_tf.network.spec import NetworkSpec, find_spec, in_dialect
 from mnv3_tf.weights.loading import assign_weights, find_weights, with_their_normalization
 
 

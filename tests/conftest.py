@@ -146,7 +146,7 @@ def qat_run(pictures: Path, float_run: Path, tiny_config, shared: Shared) -> Pat
 @pytest.fixture(scope="session")
 def small_file(ptq_run: Path, shared: Shared) -> Path:
     """The int8 file of the post-training quantized run, with what lies beside it."""
-    from mnv3_tf.export.convert import convert, open_source
+    from mnv3_tf.export.convert.convert import convert, open_source
 
     return shared("file", lambda folder: convert(open_source(ptq_run), folder / "small.tflite")) / "small.tflite"
 

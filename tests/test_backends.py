@@ -12,7 +12,7 @@ from shared import HERE, TWO_BLOCKS, Shared
 
 from mnv3_tf.files import read_json, write_json
 from mnv3_tf.models import MobileNetV3
-from mnv3_tf.spec import read_block_table
+from mnv3_tf.network.spec import read_block_table
 
 SIZE = (32, 40, 3)
 # Like `two_blocks.yaml`, whose shapes JAX compiles anyway, without what the minimalistic networks lack.
@@ -37,8 +37,8 @@ facts["kit_needed"] = any(name.startswith("mnv3_tf") for name in sys.modules)
 np.save(folder + "/whole_jax.npy", plain.predict_on_batch(pixels))
 
 from mnv3_tf.models import MobileNetV3
-from mnv3_tf.profile import count_macs
-from mnv3_tf.spec import read_block_table
+from mnv3_tf.network.profile import count_macs
+from mnv3_tf.network.spec import read_block_table
 facts["tensorflow_by_kit"] = "tensorflow" in sys.modules
 minimalistic = MobileNetV3(read_block_table(folder + "/minimalistic.yaml"), input_shape=pixels.shape[1:], classes=3)
 minimalistic.load_weights(folder + "/minimalistic.weights.h5")
@@ -113,7 +113,7 @@ def test_the_network_needs_no_tensorflow_on_jax(jax_folder: Path) -> None:
 
 @pytest.mark.slow
 def test_counts_do_not_depend_on_the_backend(jax_folder: Path) -> None:
-    from mnv3_tf.profile import count_macs
+    from mnv3_tf.network.profile import count_macs
 
     model = MobileNetV3(read_block_table(jax_folder / "minimalistic.yaml"), input_shape=SIZE, classes=3)
     assert read_json(jax_folder / "facts.json")["minimalistic"] == [model.count_params(), count_macs(model)]
@@ -130,8 +130,8 @@ def test_what_jax_saves_opens_in_tensorflow(jax_folder: Path) -> None:
 @pytest.mark.slow
 def test_training_on_jax(jax_folder: Path, pictures: Path) -> None:
     """Two epochs on JAX leave a whole run, and TensorFlow scores its model as JAX did."""
-    from mnv3_tf.export.classifier import open_classifier
-    from mnv3_tf.export.evaluate import evaluate
+    from mnv3_tf.export.evaluate.classifier import open_classifier
+    from mnv3_tf.export.evaluate.evaluate import evaluate
     from mnv3_tf.progress import Silent
 
     run = jax_folder / "trained"

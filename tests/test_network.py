@@ -14,10 +14,10 @@ from shared import answers_with, random_values, without_values
 
 import mnv3_tf
 from mnv3_tf.errors import InputError
-from mnv3_tf.layer_names import display_name
 from mnv3_tf.models import MobileNetV3, MobileNetV3Large, MobileNetV3Small
-from mnv3_tf.profile import count_macs, profile
-from mnv3_tf.spec import SPECS, Block, NetworkSpec, read_block_table
+from mnv3_tf.network.layer_names import display_name
+from mnv3_tf.network.profile import count_macs, profile
+from mnv3_tf.network.spec import SPECS, Block, NetworkSpec, read_block_table
 
 # (network, alpha, (height, width)): (parameters, MACs) at 1000 classes, counted on keras.applications 3.15.
 GOLDENS = {

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from mnv3_tf.artefacts.card import CARD_FORMAT, card_path, find_float_run, find_parent, parent_entry, read_card
 from mnv3_tf.data import PictureDataset, Sample, fingerprint_samples, open_dataset, scan_dataset
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.convert import convert, open_source, sidecar
+from mnv3_tf.export.convert.convert import convert, open_source, sidecar
 from mnv3_tf.files import read_json, sha256, write_json
-from mnv3_tf.run_card import CARD_FORMAT, card_path, find_float_run, find_parent, parent_entry, read_card
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.spec import (
+from mnv3_tf.network.spec import (
     SPECS,
     Block,
     Dialect,

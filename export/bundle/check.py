@@ -11,8 +11,8 @@ from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.export.bundle import contract as names
 from mnv3_tf.export.bundle.contract import input_tensor, read_app_contract
 from mnv3_tf.export.bundle.metadata import associated_files, read_metadata
-from mnv3_tf.export.runtime import LiteRTModel
 from mnv3_tf.files import read_bytes, read_json, sha256
+from mnv3_tf.tflite.runtime import LiteRTModel
 
 _REQUIRED = (names.MODEL, names.LABELS, names.CONTRACT, names.CARD, names.GOLDENS)
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from mnv3_tf.data import Preprocessing
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.runtime import LiteRTModel
 from mnv3_tf.files import read_json
+from mnv3_tf.tflite.runtime import LiteRTModel
 
 FORMAT = "mnv3-bundle/1"
 MODEL, LABELS, CONTRACT, CARD = "model.tflite", "labels.txt", "preprocessing.json", "model_card.md"

@@ -9,7 +9,7 @@ import numpy as np
 
 from mnv3_tf.data import Sample
 from mnv3_tf.data.batches import contract_batches
-from mnv3_tf.export.classifier import Classifier, open_classifier
+from mnv3_tf.export.evaluate.classifier import Classifier, open_classifier
 from mnv3_tf.progress import Progress
 
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from mnv3_tf.data import Preprocessing, Sample, read_picture
 from mnv3_tf.export.bundle.contract import input_tensor
-from mnv3_tf.export.runtime import LiteRTModel
 from mnv3_tf.metrics import softmax
+from mnv3_tf.tflite.runtime import LiteRTModel
 
 # Goldens are PNG files, which every decoder reads alike; photos are made so small that a bundle stays small.
 _LONGEST_SIDE = 480

@@ -17,10 +17,10 @@ from mnv3_tf.export.bundle.goldens import generated_pictures, golden_pictures, w
 from mnv3_tf.export.bundle.metadata import Metadata, add_metadata
 from mnv3_tf.export.bundle.model_card import model_card
 from mnv3_tf.export.bundle.scores import with_scores
-from mnv3_tf.export.runtime import LiteRTModel
-from mnv3_tf.export.tflite_file import read_tflite_bytes, sidecar
 from mnv3_tf.files import sha256, write_json, write_text
 from mnv3_tf.progress import Progress
+from mnv3_tf.tflite.file import read_tflite_bytes, sidecar
+from mnv3_tf.tflite.runtime import LiteRTModel
 
 Client = Literal["contract", "mediapipe"]
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mnv3_tf.artefacts.card import find_float_run, find_parent, read_card
 from mnv3_tf.errors import InputError
-from mnv3_tf.run_card import find_float_run, find_parent, read_card
 
 
 def model_card(file: Path, contract: Mapping[str, Any], labels: Sequence[str], facts: Mapping[str, Any]) -> str:

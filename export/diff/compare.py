@@ -4,15 +4,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mnv3_tf.artefacts.card import read_card
+from mnv3_tf.artefacts.run_folder import RunFolder, open_run
 from mnv3_tf.config import differences
 from mnv3_tf.data import Preprocessing, read_labels
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.diff.files import compare_files
 from mnv3_tf.export.diff.result import Artefact, Differences, Kind
-from mnv3_tf.export.tflite_file import sidecar
 from mnv3_tf.files import sha256
-from mnv3_tf.run_card import read_card
-from mnv3_tf.training.run_folder import RunFolder, open_run
+from mnv3_tf.tflite.file import sidecar
 
 
 def open_artefact(path: str | Path) -> Artefact:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mnv3_tf.export.diff.result import Differences
-from mnv3_tf.export.tflite_file import (
+from mnv3_tf.tflite.file import (
     CONVERSIONS,
     TensorInfo,
     TfliteFile,

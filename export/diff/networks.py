@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from mnv3_tf.export.diff.result import Artefact, Differences
-from mnv3_tf.layer_names import block_of, display_name
-from mnv3_tf.quantization.equalize import like
+from mnv3_tf.network.layer_names import block_of, display_name
+from mnv3_tf.quantization.cross_layer_equalization import like
+from mnv3_tf.quantization.fake_quantized import Ranges
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import DeployGraph, load_graph
-from mnv3_tf.quantization.twin import Ranges
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ def _percent(share: float) -> str:
 
 
 def _of_keras(side: Artefact) -> Network:
-    from mnv3_tf.keras_model import load_keras
-    from mnv3_tf.profile import profile
+    from mnv3_tf.network.keras_io import load_keras
+    from mnv3_tf.network.profile import profile
 
     model = load_keras(side.weights)
     return {row.name: Layer(f"{row.kind}, output {'x'.join(map(str, row.output))}",
@@ -148,7 +148,7 @@ def _of_keras(side: Artefact) -> Network:
 def _deploy_form(side: Artefact) -> tuple[DeployGraph, Ranges]:
     if side.kind == "quantized run":
         return load_graph(side.weights)
-    from mnv3_tf.keras_model import load_keras
+    from mnv3_tf.network.keras_io import load_keras
 
     return trace(load_keras(side.weights)), {}
 

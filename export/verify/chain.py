@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mnv3_tf.artefacts.run_folder import RunFolder, open_run
 from mnv3_tf.data import Preprocessing, read_labels
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.verify.ladder import QUANTIZED
+from mnv3_tf.quantization.fake_quantized import Ranges
 from mnv3_tf.quantization.graph import DeployGraph, load_graph
-from mnv3_tf.quantization.twin import Ranges
-from mnv3_tf.training.run_folder import RunFolder, open_run
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def open_chain(subject: str | Path, *, against: str | Path | None = None, quanti
 
 
 def _chain_of_file(file: Path, against: str | Path | None, quantized: str | Path | None) -> Chain:
-    from mnv3_tf.export.convert import sidecar
+    from mnv3_tf.export.convert.convert import sidecar
 
     if not file.exists():
         raise InputError(f"{file}: there is no such file.")
@@ -89,7 +89,7 @@ def _chain(subject: Path, float_run: RunFolder, run: RunFolder | None, tflite: P
 
 def _parent_run(artefact: Path) -> tuple[RunFolder | None, str]:
     """The run that an artefact was made from, or why it cannot be found."""
-    from mnv3_tf.run_card import find_parent
+    from mnv3_tf.artefacts.card import find_parent
 
     try:
         found = find_parent(artefact)

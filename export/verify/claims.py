@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+from mnv3_tf.artefacts.card import read_card
+from mnv3_tf.artefacts.card_check import CardRemark, check_cards, check_metrics
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.card_check import CardRemark, check_cards, check_metrics
-from mnv3_tf.export.convert import sidecar
+from mnv3_tf.export.convert.convert import sidecar
 from mnv3_tf.export.verify import findings as checks
 from mnv3_tf.export.verify.chain import Chain
 from mnv3_tf.export.verify.findings import Finding
 from mnv3_tf.export.verify.ladder import FLOAT, QUANTIZED, REFERENCE, Rung
 from mnv3_tf.files import read_json
-from mnv3_tf.run_card import read_card
 
 
 def calibration_of(chain: Chain) -> dict[str, Any] | None:

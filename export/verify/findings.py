@@ -15,11 +15,11 @@ from scipy.optimize import linear_sum_assignment
 from mnv3_tf.config import VerifyConfig
 from mnv3_tf.export.verify.ladder import FLOAT, QUANTIZED, REFERENCE, RUNGS, Form
 from mnv3_tf.export.verify.layers import Constants, Layer, LayerTable, Placed
-from mnv3_tf.layer_names import display_name
 from mnv3_tf.metrics import Scores
+from mnv3_tf.network.layer_names import display_name
+from mnv3_tf.quantization.fake_quantized import Ranges, Twin, input_units, shifted_bias
 from mnv3_tf.quantization.graph import DeployGraph
-from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph
-from mnv3_tf.quantization.twin import Ranges, Twin, input_units, shifted_bias
+from mnv3_tf.quantization.lower import GATE_RANGE, LoweredGraph
 
 # A channel is called lost where the file keeps less of its weights' direction or size than this.
 _LEAST_COSINE = 0.5
@@ -252,7 +252,7 @@ def input_findings(table: LayerTable, float_graph: DeployGraph, own_graph: Deplo
 
 
 def _lowered(graph: DeployGraph) -> LoweredGraph:
-    from mnv3_tf.quantization.lowering import lower
+    from mnv3_tf.quantization.lower import lower
 
     return lower(graph, "fused")
 

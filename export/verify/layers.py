@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from mnv3_tf.export.runtime import LiteRTModel
-from mnv3_tf.export.tflite_file import (
+from mnv3_tf.quantization.fake_quantized import Twin, input_units
+from mnv3_tf.quantization.graph import DeployGraph
+from mnv3_tf.quantization.lower import LoweredGraph, LoweredOp, Lowering, lower, range_rule
+from mnv3_tf.tflite.file import (
     CONVERSIONS,
     OperatorInfo,
     TensorInfo,
@@ -17,9 +19,7 @@ from mnv3_tf.export.tflite_file import (
     parse_tflite,
     unpacked_constants,
 )
-from mnv3_tf.quantization.graph import DeployGraph
-from mnv3_tf.quantization.lowering import LoweredGraph, LoweredOp, Lowering, lower, range_rule
-from mnv3_tf.quantization.twin import Twin, input_units
+from mnv3_tf.tflite.runtime import LiteRTModel
 
 # What the converter makes of each kind of operation.
 _MADE_OF = {"conv": ("CONV_2D",), "depthwise": ("DEPTHWISE_CONV_2D",), "gate": ("ADD",), "multiply": ("MUL",), "add": ("ADD",),

@@ -8,7 +8,7 @@ from mnv3_tf.export.drawing import BLUE, GREY, INK, ORANGE, as_svg, new_figure
 from mnv3_tf.export.verify.flips import Reliability
 from mnv3_tf.export.verify.layers import LayerTable
 from mnv3_tf.files import atomic_path
-from mnv3_tf.layer_names import display_name
+from mnv3_tf.network.layer_names import display_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from mnv3_tf.export.drawing import page_style
-from mnv3_tf.export.tflite_file import bytes_by_dtype, operator_counts
 from mnv3_tf.export.verify.flips import Flip, flips, mcnemar, reliability
 from mnv3_tf.export.verify.ladder import FLOAT, XNNPACK, printed
 from mnv3_tf.export.verify.layers import decibels
 from mnv3_tf.export.verify.plots import convergence_plot, layer_plot, reliability_plot, save_layer_plot
 from mnv3_tf.export.verify.result import Verification
 from mnv3_tf.files import write_json, write_text
-from mnv3_tf.layer_names import display_name
 from mnv3_tf.metrics import Scores
+from mnv3_tf.network.layer_names import display_name
+from mnv3_tf.tflite.file import bytes_by_dtype, operator_counts
 
 _THUMBNAIL = 176
 # Pictures that the page shows; the JSON has all.

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from mnv3_tf.artefacts.card import read_card
 from mnv3_tf.config import VerifyConfig
 from mnv3_tf.data import PictureDataset, Sample, evaluation_split, open_dataset
 from mnv3_tf.data.batches import EVALUATION_BATCH, contract_batches
+from mnv3_tf.data.check import check_pictures
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.export.bundle.contract import input_tensor
-from mnv3_tf.export.convert import check_int8, convert_graph, output_step
-from mnv3_tf.export.runtime import LiteRTModel
-from mnv3_tf.export.tflite_file import FLOAT_TYPES, TfliteFile, parse_tflite, read_tflite_bytes
+from mnv3_tf.export.convert.convert import check_int8, convert_graph, output_step
 from mnv3_tf.export.verify import findings as checks
 from mnv3_tf.export.verify.chain import Chain
 from mnv3_tf.export.verify.claims import calibration_of, claim_findings
@@ -34,16 +34,16 @@ from mnv3_tf.export.verify.ladder import (
 from mnv3_tf.export.verify.layers import Constants, LayerTable, detect_lowering, examine_layers, place
 from mnv3_tf.export.verify.reference import ReferenceKernels
 from mnv3_tf.export.verify.result import Verification
-from mnv3_tf.keras_model import batch_logits, load_keras
+from mnv3_tf.network.keras_io import batch_logits, load_keras
 from mnv3_tf.progress import Progress
-from mnv3_tf.quantization.equalize import like
+from mnv3_tf.quantization.cross_layer_equalization import like
+from mnv3_tf.quantization.fake_quantized import Twin, input_shift
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import DeployGraph, leave_float
 from mnv3_tf.quantization.integers import QuantizedNetwork
-from mnv3_tf.quantization.lowering import lower
-from mnv3_tf.quantization.twin import Twin, input_shift
-from mnv3_tf.run_card import read_card
-from mnv3_tf.training.checking import check_pictures
+from mnv3_tf.quantization.lower import lower
+from mnv3_tf.tflite.file import FLOAT_TYPES, TfliteFile, parse_tflite, read_tflite_bytes
+from mnv3_tf.tflite.runtime import LiteRTModel
 
 # Runs input tensors, one after the other in a file, through a model elsewhere: (model, tensors, file for the outputs).
 Elsewhere = Callable[[Path, Path, Path], None]

@@ -10,8 +10,8 @@ import tensorflow as tf
 import tf_keras
 
 from mnv3_tf.config import Config
-from mnv3_tf.quantization.lowering import LoweredGraph
-from mnv3_tf.quantization.twin import Twin, count_values, input_shift
+from mnv3_tf.quantization.fake_quantized import Twin, count_values, input_shift
+from mnv3_tf.quantization.lower import LoweredGraph
 
 # Memory for the activations of one training step, and how often each value is held (measured: quantizers and gradients).
 _STEP_BYTES = 1_200_000_000

@@ -1,7 +1,7 @@
 """The folded network: the trained network as plain data, with BatchNorm and activations folded into the convolutions.
 
 It computes the same function as the Keras model, in the same units, with a handful of operation kinds. Lowering
-(:mod:`mnv3_tf.quantization.lowering`) rewrites it for a target.
+(:mod:`mnv3_tf.quantization.lower`) rewrites it for a target.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import atomic_path
-from mnv3_tf.layer_names import block_of
+from mnv3_tf.network.layer_names import block_of
 from mnv3_tf.yaml_text import nearest
 
 Kind = Literal["input", "conv", "depthwise", "hard_swish", "hard_sigmoid", "multiply", "add", "pool", "flatten"]
@@ -58,7 +58,7 @@ class DeployGraph:
         scale, offset: the first convolution expects ``scale * pixel + offset``, with pixels 0..255; an offset for each channel.
             Different scales of the channels are folded into its kernel.
         float_blocks: blocks that stay float where the rest is quantized, in the network's order (:func:`leave_float`).
-        split_stem: the stem's hard-swish is computed from two convolutions (:mod:`mnv3_tf.quantization.equalize`).
+        split_stem: the stem's hard-swish is computed from two convolutions (see `cross_layer_equalization`).
         channel_sizes: by tensor, (channels,): what its channels are divided by, over the largest; empty as traced.
     """
 

@@ -12,10 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from mnv3_tf.errors import KitError
-from mnv3_tf.quantization.arithmetic import KERNELS, Grid
+from mnv3_tf.quantization.fake_quantized import Ranges, Twin, convolve
 from mnv3_tf.quantization.graph import DeployGraph
-from mnv3_tf.quantization.lowering import LoweredGraph, LoweredOp, lower
-from mnv3_tf.quantization.twin import Ranges, Twin, convolve
+from mnv3_tf.quantization.integer_arithmetic import KERNELS, Grid
+from mnv3_tf.quantization.lower import LoweredGraph, LoweredOp, lower
 
 Kernels = Literal["xnnpack", "reference"]
 

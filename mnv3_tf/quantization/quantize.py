@@ -8,30 +8,30 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from mnv3_tf.artefacts.card import data_facts
+from mnv3_tf.artefacts.run_folder import RunFolder, open_run
 from mnv3_tf.config import Config, QuantizeConfig
 from mnv3_tf.data import PictureDataset, Preprocessing, Sample, evaluation_split, fingerprint_samples
 from mnv3_tf.data.batches import ContractPictures
+from mnv3_tf.data.check import check_pictures
 from mnv3_tf.errors import GateError, InputError
 from mnv3_tf.files import write_json
-from mnv3_tf.keras_model import batch_logits, load_keras
-from mnv3_tf.layer_names import display_name
+from mnv3_tf.interrupts import Interrupted, stop_on_signals
 from mnv3_tf.metrics import Scores, score, softmax
+from mnv3_tf.network.keras_io import batch_logits, load_keras
+from mnv3_tf.network.layer_names import display_name
 from mnv3_tf.progress import Progress
-from mnv3_tf.quantization.audit import audit, measure_content, refuse_nonsense
 from mnv3_tf.quantization.calibration import Calibration, calibrate
-from mnv3_tf.quantization.compensate import compensate
-from mnv3_tf.quantization.equalize import equalize
+from mnv3_tf.quantization.calibration_check import audit, measure_content, refuse_nonsense
+from mnv3_tf.quantization.cross_layer_equalization import equalize
+from mnv3_tf.quantization.fake_quantized import Twin, count_values, input_units
 from mnv3_tf.quantization.fine_tuning import BestEpoch, FineTuning
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import DeployGraph, save_graph
 from mnv3_tf.quantization.integers import QuantizedNetwork
-from mnv3_tf.quantization.lowering import lower
-from mnv3_tf.quantization.twin import Twin, count_values, input_units
-from mnv3_tf.run_card import data_facts
+from mnv3_tf.quantization.lower import lower
+from mnv3_tf.quantization.weight_reconstruction import compensate
 from mnv3_tf.training.batches import TrainingBatches
-from mnv3_tf.training.checking import check_pictures
-from mnv3_tf.training.interrupt import Interrupted, stop_on_signals
-from mnv3_tf.training.run_folder import RunFolder, open_run
 from mnv3_tf.yaml_text import nearest
 
 Method = Literal["qat", "ptq"]

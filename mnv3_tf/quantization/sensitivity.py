@@ -14,13 +14,13 @@ import tensorflow as tf
 
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import InputError
-from mnv3_tf.layer_names import block_of
 from mnv3_tf.metrics import softmax
+from mnv3_tf.network.layer_names import block_of
 from mnv3_tf.progress import Progress
+from mnv3_tf.quantization.fake_quantized import Ranges, Twin, input_range, input_units
 from mnv3_tf.quantization.graph import DeployGraph, leave_float
-from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph, lower
+from mnv3_tf.quantization.lower import GATE_RANGE, LoweredGraph, lower
 from mnv3_tf.quantization.quantizers import BITS
-from mnv3_tf.quantization.twin import Ranges, Twin, input_range, input_units
 
 _LEAST_PROBABILITY = 1e-12
 

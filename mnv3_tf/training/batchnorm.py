@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import keras
 import numpy as np
 
-from mnv3_tf.keras_model import predict_all
+from mnv3_tf.network.keras_io import predict_all
 
 Statistics = dict[str, tuple[np.ndarray, np.ndarray]]
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from mnv3_tf.backend import has_accelerator, prefers_xla
 from mnv3_tf.config import TrainConfig
 from mnv3_tf.training.rates import AdamByLayer, LaterSchedule, RMSpropByLayer, SGDByLayer
 
@@ -120,17 +121,6 @@ def _choose_batchnorm(config: TrainConfig, batch_size: int, folded: bool, notes:
     why = "it is folded into the weights" if folded else "those of the weights are of other pictures"
     notes.append(f"BatchNorm: statistics are measured on the training pictures first ({why}), then trained")
     return "reestimate"
-
-
-def has_accelerator() -> bool:
-    """Whether Keras computes on a GPU or TPU."""
-    return any(not device.lower().startswith("cpu") for device in keras.distribution.list_devices())
-
-
-def prefers_xla() -> bool:
-    """Whether XLA compiles this network to something faster: on an accelerator and on JAX, but not in TensorFlow on a CPU,
-    where it is 5 to 9 times slower than the plain graph."""
-    return has_accelerator() or keras.backend.backend() == "jax"
 
 
 def make_optimizer(config: TrainConfig, choices: Choices, *, first_step: int = 0,

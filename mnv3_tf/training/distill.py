@@ -14,10 +14,10 @@ import keras
 import numpy as np
 from PIL import Image
 
+from mnv3_tf.artefacts.card import read_card
 from mnv3_tf.data.batches import EVALUATION_BATCH
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import sha256
-from mnv3_tf.run_card import read_card
 
 # Probabilities are not taken to be smaller than this when their logarithm is asked for.
 _LEAST = 1e-7
@@ -116,8 +116,8 @@ def open_teacher(path: str | Path) -> Teacher:
     Raises:
         InputError: it is missing, a quantized run, or no picture classifier of fixed input size.
     """
-    from mnv3_tf.keras_model import batch_logits, load_keras
-    from mnv3_tf.training.run_folder import RunFolder, open_run
+    from mnv3_tf.artefacts.run_folder import RunFolder, open_run
+    from mnv3_tf.network.keras_io import batch_logits, load_keras
 
     path = Path(path)
     if path.is_dir():

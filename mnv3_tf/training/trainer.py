@@ -11,24 +11,24 @@ import keras
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from mnv3_tf.artefacts.card import data_facts
+from mnv3_tf.artefacts.run_folder import RunFolder, contract_from
 from mnv3_tf.config import Config, differences
 from mnv3_tf.data import PictureDataset, Preprocessing, Sample, evaluation_split
 from mnv3_tf.data.batches import ContractPictures
+from mnv3_tf.data.check import check_pictures
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import atomic_path, write_json, write_text
-from mnv3_tf.keras_model import batch_logits, load_keras, save_keras
+from mnv3_tf.interrupts import Interrupted, stop_on_signals
 from mnv3_tf.metrics import Scores, score
 from mnv3_tf.models import MobileNetV3
+from mnv3_tf.network.keras_io import batch_logits, load_keras, save_keras
 from mnv3_tf.progress import Advance, Progress
-from mnv3_tf.run_card import data_facts
 from mnv3_tf.training.batches import Batch, TrainingBatches
 from mnv3_tf.training.beginning import facts_of, take_over
-from mnv3_tf.training.checking import check_pictures
 from mnv3_tf.training.choices import Choices, balanced_weights, make_optimizer, settle
 from mnv3_tf.training.distill import DistillationLoss, LabelAccuracy, Teacher, TeacherAnswers, open_teacher, with_answers
 from mnv3_tf.training.freezing import FreezingPlan, make_plan
-from mnv3_tf.training.interrupt import Interrupted, stop_on_signals
-from mnv3_tf.training.run_folder import RunFolder, contract_from
 from mnv3_tf.training.state import Counters, load_state, read_counters, save_state
 from mnv3_tf.weights.loading import with_their_normalization
 from mnv3_tf.weights.starting import StartingWeights, network_spec, starting_model

@@ -1,13 +1,13 @@
 """The network's convolutions and variables as pure data, before (and without) any Keras layer.
 
-:mod:`mnv3_tf.network` builds the layers; this says which variables they will have, so that weights can be checked, and the
+:mod:`mnv3_tf.network.build` builds the layers; this says which variables they will have, so that weights can be checked, and the
 variant that fits them looked for, without building a network for each.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-from mnv3_tf.spec import NetworkSpec, head_widths, scale_blocks, stem_width
+from mnv3_tf.network.spec import NetworkSpec, head_widths, scale_blocks, stem_width
 
 Role = Literal["stem", "expand", "depthwise", "se_reduce", "se_expand", "project", "head_conv", "head_expand", "classifier"]
 Shape = tuple[int, ...]

@@ -4,7 +4,7 @@ import keras
 
 from mnv3_tf.config import ModelConfig, load_config
 from mnv3_tf.errors import InputError
-from mnv3_tf.spec import DIALECTS, SPECS, find_spec, scale_blocks, stem_width
+from mnv3_tf.network.spec import DIALECTS, SPECS, find_spec, scale_blocks, stem_width
 from mnv3_tf.weights.matching import same_details, same_normalization
 
 # The published width multipliers first; then every one that anybody is likely to have.
@@ -15,7 +15,7 @@ def identify_body(model: keras.Model) -> ModelConfig:
     """The settings of the network whose layers from `stem_conv` to its last block a model has.
 
     Of dialects that make equal layers, one with the model's normalization, else the first in the order of
-    :data:`mnv3_tf.spec.DIALECTS`: a normalization of no dialect is one that was given on import.
+    :data:`mnv3_tf.network.spec.DIALECTS`: a normalization of no dialect is one that was given on import.
 
     Args:
         model: with this kit's layer names and no `head_conv`.

@@ -12,12 +12,12 @@ import numpy as np
 from mnv3_tf.config import ModelConfig
 from mnv3_tf.data import Preprocessing
 from mnv3_tf.errors import InputError
+from mnv3_tf.network.spec import DIALECTS, SPECS, NetworkSpec, check_alpha, find_spec, in_dialect, read_block_table
 from mnv3_tf.progress import Progress
-from mnv3_tf.spec import DIALECTS, SPECS, NetworkSpec, check_alpha, find_spec, in_dialect, read_block_table
-from mnv3_tf.weights.hints import Hints, published_hints, read_hints
 from mnv3_tf.weights.matching import ALPHAS, Variant, advice, check_fit, class_count, left_out_names, nearest_variants
-from mnv3_tf.weights.names import ORIGINS, Entry, source_entries
-from mnv3_tf.weights.published_names import Published, find_published_name
+from mnv3_tf.weights.sources.hints import Hints, published_hints, read_hints
+from mnv3_tf.weights.sources.names import ORIGINS, Entry, source_entries
+from mnv3_tf.weights.sources.published_names import Published, find_published_name
 from mnv3_tf.yaml_text import nearest
 
 if TYPE_CHECKING:
@@ -115,13 +115,13 @@ def import_weights(source: str | Path, origin: str | None = None, *, name: str |
         InputError: the file cannot be read, or two of the arguments contradict each other, or it is not of that network: every
             tensor that does not fit is named, and the variant that does.
     """
-    from mnv3_tf.weights.readers import read_source
+    from mnv3_tf.weights.formats.read import read_source
 
     if origin is not None and origin not in ORIGINS:
         raise InputError(f"--from {origin}: there is no such origin{nearest(origin, ORIGINS)}. Allowed: {', '.join(ORIGINS)}.")
     path, hints = Path(source), None
     if not path.exists() and path.suffix.lower() not in SUFFIXES:
-        from mnv3_tf.weights.registry import fetch, find_published
+        from mnv3_tf.weights.sources.registry import fetch, find_published
 
         try:
             entry = find_published(str(source))
@@ -192,7 +192,7 @@ def build(spec: NetworkSpec, alpha: float, classes: int | None, input_size: int 
     """The network in float32, whatever Keras's own policy is; without a head where `classes` is None."""
     import keras
 
-    from mnv3_tf import network
+    from mnv3_tf.network.build import build as network
 
     height, width = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
     policy = keras.config.dtype_policy()

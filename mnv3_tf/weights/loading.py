@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.spec import DIALECTS, SPECS, NetworkSpec
+from mnv3_tf.network.spec import DIALECTS, SPECS, NetworkSpec
 
 if TYPE_CHECKING:
     import keras
@@ -46,12 +46,12 @@ def find_weights(source: str | Path, spec: NetworkSpec, alpha: float, *, top: bo
             that computes another function with equal tensors. Nothing is downloaded then.
     """
     from mnv3_tf.weights.importing import import_weights
-    from mnv3_tf.weights.registry import find_published, imagenet_for
+    from mnv3_tf.weights.sources.registry import find_published, imagenet_for
     from mnv3_tf.weights.starting import keras_file, normalization_of, tensors_of
 
     path = Path(source)
     if str(source) != "imagenet" and (path.exists() or path.suffix == ".keras" or path.is_absolute()):
-        from mnv3_tf.keras_model import load_keras
+        from mnv3_tf.network.keras_io import load_keras
 
         file = keras_file(path)
         model = load_keras(file)
@@ -82,7 +82,7 @@ def _own_function(spec: NetworkSpec) -> tuple[bool, float]:
 
 def _check_layers(file: Path, model: "keras.Model", spec: NetworkSpec) -> None:
     """Refuses a file whose layers pad or normalize differently from the network's."""
-    from mnv3_tf.run_card import read_card
+    from mnv3_tf.artefacts.card import read_card
     from mnv3_tf.weights.starting import spec_of_file
 
     layers = {layer.name: layer for layer in model.layers}

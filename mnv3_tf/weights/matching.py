@@ -9,9 +9,9 @@ import numpy as np
 
 from mnv3_tf.config import ModelConfig
 from mnv3_tf.errors import InputError
-from mnv3_tf.spec import DIALECTS, SPECS, NetworkSpec, find_spec, in_dialect
+from mnv3_tf.network.spec import DIALECTS, SPECS, NetworkSpec, find_spec, in_dialect
 from mnv3_tf.weights.expected import BATCHNORM, Shape, expected_shapes
-from mnv3_tf.weights.names import ORIGINS, Entry, is_bookkeeping, source_entries
+from mnv3_tf.weights.sources.names import ORIGINS, Entry, is_bookkeeping, source_entries
 
 if TYPE_CHECKING:
     import keras
@@ -134,7 +134,7 @@ def nearest_variants(tensors: Mapping[str, np.ndarray], origins: Iterable[str] =
 
     Args:
         tensors: a file's, by name.
-        origins: keys of :data:`mnv3_tf.weights.names.ORIGINS` to look among.
+        origins: keys of :data:`mnv3_tf.weights.sources.names.ORIGINS` to look among.
 
     Returns:
         None, one, or (of equal shapes) several; at the published alphas where one of those fits.
@@ -156,7 +156,7 @@ def left_out_names(origin: str, entries: Sequence[Entry], headless: Sequence[Ent
     """Tensors of a file that no prediction of the imported network depends on.
 
     Args:
-        origin: a key of :data:`mnv3_tf.weights.names.ORIGINS`.
+        origin: a key of :data:`mnv3_tf.weights.sources.names.ORIGINS`.
         entries: with a head.
         headless: those that are imported.
         tensors: the file's, by name.

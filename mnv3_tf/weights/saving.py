@@ -12,7 +12,7 @@ from mnv3_tf.files import sha256, write_json
 from mnv3_tf.weights.importing import Imported
 
 if TYPE_CHECKING:
-    from mnv3_tf.training.run_folder import RunFolder
+    from mnv3_tf.artefacts.run_folder import RunFolder
 
 
 def check_out(out: str | Path) -> Path:
@@ -49,8 +49,8 @@ def save_run(imported: Imported, folder: str | Path, overrides: Sequence[str] = 
         InputError: the folder is taken, the network has no classifier or no class names, nobody says how pictures were prepared,
             or an override is none of that.
     """
-    from mnv3_tf.keras_model import save_keras
-    from mnv3_tf.training.run_folder import RunFolder, contract_from
+    from mnv3_tf.artefacts.run_folder import RunFolder, contract_from
+    from mnv3_tf.network.keras_io import save_keras
 
     run = RunFolder(Path(folder))
     run.refuse_if_used("Choose another --out.")
@@ -93,8 +93,8 @@ def save_imported(imported: Imported, out: str | Path) -> Path:
         InputError: `out` does not end in ``.keras``.
         KitError: the folder cannot be written to.
     """
-    from mnv3_tf.keras_model import save_keras
-    from mnv3_tf.run_card import make_card
+    from mnv3_tf.artefacts.card import make_card
+    from mnv3_tf.network.keras_io import save_keras
 
     out = check_out(out)
     card, labels, contract = (out.with_name(f"{out.stem}.{kind}") for kind in ("card.json", "labels.txt", "preprocessing.json"))

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mnv3_tf.artefacts.card import card_path, read_card
 from mnv3_tf.config import Config, ModelConfig, load_config
 from mnv3_tf.data import read_labels
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import sha256
+from mnv3_tf.network.spec import NetworkSpec, find_spec, head_widths, in_dialect, read_block_table, scale_blocks, stem_width
 from mnv3_tf.progress import Progress
-from mnv3_tf.run_card import card_path, read_card
-from mnv3_tf.spec import NetworkSpec, find_spec, head_widths, in_dialect, read_block_table, scale_blocks, stem_width
 from mnv3_tf.yaml_text import read_yaml
 
 if TYPE_CHECKING:
-    from mnv3_tf.weights.registry import PublishedWeights
+    from mnv3_tf.weights.sources.registry import PublishedWeights
 
 # Keys that decide the network below the layers after pooling; those may be made new.
 _BODY = ("name", "block_table", "alpha", "dialect", "inplanes", "class_squeeze")
@@ -96,7 +96,7 @@ def starting_model(config: Config, progress: Progress | None = None) -> Starting
         return StartingWeights(source, imported.source, sha256(imported.source), spec, tensors_of(imported.model, ()),
                                imported.labels, (imported.mean, imported.std),
                                {"published": entry.name, "origin": imported.origin, "licence": entry.licence})
-    from mnv3_tf.keras_model import load_keras
+    from mnv3_tf.network.keras_io import load_keras
 
     file = keras_file(Path(source))
     model, card = load_keras(file), read_card(file) or {}
@@ -124,7 +124,7 @@ def weights_spec(model: ModelConfig) -> ModelConfig:
 
 def _published(model: ModelConfig) -> "PublishedWeights | None":
     """The published weights that a section names; None for a path."""
-    from mnv3_tf.weights.registry import find_published, imagenet_for
+    from mnv3_tf.weights.sources.registry import find_published, imagenet_for
 
     source = str(model.weights)
     if source == "imagenet":
@@ -176,7 +176,7 @@ def contradiction(wanted: ModelConfig, given: ModelConfig) -> str | None:
 def keras_file(path: Path) -> Path:
     """The `.keras` file of a run folder or of a path to one."""
     if path.is_dir():
-        from mnv3_tf.training.run_folder import open_run
+        from mnv3_tf.artefacts.run_folder import open_run
 
         run = open_run(path)
         if run.is_quantized:
@@ -204,7 +204,7 @@ def spec_of_file(file: Path, card: Mapping[str, Any]) -> ModelConfig:
     settings = file.with_name("config.yaml")
     if file.name == "model.keras" and settings.exists():
         return dataclasses.replace(load_config(settings).model, weights=None)
-    from mnv3_tf.keras_model import load_keras
+    from mnv3_tf.network.keras_io import load_keras
     from mnv3_tf.weights.headless import identify_body
     from mnv3_tf.weights.matching import identify
 

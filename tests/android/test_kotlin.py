@@ -16,9 +16,9 @@ from device_lab.waiting import PATIENCE
 
 from mnv3_tf.data import Preprocessing
 from mnv3_tf.export.bundle import BundleOptions, make_bundle
-from mnv3_tf.export.convert import convert, open_source, sidecar
-from mnv3_tf.export.tflite_file import parse_tflite
+from mnv3_tf.export.convert.convert import convert, open_source, sidecar
 from mnv3_tf.progress import Silent
+from mnv3_tf.tflite.file import parse_tflite
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 @pytest.fixture(scope="module")
 def tflite(qat_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from mnv3_tf.export.convert import convert, open_source
+    from mnv3_tf.export.convert.convert import convert, open_source
 
     return convert(open_source(qat_run), tmp_path_factory.mktemp("inspect") / "m.tflite").path
 
@@ -30,7 +30,8 @@ def standard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the standard recipe makes of two hard-swishes."""
     import keras
 
-    from mnv3_tf.export.reference import convert_model_standard, synthetic_pictures
+    from mnv3_tf.data.synthetic import synthetic_pictures
+    from mnv3_tf.export.reference import convert_model_standard
 
     x = pixels = keras.Input((32, 32, 3))
     for width in (8, 16):

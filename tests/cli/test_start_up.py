@@ -61,7 +61,7 @@ def test_a_command_that_needs_no_tensorflow_imports_none(command: str, places: d
 
 
 def test_the_child_of_inspect_imports_none(small_file: Path) -> None:
-    assert loaded_by("import runpy; runpy.run_module('mnv3_tf.export.inspection_worker', run_name='__main__')",
+    assert loaded_by("import runpy; runpy.run_module('mnv3_tf.export.inspection.worker', run_name='__main__')",
                      small_file, 1, "xnnpack") == ""
 
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from mnv3_tf.cli.benchmark import benchmark
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.export.benchmark import (
+from mnv3_tf.export.benchmark.host import (
     SLICE_WARMUP,
     BenchmarkResult,
     benchmark_files,
@@ -17,8 +17,8 @@ from mnv3_tf.export.benchmark import (
     measure_rounds,
     rotated,
 )
-from mnv3_tf.export.benchmark_statistics import percentile, ratio_with_interval
-from mnv3_tf.export.benchmark_table import machine_lines, ms, short_names, warning_lines
+from mnv3_tf.export.benchmark.statistics import percentile, ratio_with_interval
+from mnv3_tf.export.benchmark.table import machine_lines, ms, short_names, warning_lines
 
 QUICK = {"runs": 8, "warmup": 1, "min_seconds": 0.0, "rounds": 4}
 QUICK_OPTIONS = ["--runs", "8", "--warmup", "1", "--min-seconds", "0", "--rounds", "4"]

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from mnv3_tf.artefacts.card import card_path, read_card
+from mnv3_tf.artefacts.card_check import CardRemark, check_cards, check_metrics
 from mnv3_tf.data import read_labels, write_labels
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.card_check import CardRemark, check_cards, check_metrics
-from mnv3_tf.export.convert import convert, open_source, sidecar
+from mnv3_tf.export.convert.convert import convert, open_source, sidecar
 from mnv3_tf.files import read_json, write_json
 from mnv3_tf.metrics import Scores
-from mnv3_tf.run_card import card_path, read_card
 
 
 @pytest.fixture(scope="module")

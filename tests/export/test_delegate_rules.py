@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnv3_tf.export.delegate_rules import FLOAT_ONLY, NEVER, reason
-from mnv3_tf.export.runtime import LiteRTModel, captured_stderr, executed
-from mnv3_tf.export.tflite_file import TfliteFile, operator_dtype, parse_tflite
+from mnv3_tf.tflite.delegate_rules import FLOAT_ONLY, NEVER, reason
+from mnv3_tf.tflite.file import TfliteFile, operator_dtype, parse_tflite
+from mnv3_tf.tflite.runtime import LiteRTModel, captured_stderr, executed
 
 SHAPE = (1, 8, 8, 4)
 Function = Callable[[Any], Any]

@@ -10,14 +10,14 @@ import pytest
 from mnv3_tf.config import load_config
 from mnv3_tf.data import write_labels
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.convert import convert, open_source
+from mnv3_tf.export.convert.convert import convert, open_source
 from mnv3_tf.export.diff.compare import compare
 from mnv3_tf.export.diff.files import match_tensors
 from mnv3_tf.export.diff.networks import Layer, ranges, relative_distance, structure, weights
 from mnv3_tf.export.diff.result import Differences, Group
-from mnv3_tf.export.tflite_file import constant_data, read_tflite
 from mnv3_tf.files import read_json, write_json
 from mnv3_tf.quantization.graph import load_graph, save_graph
+from mnv3_tf.tflite.file import constant_data, read_tflite
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import keras
 from mnv3_tf import MobileNetV3, read_block_table
-from mnv3_tf.export.convert import Source, convert
+from mnv3_tf.export.convert.convert import Source, convert
 from mnv3_tf.data import Preprocessing
-from mnv3_tf.export.runtime import LiteRTModel
+from mnv3_tf.tflite.runtime import LiteRTModel
 from mnv3_tf.quantization.fold import trace
 from pathlib import Path
 

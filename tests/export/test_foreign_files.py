@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mnv3_tf.export.inspection import INT8, Inspection, inspect_file
+from mnv3_tf.export.inspection.inspect import INT8, Inspection, inspect_file
 
 pytestmark = pytest.mark.slow
 # Not below XDG_CACHE_HOME, which these tests point to a folder of one session.

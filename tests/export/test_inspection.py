@@ -11,10 +11,10 @@ from device_lab.waiting import PATIENCE
 from test_delegate_rules import converted, converted_together, outside, weights
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.export import inspection_worker
-from mnv3_tf.export.delegate_rules import CONSTANTS, FLOAT_ONLY_RARE, NEVER_RARE, ONE_SCALE, details, reason
-from mnv3_tf.export.inspection import INT8, examine, inspect_file
-from mnv3_tf.export.tflite_file import operator_dtype
+from mnv3_tf.export.inspection.inspect import INT8, examine, inspect_file
+from mnv3_tf.export.inspection.inspect import worker as inspection_worker
+from mnv3_tf.tflite.delegate_rules import CONSTANTS, FLOAT_ONLY_RARE, NEVER_RARE, ONE_SCALE, details, reason
+from mnv3_tf.tflite.file import operator_dtype
 
 
 @pytest.mark.parametrize(("name", "kind", "partitions"), [
@@ -51,7 +51,7 @@ def with_float_part() -> bytes:
     """An int8 network with a float operation in its middle."""
     import tensorflow as tf
 
-    from mnv3_tf.export.runtime import captured_stderr
+    from mnv3_tf.tflite.runtime import captured_stderr
 
     kernel = tf.constant(np.random.default_rng(0).normal(size=(3, 3, 4, 8)).astype(np.float32))
     kernel2 = tf.constant(np.random.default_rng(1).normal(size=(3, 3, 8, 8)).astype(np.float32))

@@ -6,27 +6,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mnv3_tf.artefacts.run_folder import RunFolder
 from mnv3_tf.data import open_dataset
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import GateError, InputError
-from mnv3_tf.export import convert as convert_module
-from mnv3_tf.export import mixed as mixed_module
-from mnv3_tf.export.classifier import open_classifier
-from mnv3_tf.export.convert import Converted, Source, check_int8, convert, convert_graph, open_source, sidecar
-from mnv3_tf.export.mixed import analyse_run, measure_cost
-from mnv3_tf.export.runtime import LiteRTModel
-from mnv3_tf.export.tflite_file import TfliteFile, operator_counts, operator_dtype, parse_tflite, read_tflite
+from mnv3_tf.export.convert.convert import Converted, Source, check_int8, convert, convert_graph, open_source, sidecar
+from mnv3_tf.export.convert.convert import convert as convert_module
+from mnv3_tf.export.evaluate.classifier import open_classifier
+from mnv3_tf.export.sensitivity import mixed as mixed_module
+from mnv3_tf.export.sensitivity.mixed import analyse_run, measure_cost
 from mnv3_tf.export.verify.layers import place
 from mnv3_tf.files import read_json
-from mnv3_tf.layer_names import block_of
 from mnv3_tf.models import MobileNetV3
+from mnv3_tf.network.layer_names import block_of
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization.calibration import calibrate
+from mnv3_tf.quantization.fake_quantized import Twin
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import leave_float, load_graph
-from mnv3_tf.quantization.lowering import lower
-from mnv3_tf.quantization.twin import Twin
-from mnv3_tf.training.run_folder import RunFolder
+from mnv3_tf.quantization.lower import lower
+from mnv3_tf.tflite.file import TfliteFile, operator_counts, operator_dtype, parse_tflite, read_tflite
+from mnv3_tf.tflite.runtime import LiteRTModel
 
 FLOAT = ("block_01", "block_03", "classifier")
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.export.runtime import NO_DELEGATE, LiteRTModel
+from mnv3_tf.tflite.runtime import NO_DELEGATE, LiteRTModel
 
 PICTURES = np.uint8([[[[0, 0, 0], [255, 255, 255]], [[255, 0, 0], [0, 0, 255]]],
                      [[[10, 20, 30], [200, 100, 50]], [[1, 2, 3], [128, 128, 128]]]])
@@ -152,7 +152,7 @@ def with_custom_operator(content, name):
 
 
 def test_unresolved_custom_operator(files, tmp_path):
-    from mnv3_tf.export.tflite_file import read_tflite
+    from mnv3_tf.tflite.file import read_tflite
 
     path = tmp_path / "flex.tflite"
     path.write_bytes(with_custom_operator(files["pixel_float32"].read_bytes(), "FlexErf"))

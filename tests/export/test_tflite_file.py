@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.tflite_file import (
+from mnv3_tf.tflite.file import (
     OperatorInfo,
     TensorInfo,
     TfliteFile,

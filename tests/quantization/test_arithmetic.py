@@ -8,8 +8,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from mnv3_tf.export.runtime import LiteRTModel, captured_stderr
-from mnv3_tf.quantization.arithmetic import KERNELS, Arithmetic, Grid
+from mnv3_tf.quantization.integer_arithmetic import KERNELS, Arithmetic, Grid
+from mnv3_tf.tflite.runtime import LiteRTModel, captured_stderr
 
 BOTH = pytest.mark.parametrize("kernels", ["xnnpack", "reference"])
 LEVELS = np.arange(-128, 128)

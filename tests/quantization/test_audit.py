@@ -13,7 +13,7 @@ from mnv3_tf.data import open_dataset
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_json
 from mnv3_tf.progress import Silent
-from mnv3_tf.quantization.audit import CalibrationAudit, Content, Step, audit, measure_content, refuse_nonsense
+from mnv3_tf.quantization.calibration_check import CalibrationAudit, Content, Step, audit, measure_content, refuse_nonsense
 from mnv3_tf.quantization.quantize import quantize
 
 RNG = np.random.default_rng(0)

@@ -11,17 +11,17 @@ from shared import TWO_BLOCKS
 from mnv3_tf.config import Config, load_config
 from mnv3_tf.data import open_dataset
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.convert import check_int8, convert, convert_graph, open_source
-from mnv3_tf.export.runtime import LiteRTModel
+from mnv3_tf.export.convert.convert import check_int8, convert, convert_graph, open_source
 from mnv3_tf.models import MobileNetV3
+from mnv3_tf.network.spec import DIALECTS, Block, NetworkSpec
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization.calibration import calibrate
+from mnv3_tf.quantization.fake_quantized import Twin, input_shift, input_units
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import DeployGraph, load_graph, save_graph
 from mnv3_tf.quantization.integers import IntegerNetwork
-from mnv3_tf.quantization.lowering import lower
-from mnv3_tf.quantization.twin import Twin, input_shift, input_units
-from mnv3_tf.spec import DIALECTS, Block, NetworkSpec
+from mnv3_tf.quantization.lower import lower
+from mnv3_tf.tflite.runtime import LiteRTModel
 
 # What a dialect's stem takes for zero, as a pixel's byte: the mean of its three channels' means.
 ZERO_PIXELS = {"keras": 128, "timm_tf": 128, "torchvision": 114, "timm": 114, "paddle": 114}

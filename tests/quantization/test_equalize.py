@@ -7,17 +7,17 @@ import keras
 import numpy as np
 import pytest
 
-from mnv3_tf.export.convert import check_int8, convert_graph
-from mnv3_tf.export.runtime import LiteRTModel
+from mnv3_tf.export.convert.convert import check_int8, convert_graph
 from mnv3_tf.models import MobileNetV3
+from mnv3_tf.network.spec import Block, NetworkSpec
 from mnv3_tf.quantization.calibration import calibrate
-from mnv3_tf.quantization.compensate import _Places, _round, compensate
-from mnv3_tf.quantization.equalize import SPLIT_RATIO, equalize, like
+from mnv3_tf.quantization.cross_layer_equalization import SPLIT_RATIO, equalize, like
+from mnv3_tf.quantization.fake_quantized import Twin
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import DeployGraph, Op, load_graph, save_graph
-from mnv3_tf.quantization.lowering import LOWERINGS, LoweredOp, lower, range_rule
-from mnv3_tf.quantization.twin import Twin
-from mnv3_tf.spec import Block, NetworkSpec
+from mnv3_tf.quantization.lower import LOWERINGS, LoweredOp, lower, range_rule
+from mnv3_tf.quantization.weight_reconstruction import _Places, _round, compensate
+from mnv3_tf.tflite.runtime import LiteRTModel
 
 # The first block's residual adds the stem's output, as in Large.
 TABLE = NetworkSpec("short", (
@@ -102,7 +102,7 @@ def test_relu_channels_before_a_depthwise_convolution_get_one_size() -> None:
 
 
 def pictures_in(graph: DeployGraph) -> np.ndarray:
-    from mnv3_tf.quantization.twin import input_units
+    from mnv3_tf.quantization.fake_quantized import input_units
 
     return input_units(graph, pictures())
 

@@ -5,12 +5,12 @@ import pytest
 
 from mnv3_tf.config import Config, load_config
 from mnv3_tf.models import MobileNetV3
+from mnv3_tf.network.spec import Block, NetworkSpec
 from mnv3_tf.quantization.calibration import calibrate
+from mnv3_tf.quantization.fake_quantized import Twin, input_units
 from mnv3_tf.quantization.fine_tuning import BestEpoch, FineTuning
 from mnv3_tf.quantization.fold import trace
-from mnv3_tf.quantization.lowering import lower
-from mnv3_tf.quantization.twin import Twin, input_units
-from mnv3_tf.spec import Block, NetworkSpec
+from mnv3_tf.quantization.lower import lower
 
 SPEC = NetworkSpec("two", (Block(3, 16, 16, True, "relu", 2), Block(3, 32, 16, False, "hard_swish", 2)), "hard_swish",
                    class_expand=32)

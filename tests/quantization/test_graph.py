@@ -8,12 +8,12 @@ import pytest
 
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.models import MobileNetV3
+from mnv3_tf.network.spec import Block, NetworkSpec
 from mnv3_tf.quantization.calibration import calibrate
+from mnv3_tf.quantization.fake_quantized import Twin
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import DeployGraph, Op, load_graph, save_graph
-from mnv3_tf.quantization.lowering import LOWERINGS, lower, range_rule
-from mnv3_tf.quantization.twin import Twin
-from mnv3_tf.spec import Block, NetworkSpec
+from mnv3_tf.quantization.lower import LOWERINGS, lower, range_rule
 
 
 def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
@@ -80,9 +80,9 @@ def test_residual_on_the_stem_shares_its_factor() -> None:
 
 def test_the_mean_of_one_place_is_no_operation() -> None:
     """At 32x32 the last map has one place. The converter leaves its mean out; the network must have the same operations."""
-    from mnv3_tf.export.convert import convert_graph
-    from mnv3_tf.export.tflite_file import parse_tflite
+    from mnv3_tf.export.convert.convert import convert_graph
     from mnv3_tf.export.verify.layers import examine_layers, place
+    from mnv3_tf.tflite.file import parse_tflite
 
     blocks = (Block(3, 16, 16, True, "relu", 2), Block(3, 32, 16, False, "hard_swish", 2),
               Block(3, 32, 24, True, "relu", 2), Block(5, 32, 24, True, "hard_swish", 2))

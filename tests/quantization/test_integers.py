@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 
 from mnv3_tf.errors import KitError
-from mnv3_tf.export.convert import convert_graph
-from mnv3_tf.export.runtime import LiteRTModel
-from mnv3_tf.export.tflite_file import parse_tflite
+from mnv3_tf.export.convert.convert import convert_graph
 from mnv3_tf.export.verify.layers import place
 from mnv3_tf.models import MobileNetV3
+from mnv3_tf.network.spec import Block, NetworkSpec
 from mnv3_tf.quantization.calibration import calibrate
-from mnv3_tf.quantization.equalize import equalize
+from mnv3_tf.quantization.cross_layer_equalization import equalize
+from mnv3_tf.quantization.fake_quantized import Ranges, Twin
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import DeployGraph, leave_float
 from mnv3_tf.quantization.integers import IntegerNetwork, QuantizedNetwork, has_integer_form
-from mnv3_tf.quantization.lowering import lower
-from mnv3_tf.quantization.twin import Ranges, Twin
-from mnv3_tf.spec import Block, NetworkSpec
+from mnv3_tf.quantization.lower import lower
+from mnv3_tf.tflite.file import parse_tflite
+from mnv3_tf.tflite.runtime import LiteRTModel
 
 
 def pictures(count: int = 12, side: int = 64) -> np.ndarray:

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.layer_names import block_of
 from mnv3_tf.models import MobileNetV3
+from mnv3_tf.network.layer_names import block_of
 from mnv3_tf.quantization.calibration import calibrate
+from mnv3_tf.quantization.fake_quantized import Ranges, Twin
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import DeployGraph, leave_float, load_graph, save_graph
-from mnv3_tf.quantization.lowering import lower
-from mnv3_tf.quantization.twin import Ranges, Twin
+from mnv3_tf.quantization.lower import lower
 
 SIDE = (32, 48)
 

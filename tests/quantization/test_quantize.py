@@ -9,24 +9,24 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mnv3_tf.artefacts.card import read_card
+from mnv3_tf.artefacts.card_check import check_cards
+from mnv3_tf.artefacts.run_folder import RunFolder
 from mnv3_tf.config import Config, load_config
 from mnv3_tf.data import open_dataset
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import GateError, InputError
-from mnv3_tf.export.card_check import check_cards
 from mnv3_tf.files import read_json
 from mnv3_tf.models import MobileNetV3
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization import quantize as quantize_module
 from mnv3_tf.quantization.calibration import _best_range, calibrate
+from mnv3_tf.quantization.fake_quantized import Twin, count_values, input_range, input_units, tensor_shapes
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import leave_float, load_graph
-from mnv3_tf.quantization.lowering import lower
+from mnv3_tf.quantization.lower import lower
 from mnv3_tf.quantization.quantize import quantize
 from mnv3_tf.quantization.quantizers import KernelQuantizer, OpConfig, RangeQuantizer
-from mnv3_tf.quantization.twin import Twin, count_values, input_range, input_units, tensor_shapes
-from mnv3_tf.run_card import read_card
-from mnv3_tf.training.run_folder import RunFolder
 
 
 def test_kernels_are_quantized_per_channel() -> None:
@@ -181,11 +181,11 @@ def test_fine_tuning_changes_weights_and_ranges(ptq_run: Path, qat_run: Path) ->
 
 @pytest.mark.slow
 def test_a_quantized_run_scores_the_same_in_a_new_process(qat_run: Path, pictures: Path) -> None:
-    from mnv3_tf.export.classifier import open_classifier
+    from mnv3_tf.export.evaluate.classifier import open_classifier
 
     classifier = open_classifier(qat_run)
     pixels = next(iter(ContractPictures(open_dataset(pictures).split("test"), classifier.contract)))
-    script = ("import sys, numpy as np; from mnv3_tf.export.classifier import open_classifier; "
+    script = ("import sys, numpy as np; from mnv3_tf.export.evaluate.classifier import open_classifier; "
               "np.save(sys.argv[2] + '.out.npy', open_classifier(sys.argv[1]).logits(np.load(sys.argv[2])))")
     file = qat_run.parent / "pixels.npy"
     np.save(file, pixels)
@@ -230,7 +230,7 @@ def test_interrupted_fine_tuning_keeps_the_best_epoch(float_run: Path, pictures:
     import os
     import signal
 
-    from mnv3_tf.training.interrupt import Interrupted
+    from mnv3_tf.interrupts import Interrupted
 
     class StopInSecondEpoch(Silent):
         def say(self, text: str) -> None:
@@ -253,7 +253,7 @@ def test_frozen_layers_keep_their_weights_bit_by_bit(float_run: Path, pictures: 
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     import dataclasses
 
-    from mnv3_tf.keras_model import load_keras
+    from mnv3_tf.network.keras_io import load_keras
 
     config = dataclasses.replace(tiny_config, quantize=dataclasses.replace(tiny_config.quantize, epochs=1, freeze="block_02"))
 

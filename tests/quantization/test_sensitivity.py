@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mnv3_tf.artefacts.run_folder import RunFolder
 from mnv3_tf.data import open_dataset
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import InputError
-from mnv3_tf.layer_names import block_of
+from mnv3_tf.network.layer_names import block_of
 from mnv3_tf.progress import Silent
+from mnv3_tf.quantization.fake_quantized import Ranges, Twin
 from mnv3_tf.quantization.graph import DeployGraph, Op, leave_float, load_graph
-from mnv3_tf.quantization.lowering import lower
+from mnv3_tf.quantization.lower import lower
 from mnv3_tf.quantization.sensitivity import (
     Answers,
     BlockSensitivity,
@@ -23,8 +25,6 @@ from mnv3_tf.quantization.sensitivity import (
     analyse,
     compare_answers,
 )
-from mnv3_tf.quantization.twin import Ranges, Twin
-from mnv3_tf.training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

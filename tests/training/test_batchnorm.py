@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from shared import HERE
 
-from mnv3_tf.keras_model import predict_all
 from mnv3_tf.models import MobileNetV3
-from mnv3_tf.spec import read_block_table
+from mnv3_tf.network.keras_io import predict_all
+from mnv3_tf.network.spec import read_block_table
 from mnv3_tf.training.batchnorm import adapt_statistics, measure, normalizations, set_statistics
 
 

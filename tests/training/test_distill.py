@@ -9,15 +9,15 @@ import pytest
 from shared import TWO_BLOCKS, Shared, train_run
 from test_trainer import StopAfter, weights
 
+from mnv3_tf.artefacts.run_folder import RunFolder
 from mnv3_tf.config import Config, load_config
 from mnv3_tf.data import open_dataset
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_json, sha256
-from mnv3_tf.keras_model import load_keras
+from mnv3_tf.network.keras_io import load_keras
 from mnv3_tf.progress import Silent
 from mnv3_tf.training.distill import DistillationLoss, LabelAccuracy, Teacher, TeacherAnswers, open_teacher, resized, with_answers
-from mnv3_tf.training.run_folder import RunFolder
 from mnv3_tf.training.trainer import train
 
 NAMES = ("blue", "green", "red")
@@ -121,7 +121,7 @@ def test_what_can_be_a_teacher(source_run: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_int8_file_and_a_quantized_run_teach(small_file: Path, small_runs: Path, pictures: Path) -> None:
     """Opened by the command line; its answers on the training pictures are those of the float network."""
-    from mnv3_tf.export.teacher import open_teacher as open_any
+    from mnv3_tf.export.evaluate.teacher import open_teacher as open_any
 
     run = RunFolder(small_runs / "float")
     held = ContractPictures(open_dataset(pictures).split("train"), run.contract())
@@ -160,7 +160,7 @@ def test_a_student_learns_from_a_teacher(student_run: Path, source_run: Path) ->
 @pytest.mark.slow
 def test_resuming_with_a_teacher_changes_nothing(pictures: Path, student_config: Config, student_run: Path,
                                                  tmp_path: Path) -> None:
-    from mnv3_tf.training.interrupt import Interrupted
+    from mnv3_tf.interrupts import Interrupted
 
     dataset = open_dataset(pictures)
     with pytest.raises(Interrupted):

@@ -11,19 +11,19 @@ import pytest
 from shared import HERE, Shared
 from test_trainer import StopAfter, weights
 
+from mnv3_tf.artefacts.run_folder import contract_from
 from mnv3_tf.config import Config, load_config
 from mnv3_tf.data import open_dataset
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_json, sha256
-from mnv3_tf.keras_model import load_keras
+from mnv3_tf.interrupts import Interrupted
 from mnv3_tf.models import MobileNetV3
+from mnv3_tf.network.keras_io import load_keras
 from mnv3_tf.progress import Silent
 from mnv3_tf.training.batches import TrainingBatches
 from mnv3_tf.training.beginning import take_over
 from mnv3_tf.training.choices import make_optimizer, settle
 from mnv3_tf.training.freezing import make_plan
-from mnv3_tf.training.interrupt import Interrupted
-from mnv3_tf.training.run_folder import contract_from
 from mnv3_tf.training.trainer import train
 from mnv3_tf.training.transfer import is_folded, transfer
 from mnv3_tf.weights.starting import StartingWeights, network_spec, starting_model
@@ -350,7 +350,8 @@ def test_float16_arithmetic_leaves_a_float32_model(pictures: Path, tuned_config:
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
     assert {values.dtype for values in last_weights(tmp_path / "run", config).values()} == {np.dtype(np.float32)}
     with np.load(tmp_path / "run" / "state" / "state.npz") as archive:  # a resumed run goes on with the scale of the loss
-        assert any(archive[name].shape == () and archive[name] == 2.0**15 for name in archive.files if name.startswith("variable"))
+        values = [archive[name] for name in archive.files if name.startswith("variable")]
+    assert any(value.shape == () and value == 2.0**15 for value in values)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     assert np.isfinite(model.predict_on_batch(pixels)).all() and trace(model).ops
     assert read_json(tmp_path / "run" / "metrics.json")["test"]["top1"] > 0.8

@@ -17,9 +17,9 @@ from mnv3_tf.config import Config, load_config
 from mnv3_tf.data import open_dataset
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_json
+from mnv3_tf.interrupts import Interrupted
 from mnv3_tf.progress import Silent
 from mnv3_tf.training.choices import balanced_weights, settle
-from mnv3_tf.training.interrupt import Interrupted
 from mnv3_tf.training.trainer import train
 
 
@@ -50,8 +50,8 @@ def test_averaged_weights_are_of_use_from_the_first_epochs(float_run: Path) -> N
 
 
 def test_the_saved_model_is_the_one_that_was_scored(float_run: Path, pictures: Path) -> None:
-    from mnv3_tf.export.classifier import open_classifier
-    from mnv3_tf.export.evaluate import evaluate
+    from mnv3_tf.export.evaluate.classifier import open_classifier
+    from mnv3_tf.export.evaluate.evaluate import evaluate
 
     result = evaluate(open_classifier(float_run), pictures, progress=Silent())
     recorded = read_json(float_run / "metrics.json")["test"]
@@ -188,7 +188,7 @@ def test_broken_pictures_are_named_and_left_out(pictures: Path, tmp_path: Path) 
 
 
 def test_signals_are_given_back() -> None:
-    from mnv3_tf.training.interrupt import stop_on_signals
+    from mnv3_tf.interrupts import stop_on_signals
 
     before = signal.getsignal(signal.SIGINT)
     with stop_on_signals() as stop:
@@ -202,7 +202,7 @@ def test_signals_are_given_back() -> None:
 
 
 def test_training_in_a_thread_needs_no_signals() -> None:
-    from mnv3_tf.training.interrupt import stop_on_signals
+    from mnv3_tf.interrupts import stop_on_signals
 
     seen = []
     thread = threading.Thread(target=lambda: seen.append(stop_on_signals().__enter__()))

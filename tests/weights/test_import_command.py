@@ -59,7 +59,7 @@ def test_a_folder_of_the_hub(timm_folder: Path, tmp_path: Path) -> None:
     card = json.loads((tmp_path / "m.card.json").read_text())
     assert card["preprocessing"] == contract.fingerprint() and card["licence"] == "apache-2.0"
     assert card["model_name"] == "tf_mobilenetv3_small_075"
-    from mnv3_tf.export.classifier import open_classifier
+    from mnv3_tf.export.evaluate.classifier import open_classifier
 
     classifier = open_classifier(out)
     assert classifier.contract == contract and classifier.labels[3] == "kind 3"
@@ -106,7 +106,7 @@ def test_errors_are_of_the_user_and_leave_nothing(timm_folder: Path, tmp_path: P
 
 def test_published_weights_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By their name alone, network, dialect, normalization and preprocessing are known."""
-    from mnv3_tf.weights.registry import cached_path, find_published
+    from mnv3_tf.weights.sources.registry import cached_path, find_published
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     entry = find_published("paddle/MobileNetV3_small_x0_35")
@@ -131,8 +131,8 @@ def test_published_weights_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_p
 @pytest.mark.slow
 def test_a_run_folder_goes_down_the_road(pictures: Path, tmp_path: Path) -> None:
     """Imported with class names, weights are a float run like any other; these are of a small network of one's own."""
-    from mnv3_tf.spec import in_dialect, read_block_table
-    from mnv3_tf.weights.names import source_entries
+    from mnv3_tf.network.spec import in_dialect, read_block_table
+    from mnv3_tf.weights.sources.names import source_entries
 
     table = HERE / "three_blocks.yaml"
     entries = source_entries("timm", in_dialect(read_block_table(table), "timm_tf"), 1.0, 12, [])
@@ -146,7 +146,7 @@ def test_a_run_folder_goes_down_the_road(pictures: Path, tmp_path: Path) -> None
     assert code == 2 and "names of its 12 classes are not known" in error and "--labels" in error
     code, text, error = run(*arguments, "--labels", names, "-o", "data.resize=pad")
     assert code == 0, error
-    from mnv3_tf.training.run_folder import open_run
+    from mnv3_tf.artefacts.run_folder import open_run
 
     opened = open_run(folder)
     assert opened.labels()[:3] == ("blue", "green", "red") and opened.config().model.dialect == "timm_tf"
@@ -165,7 +165,7 @@ def test_a_run_folder_goes_down_the_road(pictures: Path, tmp_path: Path) -> None
 
 
 def test_settings_of_pictures_come_on_top(timm_folder: Path, tmp_path: Path) -> None:
-    from mnv3_tf.training.run_folder import open_run
+    from mnv3_tf.artefacts.run_folder import open_run
     from mnv3_tf.weights.importing import import_weights
     from mnv3_tf.weights.saving import save_run
 

@@ -81,7 +81,7 @@ def test_the_seeded_weights_reach_all_sides_of_the_knees() -> None:
 @pytest.mark.parametrize("change", [
     {"batchnorm_epsilon": 1e-3}, {"symmetric_padding": False}, {"std": (0.229, 0.224, 0.224)}, {"hard_sigmoid_slope": 0.17}])
 def test_the_smallest_mistake_in_a_dialect_would_be_noticed(change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from mnv3_tf.spec import DIALECTS
+    from mnv3_tf.network.spec import DIALECTS
 
     monkeypatch.setitem(DIALECTS, "timm", replace(DIALECTS["timm"], **change))
     wanted = np.array(golden("timm", "mobilenetv3_small_050", 0.5)["logits"])
@@ -136,9 +136,9 @@ def test_saved_and_loaded_in_a_new_process(paddle: Imported, tmp_path: Path) -> 
 
 
 def test_card_labels_and_what_an_earlier_import_left(paddle: Imported, tmp_path: Path) -> None:
+    from mnv3_tf.artefacts.card import read_card
     from mnv3_tf.data import read_labels
     from mnv3_tf.files import sha256
-    from mnv3_tf.run_card import read_card
 
     out = tmp_path / "m" / "p.keras"
     save_imported(paddle, out)
@@ -274,8 +274,8 @@ def test_files_of_keras_2(tmp_path: Path) -> None:
 
 def test_a_network_of_ones_own(tmp_path: Path) -> None:
     """A table, as torchvision's classes would build it."""
-    from mnv3_tf.spec import in_dialect, read_block_table
-    from mnv3_tf.weights.names import source_entries
+    from mnv3_tf.network.spec import in_dialect, read_block_table
+    from mnv3_tf.weights.sources.names import source_entries
 
     table = tmp_path / "mine.yaml"
     table.write_text("blocks:\n  - [3, 16, 16, true, relu, 2]\n  - [5, 64, 24, false, hard_swish, 2]\nclass_expand: 64\n")

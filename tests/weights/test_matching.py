@@ -39,9 +39,9 @@ def test_the_shapes_say_which_network_it_is(package: str) -> None:
 
 @pytest.mark.parametrize("origin", ["keras", "torchvision", "timm", "paddle"])
 def test_no_two_published_alphas_look_alike(origin: str) -> None:
-    from mnv3_tf.spec import SPECS, find_spec
+    from mnv3_tf.network.spec import SPECS, find_spec
     from mnv3_tf.weights.expected import expected_shapes
-    from mnv3_tf.weights.names import ORIGINS
+    from mnv3_tf.weights.sources.names import ORIGINS
 
     shapes = [tuple(expected_shapes(find_spec(name, ORIGINS[origin][0]), alpha, None).values())
               for name in SPECS for alpha in ALPHAS]
@@ -77,8 +77,8 @@ def test_a_wrong_network_and_a_wrong_package() -> None:
 
 
 def test_an_unpublished_alpha_is_found_too() -> None:
-    from mnv3_tf.spec import find_spec
-    from mnv3_tf.weights.names import source_entries
+    from mnv3_tf.network.spec import find_spec
+    from mnv3_tf.weights.sources.names import source_entries
 
     entries = source_entries("paddle", find_spec("large", "paddle"), 0.6, 7, [])
     tensors = {entry.source: np.broadcast_to(np.float32(1), entry.source_shape) for entry in entries}
@@ -180,7 +180,7 @@ def test_another_network_is_not_identified() -> None:
 
 def test_a_normalization_of_no_dialect_does_not_hide_the_network() -> None:
     from mnv3_tf.models import MobileNetV3
-    from mnv3_tf.spec import find_spec
+    from mnv3_tf.network.spec import find_spec
 
     spec = find_spec("small", "timm")
     plain = dataclasses.replace(spec.dialect, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from seeded import PACKAGES, golden, goldens
 
-from mnv3_tf.spec import find_spec
+from mnv3_tf.network.spec import find_spec
 from mnv3_tf.weights.expected import expected_shapes
-from mnv3_tf.weights.names import Entry, is_bookkeeping, source_entries
+from mnv3_tf.weights.sources.names import Entry, is_bookkeeping, source_entries
 
 EVERY = [pytest.param(package, variant, id=f"{package}-{variant['model_name']}-{variant['name']}-{variant['alpha']:g}-{number}")
          for package in PACKAGES for number, variant in enumerate(goldens(package))]
@@ -103,7 +103,7 @@ def test_keras2_calls_the_depthwise_kernel_otherwise() -> None:
 
 def test_timms_own_grouping_of_a_users_table() -> None:
     """A table says nothing of stages: they are the file's, in the order of their numbers (10 after 9)."""
-    from mnv3_tf.spec import NetworkSpec
+    from mnv3_tf.network.spec import NetworkSpec
 
     table = find_spec("small", "timm")
     spec = NetworkSpec("own", (*table.blocks[:1], *table.blocks[1:3] * 6), "hard_swish", 64, dialect=table.dialect)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.weights.pickles import Machine
-from mnv3_tf.weights.readers import read_source
-from mnv3_tf.weights.torch_files import TORCH_NAMES, Storage, Tensor
+from mnv3_tf.weights.formats.pickles import Machine
+from mnv3_tf.weights.formats.read import read_source
+from mnv3_tf.weights.formats.torch_files import TORCH_NAMES, Storage, Tensor
 
 DATA = Path(__file__).parent / "data"
 START = b"\x80\x02"

@@ -14,9 +14,9 @@ import pytest
 from shared import HERE
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.weights import h5_worker
-from mnv3_tf.weights.hints import read_hints
-from mnv3_tf.weights.readers import read_source, read_tensors
+from mnv3_tf.weights.formats import hdf5_worker as h5_worker
+from mnv3_tf.weights.formats.read import read_source, read_tensors
+from mnv3_tf.weights.sources.hints import read_hints
 
 DATA = Path(__file__).parent / "data"
 _spec = importlib.util.spec_from_file_location("make_reader_goldens", Path(__file__).with_name("make_reader_goldens.py"))
@@ -408,7 +408,7 @@ def test_a_layer_named_in_the_file_that_is_missing_is_said(tmp_path):
 
 def test_the_archive_of_this_kit(tmp_path):
     from mnv3_tf.models import MobileNetV3
-    from mnv3_tf.spec import read_block_table
+    from mnv3_tf.network.spec import read_block_table
 
     model = MobileNetV3(read_block_table(HERE / "three_blocks.yaml"), input_shape=(32, 32, 3), classes=3)
     model.save(tmp_path / "own.keras")

@@ -19,10 +19,10 @@ from keras.src.applications import mobilenet_v3
 
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.models import MobileNetV3
+from mnv3_tf.network.spec import DIALECTS, SPECS
 from mnv3_tf.progress import Silent
-from mnv3_tf.spec import DIALECTS, SPECS
-from mnv3_tf.weights import registry
-from mnv3_tf.weights.registry import (
+from mnv3_tf.weights.sources import registry
+from mnv3_tf.weights.sources.registry import (
     available_alphas,
     cached_path,
     fetch,
@@ -289,7 +289,7 @@ def test_a_broken_connection_is_forgotten_by_the_next_try(kind, server):
 def test_a_download_that_the_user_stops_leaves_nothing(server, tmp_path):
     keep()
     entry = entry_for(server, "slow", "prefix")
-    program = ("import dataclasses, sys; from mnv3_tf.weights.registry import *; fetch(dataclasses.replace("
+    program = ("import dataclasses, sys; from mnv3_tf.weights.sources.registry import *; fetch(dataclasses.replace("
                f"find_published({entry.name!r}), url={entry.url!r}))")
     process = subprocess.Popen([sys.executable, "-c", program], env=os.environ.copy(), stderr=subprocess.PIPE)
     assert server.begun.wait(PATIENCE), "it did not begin"

@@ -12,7 +12,7 @@ from mnv3_tf.config import ModelConfig, load_config, save_config
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import sha256, write_json
 from mnv3_tf.models import MobileNetV3
-from mnv3_tf.spec import find_spec
+from mnv3_tf.network.spec import find_spec
 from mnv3_tf.training.transfer import transfer
 from mnv3_tf.weights.loading import with_their_normalization
 from mnv3_tf.weights.starting import load_settings, network_spec, starting_model
@@ -124,8 +124,8 @@ def test_alphas_without_imagenet_weights_are_refused_before_any_download() -> No
 
 def test_published_weights_by_name_and_as_imagenet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A file in the cache, such as the registry downloads, goes through the importer."""
-    from mnv3_tf.weights.names import source_entries
-    from mnv3_tf.weights.registry import cached_path, find_published
+    from mnv3_tf.weights.sources.names import source_entries
+    from mnv3_tf.weights.sources.registry import cached_path, find_published
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     entry = find_published("paddle/MobileNetV3_small_x0_35")

@@ -14,11 +14,11 @@ from mnv3_tf.export.bundle import BundleOptions, check_bundle, make_bundle
 from mnv3_tf.export.bundle.contract import read_app_contract
 from mnv3_tf.export.bundle.goldens import generated_pictures
 from mnv3_tf.export.bundle.metadata import associated_files, misaligned_buffers, read_metadata
-from mnv3_tf.export.convert import sidecar
-from mnv3_tf.export.runtime import LiteRTModel
+from mnv3_tf.export.convert.convert import sidecar
 from mnv3_tf.files import read_json
 from mnv3_tf.metrics import softmax
 from mnv3_tf.progress import Silent
+from mnv3_tf.tflite.runtime import LiteRTModel
 
 
 def bundle(file: Path, out: Path, **changes) -> Path:
@@ -153,7 +153,7 @@ def test_probabilities_inside_the_graph(small_file: Path, tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("io", ["int8", "float32"])
 def test_other_inputs(io: str, small_runs: Path, tmp_path: Path) -> None:
-    from mnv3_tf.export.convert import convert, open_source
+    from mnv3_tf.export.convert.convert import convert, open_source
 
     file = convert(open_source(small_runs / "ptq"), tmp_path / "m.tflite", io=io).path  # type: ignore[arg-type]
     folder = bundle(file, tmp_path / "b", goldens=2)

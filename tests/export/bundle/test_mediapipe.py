@@ -15,8 +15,8 @@ from PIL import Image
 from mnv3_tf.data import read_labels
 from mnv3_tf.export.bundle import BundleOptions, make_bundle
 from mnv3_tf.export.bundle.contract import read_app_contract
-from mnv3_tf.export.runtime import LiteRTModel
 from mnv3_tf.progress import Silent
+from mnv3_tf.tflite.runtime import LiteRTModel
 
 pytestmark = pytest.mark.slow
 PACKAGE = "mediapipe>=1.2,<1.3"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from mnv3_tf.errors import InputError, NoDeviceError
-from mnv3_tf.export.device.adb import Adb, AdbDevice, DeviceEntry, connect, find_adb, parse_devices
-from mnv3_tf.export.device.remote import DeviceLost
+from mnv3_tf.export.benchmark.devices.adb import Adb, AdbDevice, DeviceEntry, connect, find_adb, parse_devices
+from mnv3_tf.export.benchmark.devices.remote import DeviceLost
 
 LIST = """* daemon not running; starting now at tcp:5037
 * daemon started successfully

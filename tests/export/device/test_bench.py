@@ -18,16 +18,16 @@ from device_lab.waiting import PATIENCE, wait
 
 from mnv3_tf.cli.main import main
 from mnv3_tf.errors import InputError, KitError, NoDeviceError
-from mnv3_tf.export.device.bench import DeviceSettings, benchmark_device, open_target
-from mnv3_tf.export.device.compare import comparisons
-from mnv3_tf.export.device.measure import Job, SliceFailed
-from mnv3_tf.export.device.remote import DeviceLost
-from mnv3_tf.export.device.runner_build import build_runner
-from mnv3_tf.export.device.runners import KitRunner
-from mnv3_tf.export.device.session import opened
-from mnv3_tf.export.results.store import REQUIRED
-from mnv3_tf.export.runtime import LiteRTModel
+from mnv3_tf.export.benchmark.devices.bench import DeviceSettings, benchmark_device, open_target
+from mnv3_tf.export.benchmark.devices.compare import comparisons
+from mnv3_tf.export.benchmark.devices.measure import Job, SliceFailed
+from mnv3_tf.export.benchmark.devices.remote import DeviceLost
+from mnv3_tf.export.benchmark.devices.session import opened
+from mnv3_tf.export.benchmark.runners.runner_build import build_runner
+from mnv3_tf.export.benchmark.runners.runners import KitRunner
+from mnv3_tf.export.benchmark.store import REQUIRED
 from mnv3_tf.progress import Silent
+from mnv3_tf.tflite.runtime import LiteRTModel
 
 pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip install ziglang")
 QUICK = DeviceSettings(runs=40, min_seconds=0, rounds=4, warmup=1, cool_down=0)
@@ -272,7 +272,7 @@ def test_two_phones_and_the_host_at_once(phone: Phone, files: dict[str, Path], t
     assert len(facts["records"]) == 6 and len({record["target"] for record in facts["records"]}) == 3
     # The phone that cannot be used is named, and the others are measured all the same.
     assert int(stopped.value.code or 0) == 1 and f"{shy.serial}: has not allowed this computer" in text.err
-    schema = json.loads(resources.files("mnv3_tf.export.results").joinpath("schema.json").read_text())
+    schema = json.loads(resources.files("mnv3_tf.export.benchmark").joinpath("schema.json").read_text())
     assert set(schema["required"]) == set(REQUIRED)
     written = [json.loads(line) for line in (tmp_path / "res" / "results.jsonl").read_text().splitlines()]
     assert len(written) == 6
@@ -298,7 +298,7 @@ def test_a_delegate_that_only_phones_have(phone: Phone, files: dict[str, Path], 
     host, other = facts["records"]
     assert (host["target"], host["median_ms"]) == ("host", None) and "--delegate gpu is for devices" in host["failure"]
     assert other["delegate"] == "gpu" and other["failure"] is None and other["median_ms"] == pytest.approx(4.1)
-    schema = json.loads(resources.files("mnv3_tf.export.results").joinpath("schema.json").read_text())
+    schema = json.loads(resources.files("mnv3_tf.export.benchmark").joinpath("schema.json").read_text())
     for row in facts["records"]:
         jsonschema.validate(row, schema)
     with pytest.raises(SystemExit) as ended:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.device.cores import CORES_SCRIPT, Cluster, CoreLayout, parse_cores, spans
+from mnv3_tf.export.benchmark.devices.cores import CORES_SCRIPT, Cluster, CoreLayout, parse_cores, spans
 
 
 def layout(*kinds: tuple[int, int, int], online: str = "") -> CoreLayout:

@@ -12,7 +12,7 @@ from device_lab.waiting import PATIENCE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnv3_tf.export.device.state import STATE_SCRIPT, THERMAL_STATUS, DeviceState, parse_state, throttle_flags
+from mnv3_tf.export.benchmark.devices.state import STATE_SCRIPT, THERMAL_STATUS, DeviceState, parse_state, throttle_flags
 
 M = "MNV3-SECTION"
 

@@ -21,13 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.export.device import runner_build
-from mnv3_tf.export.device.kit_runner import RunnerResult, parse_runner_output, runner_arguments
-from mnv3_tf.export.device.operators import name_operators
-from mnv3_tf.export.device.runner_build import RunnerBundle, build_runner, unpack_deb
-from mnv3_tf.export.runtime import LiteRTModel
-from mnv3_tf.export.tflite_file import read_tflite
+from mnv3_tf.export.benchmark.host.runners import runner_build
+from mnv3_tf.export.benchmark.runners.kit_runner import RunnerResult, parse_runner_output, runner_arguments
+from mnv3_tf.export.benchmark.runners.operators import name_operators
+from mnv3_tf.export.benchmark.runners.runner_build import RunnerBundle, build_runner, unpack_deb
 from mnv3_tf.progress import Silent
+from mnv3_tf.tflite.file import read_tflite
+from mnv3_tf.tflite.runtime import LiteRTModel
 
 HERE = platform.machine()
 ELF_MACHINE = {"x86_64": 62, "aarch64": 183}

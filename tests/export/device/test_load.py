@@ -12,9 +12,9 @@ import pytest
 from device_lab.phone import SimulatedPhone
 from device_lab.waiting import PATIENCE, wait
 
-from mnv3_tf.export.device.bench import DeviceSettings, benchmark_device, open_target
-from mnv3_tf.export.device.load import OtherLoad, ProcessTimes, load_flags, other_load, parse_processes
-from mnv3_tf.export.device.state import STATE_SCRIPT, parse_state
+from mnv3_tf.export.benchmark.devices.bench import DeviceSettings, benchmark_device, open_target
+from mnv3_tf.export.benchmark.devices.load import OtherLoad, ProcessTimes, load_flags, other_load, parse_processes
+from mnv3_tf.export.benchmark.devices.state import STATE_SCRIPT, parse_state
 from mnv3_tf.progress import Silent
 
 BEFORE = """100.00 350.12

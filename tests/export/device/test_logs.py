@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnv3_tf.export.device.logs import failure, parse_log, remarks
+from mnv3_tf.export.benchmark.runners.logs import failure, parse_log, remarks
 
 LOGS = Path(__file__).parent / "logs"
 EXPECTED = json.loads((LOGS / "expected.json").read_text())

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mnv3_tf.export.device.measure import Clock, Job, Measurement, Slice, measure
-from mnv3_tf.export.device.state import DeviceState
+from mnv3_tf.export.benchmark.devices.measure import Clock, Job, Measurement, Slice, measure
+from mnv3_tf.export.benchmark.devices.state import DeviceState
 from mnv3_tf.progress import Silent
 
 

@@ -9,9 +9,9 @@ from device_lab.downloads import NotHere
 from device_lab.phone import SimulatedPhone
 
 from mnv3_tf.errors import KitError, NoDeviceError
-from mnv3_tf.export.device.adb import Adb, AdbDevice
-from mnv3_tf.export.device.bench import DeviceSettings, benchmark_device, open_target
-from mnv3_tf.export.device.remote import DeviceLost
+from mnv3_tf.export.benchmark.devices.adb import Adb, AdbDevice
+from mnv3_tf.export.benchmark.devices.bench import DeviceSettings, benchmark_device, open_target
+from mnv3_tf.export.benchmark.devices.remote import DeviceLost
 from mnv3_tf.progress import Silent
 
 pytestmark = pytest.mark.slow

@@ -12,12 +12,12 @@ from device_lab.phone import SimulatedPhone
 from device_lab.waiting import PATIENCE
 
 from mnv3_tf.cli.main import main
-from mnv3_tf.export.device.bench import DeviceSettings, benchmark_device, open_target
-from mnv3_tf.export.device.kit_runner import RunnerResult, parse_runner_output, runner_arguments
-from mnv3_tf.export.device.operators import Event, Profile, block_of, layer_of, name_operators, time_by_block
-from mnv3_tf.export.device.runner_build import build_runner
-from mnv3_tf.export.tflite_file import OperatorInfo, TensorInfo, TfliteFile, read_tflite
+from mnv3_tf.export.benchmark.devices.bench import DeviceSettings, benchmark_device, open_target
+from mnv3_tf.export.benchmark.runners.kit_runner import RunnerResult, parse_runner_output, runner_arguments
+from mnv3_tf.export.benchmark.runners.operators import Event, Profile, block_of, layer_of, name_operators, time_by_block
+from mnv3_tf.export.benchmark.runners.runner_build import build_runner
 from mnv3_tf.progress import Silent
+from mnv3_tf.tflite.file import OperatorInfo, TensorInfo, TfliteFile, read_tflite
 
 CONV, DEPTHWISE = "Convolution (NHWC, QC8) IGEMM", "Convolution (NHWC, QC8) DWConv"
 DENSE, TABLE = "Fully Connected (NC, QS8, QC8W) GEMM", "Invalid Unary Op"
@@ -232,7 +232,7 @@ def test_the_host_offers_the_same(small_file: Path, capsys: pytest.CaptureFixtur
 
 def test_a_host_that_the_runner_is_not_for(small_file: Path, monkeypatch: pytest.MonkeyPatch,
                                            capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("mnv3_tf.export.device.local.sys.platform", "darwin")
+    monkeypatch.setattr("mnv3_tf.export.benchmark.devices.local.sys.platform", "darwin")
     with pytest.raises(SystemExit) as ended:
         main(["benchmark", str(small_file), "--profile", "--min-seconds", "0.01", "--rounds", "1", "--runs", "1"])
     assert ended.value.code and "Profile on a device: --target adb" in capsys.readouterr().err

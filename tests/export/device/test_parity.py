@@ -11,13 +11,13 @@ import pytest
 from device_lab.phone import SimulatedPhone
 
 from mnv3_tf.errors import KitError
-from mnv3_tf.export.device.emulator import run_on_emulated_arm
-from mnv3_tf.export.device.parity import run_on_device
-from mnv3_tf.export.runtime import LiteRTModel
+from mnv3_tf.export.benchmark.devices.emulator import run_on_emulated_arm
+from mnv3_tf.export.benchmark.devices.parity import run_on_device
 from mnv3_tf.export.verify import open_chain, verify
 from mnv3_tf.export.verify.ladder import ARM, PHONE, XNNPACK
 from mnv3_tf.export.verify.result import Verification
 from mnv3_tf.progress import Silent
+from mnv3_tf.tflite.runtime import LiteRTModel
 
 pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip install ziglang")
 

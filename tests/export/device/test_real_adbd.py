@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from device_lab.phone import SimulatedPhone
 
-from mnv3_tf.export.device.bench import DeviceSettings, benchmark_device, open_target
-from mnv3_tf.export.device.runner_build import build_runner
-from mnv3_tf.export.device.runners import KitRunner
-from mnv3_tf.export.device.session import opened
-from mnv3_tf.export.runtime import LiteRTModel
+from mnv3_tf.export.benchmark.devices.bench import DeviceSettings, benchmark_device, open_target
+from mnv3_tf.export.benchmark.devices.session import opened
+from mnv3_tf.export.benchmark.runners.runner_build import build_runner
+from mnv3_tf.export.benchmark.runners.runners import KitRunner
 from mnv3_tf.progress import Silent
+from mnv3_tf.tflite.runtime import LiteRTModel
 
 pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip install ziglang")
 pytestmark = pytest.mark.slow

@@ -7,13 +7,13 @@ import pytest
 from device_lab.sshd import Board
 
 from mnv3_tf.errors import KitError, NoDeviceError
-from mnv3_tf.export.device.bench import DeviceSettings, benchmark_device, open_target
-from mnv3_tf.export.device.runner_build import build_runner
-from mnv3_tf.export.device.runners import KitRunner
-from mnv3_tf.export.device.session import opened
-from mnv3_tf.export.device.ssh import SshDevice
-from mnv3_tf.export.runtime import LiteRTModel
+from mnv3_tf.export.benchmark.devices.bench import DeviceSettings, benchmark_device, open_target
+from mnv3_tf.export.benchmark.devices.session import opened
+from mnv3_tf.export.benchmark.devices.ssh import SshDevice
+from mnv3_tf.export.benchmark.runners.runner_build import build_runner
+from mnv3_tf.export.benchmark.runners.runners import KitRunner
 from mnv3_tf.progress import Silent
+from mnv3_tf.tflite.runtime import LiteRTModel
 
 pytestmark = pytest.mark.slow
 

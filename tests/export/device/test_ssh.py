@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from mnv3_tf.errors import InputError, NoDeviceError
-from mnv3_tf.export.device.bench import DeviceSettings, benchmark_device, open_target
-from mnv3_tf.export.device.remote import DeviceLost
-from mnv3_tf.export.device.session import opened
-from mnv3_tf.export.device.ssh import SshDevice
+from mnv3_tf.export.benchmark.devices.bench import DeviceSettings, benchmark_device, open_target
+from mnv3_tf.export.benchmark.devices.remote import DeviceLost
+from mnv3_tf.export.benchmark.devices.session import opened
+from mnv3_tf.export.benchmark.devices.ssh import SshDevice
 from mnv3_tf.progress import Silent
 
 

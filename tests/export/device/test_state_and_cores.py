@@ -3,8 +3,8 @@
 import pytest
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.device.cores import parse_cores, spans
-from mnv3_tf.export.device.state import DeviceState, parse_state, throttle_flags
+from mnv3_tf.export.benchmark.devices.cores import parse_cores, spans
+from mnv3_tf.export.benchmark.devices.state import DeviceState, parse_state, throttle_flags
 
 TEXT = """MNV3-SECTION battery
   AC powered: false

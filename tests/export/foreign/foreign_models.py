@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from mnv3_tf.spec import Block, NetworkSpec
+from mnv3_tf.network.spec import Block, NetworkSpec
 
 # Four blocks with everything that matters to a walk: a residual on the stem's hard-swish, a gate, both activations, strides.
 SPEC = NetworkSpec("four", (Block(3, 16, 16, False, "relu", 1), Block(5, 48, 24, True, "relu", 2),

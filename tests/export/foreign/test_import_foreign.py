@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from foreign_models import SIDE, build, noise, randomize, relative
 
+from mnv3_tf.data.synthetic import synthetic_pictures
 from mnv3_tf.errors import GateError, InputError
-from mnv3_tf.export import import_foreign as module
-from mnv3_tf.export.import_foreign import import_foreign
-from mnv3_tf.export.reference import convert_model_standard, synthetic_pictures
-from mnv3_tf.export.runtime import LiteRTModel
+from mnv3_tf.export.reference import convert_model_standard
 from mnv3_tf.files import sha256
+from mnv3_tf.tflite.runtime import LiteRTModel
+from mnv3_tf.weights.graphs import importing as module
+from mnv3_tf.weights.graphs.importing import import_foreign
 from mnv3_tf.weights.saving import save_imported
 
 TABLE = """blocks:

@@ -14,11 +14,11 @@ import pytest
 from foreign_models import relative
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.foreign import read_convolutions
-from mnv3_tf.export.foreign.assign import to_keras
-from mnv3_tf.export.foreign.match import require_match
-from mnv3_tf.export.import_foreign import with_pixels
 from mnv3_tf.files import read_json
+from mnv3_tf.weights.graphs import read_convolutions
+from mnv3_tf.weights.graphs.assign import to_keras
+from mnv3_tf.weights.graphs.importing import with_pixels
+from mnv3_tf.weights.graphs.match import require_match
 
 ROOT = Path(__file__).parents[3]
 # Not below XDG_CACHE_HOME, which these tests point to a folder of one session.

@@ -10,10 +10,10 @@ import pytest
 from foreign_models import SIDE, SPEC, answers, folded, folded_network, frozen, fused, relative, write_tfjs
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.foreign import read_convolutions
-from mnv3_tf.export.foreign.assign import to_keras
-from mnv3_tf.export.foreign.match import require_match
-from mnv3_tf.export.foreign.tfjs import read_tfjs
+from mnv3_tf.weights.graphs import read_convolutions
+from mnv3_tf.weights.graphs.assign import to_keras
+from mnv3_tf.weights.graphs.match import require_match
+from mnv3_tf.weights.graphs.tfjs import read_tfjs
 
 
 def test_unfused_graph_gives_the_same_logits(network: keras.Model, tfjs: Path) -> None:

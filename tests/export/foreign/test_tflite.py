@@ -9,14 +9,15 @@ import pytest
 from foreign_models import SIDE, SPEC, answers, build, folded, noise, randomize, relative
 
 from mnv3_tf import MobileNetV3
+from mnv3_tf.data.synthetic import synthetic_pictures
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.foreign import ForeignNetwork, read_convolutions
-from mnv3_tf.export.foreign.assign import Assigned, to_keras
-from mnv3_tf.export.foreign.match import match_spec, require_match
-from mnv3_tf.export.foreign.tflite import _constant
-from mnv3_tf.export.reference import convert_model_standard, synthetic_pictures
-from mnv3_tf.export.tflite_file import TensorInfo, TfliteFile, parse_tflite
-from mnv3_tf.spec import Block, NetworkSpec
+from mnv3_tf.export.reference import convert_model_standard
+from mnv3_tf.network.spec import Block, NetworkSpec
+from mnv3_tf.tflite.file import TensorInfo, TfliteFile, parse_tflite
+from mnv3_tf.weights.graphs import ForeignNetwork, read_convolutions
+from mnv3_tf.weights.graphs.assign import Assigned, to_keras
+from mnv3_tf.weights.graphs.match import match_spec, require_match
+from mnv3_tf.weights.graphs.tflite import _constant
 
 WIDE = 64
 LIMITS = {"float32": 1e-4, "float16": 1e-2}
@@ -115,7 +116,7 @@ def deployed(network: keras.Model) -> tuple[Any, Any]:
     ("int8", "float32", "fused"), pytest.param("int8", "int8", "xnnpack", marks=pytest.mark.slow)])
 def test_own_files(network: keras.Model, deployed: tuple[Any, Any], tmp_path: Path, kind: str, io: str, lowering: str) -> None:
     """hard_swish without its 1/6, gates inside of convolutions, a residual six times too large, pixels minus 128."""
-    from mnv3_tf.export.convert import convert_graph
+    from mnv3_tf.export.convert.convert import convert_graph
 
     graph, ranges = deployed
     path = tmp_path / "own.tflite"

@@ -10,10 +10,10 @@ import pytest
 from foreign_models import SIDE, SPEC, answers, build, folded, frozen, noise, relative, write_tfjs
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.foreign import read_convolutions
-from mnv3_tf.export.foreign.assign import to_keras
-from mnv3_tf.export.foreign.match import match_spec, require_match
-from mnv3_tf.export.import_foreign import with_pixels
+from mnv3_tf.weights.graphs import read_convolutions
+from mnv3_tf.weights.graphs.assign import to_keras
+from mnv3_tf.weights.graphs.importing import with_pixels
+from mnv3_tf.weights.graphs.match import match_spec, require_match
 
 ops = keras.ops
 relu6 = ops.relu6

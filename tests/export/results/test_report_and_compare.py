@@ -10,9 +10,9 @@ import pytest
 
 from mnv3_tf.cli.main import main
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.results.compare import compare_results
-from mnv3_tf.export.results.report import accuracy_by_file, write_results_report
-from mnv3_tf.export.results.store import REQUIRED, SCHEMA, append_records
+from mnv3_tf.export.benchmark.compare import compare_results
+from mnv3_tf.export.benchmark.report import accuracy_by_file, write_results_report
+from mnv3_tf.export.benchmark.store import REQUIRED, SCHEMA, append_records
 
 
 def record(median: float = 5.0, *, file: str = "a.tflite", seed: int = 0, **changes: Any) -> dict[str, Any]:

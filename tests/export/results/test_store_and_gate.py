@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.results.gate import check_gate, parse_gate
-from mnv3_tf.export.results.store import REQUIRED, SCHEMA, append_records, read_records
+from mnv3_tf.export.benchmark.limits import check_gate, parse_gate
+from mnv3_tf.export.benchmark.store import REQUIRED, SCHEMA, append_records, read_records
 
 
 def record(**changes: Any) -> dict[str, Any]:

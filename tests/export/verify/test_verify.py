@@ -12,17 +12,17 @@ from shared import HERE
 
 from mnv3_tf.data import read_labels, write_labels
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.export.convert import convert, open_source, sidecar
+from mnv3_tf.export.convert.convert import convert, open_source, sidecar
 from mnv3_tf.export.verify import Verification, open_chain, verify
 from mnv3_tf.export.verify.ladder import AS_REFERENCE, DEPLOY, FLOAT, QUANTIZED, REFERENCE, XNNPACK
 from mnv3_tf.export.verify.reference import ReferenceKernels
 from mnv3_tf.export.verify.report import write_report
 from mnv3_tf.files import read_json
-from mnv3_tf.keras_model import save_keras
 from mnv3_tf.models import MobileNetV3
+from mnv3_tf.network.keras_io import save_keras
+from mnv3_tf.network.spec import read_block_table
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization.graph import DeployGraph, Op, load_graph, save_graph
-from mnv3_tf.spec import read_block_table
 
 Ranges = dict[str, tuple[float, float]]
 

@@ -1,0 +1,1 @@
+"""Latency on this machine and on devices: measured, kept, compared, drawn."""

@@ -1,0 +1,208 @@
+"""Results for people: a Markdown table, a CSV file, and a page that opens from disk."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mnv3_tf.errors import InputError
+from mnv3_tf.export.benchmark.runners.operators import time_by_block
+from mnv3_tf.export.benchmark.store import Record, latency, targets
+from mnv3_tf.export.benchmark.table import ms
+from mnv3_tf.export.drawing import BLUE, GREY, INK, ORANGE, as_svg, new_figure, page_style
+from mnv3_tf.files import write_text
+
+_COLUMNS = ("file", "target", "device", "runner", "threads", "cores", "delegate", "partitions", "runs", "median_ms", "mean_ms",
+            "p90_ms", "p95_ms", "p99_ms", "min_ms", "max_ms", "spread", "drift", "init_ms", "first_ms", "peak_memory_mb",
+            "size_bytes", "accuracy", "file_sha256", "runner_sha256", "build_fingerprint", "written", "flags", "failure")
+_COLOURS = (BLUE, ORANGE, "#16a34a", "#9333ea", "#dc2626", "#0891b2")
+# What of a row's median no operator took.
+_OUTSIDE = "runtime"
+# Rows whose distribution is drawn.
+_DRAWN = 40
+
+
+def write_results_report(records: Sequence[Record], folder: str | Path, title: str,
+                         accuracy: Mapping[str, float] | None = None) -> Path:
+    """Writes report.md, report.csv and index.html into a folder, replacing those that are there.
+
+    Args:
+        records: the results.
+        folder: made where it is missing.
+        title: of page and table.
+        accuracy: top-1 in 0..1 by file name.
+
+    Returns:
+        The page.
+    """
+    folder = Path(folder)
+    rows = [{**record, "accuracy": (accuracy or {}).get(Path(record["file"]).name, record.get("accuracy"))} for record in records]
+    write_text(folder / "report.md", _markdown(rows, title))
+    write_text(folder / "report.csv", _csv(rows))
+    page = folder / "index.html"
+    write_text(page, _page(rows, title))
+    return page
+
+
+def accuracy_by_file(pairs: Sequence[str]) -> dict[str, float]:
+    """Reads NAME=TOP1 pairs.
+
+    Raises:
+        InputError: one of them is malformed.
+    """
+    found: dict[str, float] = {}
+    for pair in pairs:
+        name, _, value = pair.rpartition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = -1.0
+        if not name or not 0 <= number <= 1:
+            raise InputError(f"--accuracy {pair!r}: give FILE=TOP1 with the accuracy in 0..1, such as a.tflite=0.8896.")
+        found[Path(name).name] = number
+    return found
+
+
+def _markdown(rows: Sequence[Record], title: str) -> str:
+    headings = ("file", "device", "threads", "cores", "median ms", "p90 ms", "p99 ms", "delegate", "top-1")
+    lines = [f"# {title}", "", "| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    for row in rows:
+        cells = (Path(row["file"]).name, row["device"], row["threads"], row["cores"],
+                 "failed" if row["failure"] else _ms(latency(row)), _ms(row["p90_ms"]), _ms(row["p99_ms"]), row["delegate"] or "",
+                 "" if row["accuracy"] is None else f"{row['accuracy']:.4f}")
+        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+    notes = [f"- {Path(row['file']).name} on {row['device']}: {text}" for row in rows
+             for text in (*row["flags"], *([row["failure"]] if row["failure"] else []))]
+    return "\n".join([*lines, "", *dict.fromkeys(notes), ""])
+
+
+def _csv(rows: Sequence[Record]) -> str:
+    store = io.StringIO()
+    writer = csv.writer(store, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for row in rows:
+        writer.writerow(["; ".join(row[key]) if isinstance(row.get(key), list) else row.get(key) for key in _COLUMNS])
+    return store.getvalue()
+
+
+def _page(rows: Sequence[Record], title: str) -> str:
+    from jinja2 import Environment, PackageLoader, select_autoescape
+
+    environment = Environment(loader=PackageLoader("mnv3_tf.export.benchmark", "."),
+                              autoescape=select_autoescape(["html", "j2"]),
+                              trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("results.html.j2").render(
+        style=page_style(), title=title, rows=rows, name=lambda row: Path(row["file"]).name, ms=_ms, latency=latency,
+        distribution=_distribution(rows), trade_off=_trade_off(rows), temperatures=_temperatures(rows),
+        operators=_operators(rows), profiled=[row for row in rows if row.get("ops")],
+        devices=list({row["target"]: row for row in rows}.values()))
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else ms(value)
+
+
+def _label(row: Record) -> str:
+    cores = "" if row["cores"] == "all" else f", {row['cores']}"
+    return f"{Path(row['file']).stem}, {row['threads']}t{cores} @ {row['target'].split(':')[0]}"
+
+
+def _colour(row: Record, rows: Sequence[Record]) -> str:
+    return _COLOURS[targets(rows).index(row["target"]) % len(_COLOURS)]
+
+
+def _distribution(rows: Sequence[Record]) -> str:
+    """A box for each row: quartiles, and the 5th to the 95th percentile."""
+    drawn = [row for row in rows if row["samples_ms"]][:_DRAWN]
+    if not drawn:
+        return ""
+    figure, axes = new_figure(9, 0.6 + 0.34 * len(drawn))
+    boxes = axes.boxplot([[time for part in row["samples_ms"] for time in part] for row in drawn], orientation="horizontal",
+                         whis=(5, 95), showfliers=False, patch_artist=True, widths=0.6)
+    for index, box in enumerate(boxes["boxes"]):
+        box.set(facecolor=_colour(drawn[index], rows), alpha=0.5, edgecolor=INK)
+    for part in ("whiskers", "caps", "medians"):
+        for line in boxes[part]:
+            line.set_color(INK)
+    axes.set_yticks(range(1, len(drawn) + 1), [_label(row) for row in drawn])
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel("milliseconds (box: quartiles; whiskers: 5th to 95th percentile)", fontsize=8)
+    return as_svg(figure, "Distribution of the latency by row")
+
+
+def _trade_off(rows: Sequence[Record]) -> str:
+    """Latency against accuracy, with the line of rows that no other beats in both, by target."""
+    known = [row for row in rows if row["accuracy"] is not None and latency(row) is not None]
+    if not known:
+        return ""
+    figure, axes = new_figure(9, 3.6)
+    for target in targets(known):
+        points = sorted(((latency(row) or 0.0, float(row["accuracy"]), row) for row in known if row["target"] == target),
+                        key=lambda point: point[:2])
+        colour = _colour(points[0][2], rows)
+        axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o", color=colour, label=points[0][2]["device"])
+        best: list[tuple[float, float]] = []
+        for x, y, _ in points:
+            if not best or y > best[-1][1]:
+                best.append((x, y))
+        axes.step([x for x, _ in best], [y for _, y in best], where="post", color=colour, linewidth=1, linestyle="--")
+        for x, y, row in points:
+            axes.annotate(Path(row["file"]).stem, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7, color=INK)
+    axes.set_xlabel("median milliseconds", fontsize=8)
+    axes.set_ylabel("top-1", fontsize=8)
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    return as_svg(figure, "Latency against accuracy")
+
+
+def _operators(rows: Sequence[Record]) -> str:
+    """Time by block of the network for each row that was profiled, and what of the median lies outside of the operators."""
+    profiled = [row for row in rows if _has_layers(row)][:_DRAWN]
+    if not profiled:
+        return ""
+    spent = [time_by_block(row["ops"]) for row in profiled]
+    for row, times in zip(profiled, spent, strict=True):
+        rest = (latency(row) or 0.0) - sum(times.values())
+        if rest > 0:
+            times[_OUTSIDE] = rest
+    found = dict.fromkeys(block for times in spent for block in times)
+    last = ("other", _OUTSIDE)
+    blocks = [*(block for block in found if block not in last), *(block for block in last if block in found)]
+    figure, axes = new_figure(9, 3.4)
+    width = 0.8 / len(profiled)
+    for number, (row, times) in enumerate(zip(profiled, spent, strict=True)):
+        axes.bar([place + number * width for place in range(len(blocks))], [times.get(block, 0.0) for block in blocks], width,
+                 label=_label(row), color=_COLOURS[number % len(_COLOURS)])
+    axes.set_xticks([place + 0.4 - width / 2 for place in range(len(blocks))], blocks, rotation=60, ha="right", fontsize=7)
+    axes.set_ylabel("milliseconds", fontsize=8)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    return as_svg(figure, "Time by block")
+
+
+def _has_layers(row: Record) -> bool:
+    """Whether its operators are named after layers; rows of earlier versions are not asked for a profile's facts."""
+    return bool(row.get("ops")) and not (row.get("profile") or {}).get("problem")
+
+
+def _temperatures(rows: Sequence[Record]) -> str:
+    """CPU temperature over time, a line for each target."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    names: dict[str, Any] = {}
+    for row in rows:
+        points = [(point["seconds"], point["cpu_temperature_c"]) for point in row.get("states") or []
+                  if point.get("cpu_temperature_c") is not None]
+        if len(points) > 1:
+            lines[row["target"]], names[row["target"]] = points, row["device"]
+    if not lines:
+        return ""
+    figure, axes = new_figure(9, 2.6)
+    for number, (target, points) in enumerate(lines.items()):
+        axes.plot([x for x, _ in points], [y for _, y in points], ".-", color=_COLOURS[number % len(_COLOURS)],
+                  label=names[target])
+    axes.set_xlabel("seconds", fontsize=8)
+    axes.set_ylabel("CPU, °C", fontsize=8)
+    axes.grid(axis="x", color=GREY, alpha=0.2, linewidth=0.6)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    return as_svg(figure, "Temperature over time")

@@ -1,0 +1,1 @@
+"""Programs that measure on a device, and their output."""

@@ -1,0 +1,240 @@
+"""Makes the kit's own runner for a device: compiled on demand, with LiteRT's library and what that needs beside it."""
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata, resources, util
+from pathlib import Path
+from typing import Any, Literal
+
+from mnv3_tf.errors import InputError, KitError
+from mnv3_tf.export.benchmark.runners.downloads import fetch_checked
+from mnv3_tf.files import cache_folder, sha256
+from mnv3_tf.progress import Progress
+
+Architecture = Literal["aarch64", "x86_64"]
+PROGRAM, LIBRARY = "kit_runner", "libLiteRt.so"
+_SOURCES = ("kit_runner.c", "kit_operators.c")
+# The oldest GNU C library that the program runs on; the library beside it asks for more.
+_GLIBC = "2.27"
+_WHEEL_PLATFORMS = {"aarch64": ("manylinux_2_27_aarch64", "manylinux2014_aarch64"),
+                    "x86_64": ("manylinux_2_27_x86_64", "manylinux2014_x86_64")}
+_LIBRARIES = ("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libstdc++.so.6", "libgcc_s.so.1")
+
+
+@dataclass(frozen=True)
+class RunnerBundle:
+    """What is copied to a device.
+
+    Attributes:
+        architecture: of the device.
+        loader: name of the dynamic loader among the files.
+        files: name on the device -> file here.
+        sha256: of the program's and the library's bytes together.
+        version: of the runtime, such as "LiteRT 2.3.0".
+    """
+
+    architecture: str
+    loader: str
+    files: dict[str, Path]
+    sha256: str
+    version: str
+
+    def command(self, folder: str) -> list[str]:
+        """The words that start the program in a folder of the device, up to and with the library."""
+        return [f"{folder}/{self.loader}", "--library-path", folder, f"{folder}/{PROGRAM}", f"{folder}/{LIBRARY}"]
+
+
+def build_runner(architecture: str, progress: Progress) -> RunnerBundle:
+    """Compiles the runner, or takes it from the cache.
+
+    Args:
+        architecture: "aarch64" or "x86_64".
+        progress: told of compiling and of downloads.
+
+    Raises:
+        InputError: there is no library for this architecture.
+        KitError: the compiler is missing, a download failed, or the cache cannot be written.
+    """
+    if architecture not in _WHEEL_PLATFORMS:
+        raise InputError(f"the kit's runner is for {' and '.join(_WHEEL_PLATFORMS)}, and the device is {architecture}: LiteRT is "
+                         "published for no other. Take --runner benchmark_model.")
+    version = metadata.version("ai-edge-litert")
+    folder = cache_folder() / "runner" / architecture
+    loader = str(_table()[architecture]["loader"])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            program, library = _compile(architecture, folder, progress), _library(architecture, version, folder, progress)
+            files = {PROGRAM: program, LIBRARY: library, **_runtime(architecture, loader, folder, progress)}
+    except OSError as error:
+        raise KitError(f"{folder}: the kit's runner cannot be kept there ({error.strerror or error}). Free some space, or name "
+                       "a folder that you may write to with XDG_CACHE_HOME.") from error
+    digest = hashlib.sha256((sha256(program) + sha256(library)).encode()).hexdigest()
+    return RunnerBundle(architecture, loader, files, digest, f"LiteRT {version}")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Lets one thread of one process at a time make what is missing in a folder; the others find it made."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no such locks; then it may be made twice
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _table() -> dict[str, Any]:
+    text = resources.files("mnv3_tf.export.benchmark.runners").joinpath("runtime_libraries.json").read_text(encoding="utf-8")
+    return dict(json.loads(text))
+
+
+def _compile(architecture: str, folder: Path, progress: Progress) -> Path:
+    if util.find_spec("ziglang") is None:
+        raise KitError("the compiler for the kit's runner is not installed. Install it: pip install ziglang (the extra "
+                       "`device`), or take --runner benchmark_model.")
+    package = resources.files("mnv3_tf.export.benchmark.runners")
+    sources = {name: package.joinpath(name).read_bytes() for name in _SOURCES}
+    made_by = f"{metadata.version('ziglang')} {architecture} {_GLIBC}".encode()
+    key = hashlib.sha256(b"".join(sources.values()) + made_by).hexdigest()[:16]
+    kept = folder / f"{PROGRAM}-{key}"
+    if kept.is_file():
+        return kept
+    progress.say(f"Compiling the kit's runner for {architecture}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as store:
+        for name, content in sources.items():
+            (Path(store) / name).write_bytes(content)
+        words = [sys.executable, "-m", "ziglang", "cc", "-O2", "-s", "-std=c11", "-D_GNU_SOURCE", "-rdynamic", "-target",
+                 f"{architecture}-linux-gnu.{_GLIBC}", _SOURCES[0], "-o", PROGRAM, "-ldl"]
+        done = subprocess.run(words, cwd=store, capture_output=True, text=True)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["no message"]
+            reason = next((line for line in lines if "error:" in line), lines[-1])
+            raise KitError(f"the kit's runner cannot be compiled for {architecture}: {reason}. Reinstall ziglang, or take "
+                           "--runner benchmark_model.")
+        return (Path(store) / PROGRAM).replace(kept)
+
+
+def _library(architecture: str, version: str, folder: Path, progress: Progress) -> Path:
+    """LiteRT's library: the installed one, or out of the wheel of the same version for the other architecture."""
+    if architecture == platform.machine() and sys.platform == "linux":
+        import ai_edge_litert
+
+        return Path(next(iter(ai_edge_litert.__path__))) / LIBRARY
+    kept = folder / f"{LIBRARY}-{version}"
+    if kept.is_file():
+        return kept
+    progress.say(f"Downloading ai-edge-litert {version} for {architecture}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as store:
+        platforms = [word for name in _WHEEL_PLATFORMS[architecture] for word in ("--platform", name)]
+        words = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps",
+                 "--only-binary=:all:", *platforms, "--dest", store, f"ai-edge-litert=={version}"]
+        done = subprocess.run(words, capture_output=True, text=True)
+        wheels = list(Path(store).glob("*.whl"))
+        if done.returncode or not wheels:
+            raise KitError(f"ai-edge-litert {version} for {architecture} cannot be downloaded by pip: "
+                           f"{(done.stderr.strip().splitlines() or ['no message'])[-1]}. Check the network and pip's index, or "
+                           "take --runner benchmark_model.")
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            (Path(store) / LIBRARY).write_bytes(wheel.read(f"ai_edge_litert/{LIBRARY}"))
+        return (Path(store) / LIBRARY).replace(kept)
+
+
+def _runtime(architecture: str, loader: str, folder: Path, progress: Progress) -> dict[str, Path]:
+    """The dynamic loader and the C and C++ libraries."""
+    if architecture == platform.machine() and sys.platform == "linux":
+        own = _own_libraries(loader)
+        if own is not None:
+            return own
+    table = _table()
+    packages = "".join(package["sha256"] for package in table[architecture]["packages"])
+    kept = folder / f"libraries-{hashlib.sha256(packages.encode()).hexdigest()[:16]}"
+    names = [loader, *_LIBRARIES]
+    if not all((kept / name).is_file() for name in names):
+        progress.say(f"Downloading the C and C++ libraries for {architecture}")
+        bases = [os.environ["MNV3_DEBIAN"]] if os.environ.get("MNV3_DEBIAN") else table["bases"]
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as store:
+            for package in table[architecture]["packages"]:
+                archive = fetch_checked([f"{base}/{package['path']}" for base in bases], package["sha256"], folder / "packages")
+                unpack_deb(archive, Path(store), names)
+            missing = [name for name in names if not (Path(store) / name).is_file()]
+            if missing:
+                raise KitError(f"the packages for {architecture} lack {', '.join(missing)}.")
+            kept.mkdir(exist_ok=True)
+            for name in names:
+                (Path(store) / name).replace(kept / name)
+    return {name: kept / name for name in names}
+
+
+def _own_libraries(loader: str) -> dict[str, Path] | None:
+    """This machine's own, where it has all of them (a musl system has not)."""
+    found: dict[str, Path] = {}
+    for name in _LIBRARIES:
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            return None
+    mapped = set(re.findall(r"(/\S+)$", Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace"), re.MULTILINE))
+    for name in (loader, *_LIBRARIES):
+        stem = name.split(".so")[0]
+        path = next((Path(line) for line in sorted(mapped) if Path(line).name == name or
+                     re.fullmatch(rf"{re.escape(stem)}[-.0-9]*\.so[.0-9]*", Path(line).name)), None)
+        if path is None:
+            return None
+        found[name] = path
+    return found
+
+
+def unpack_deb(archive: Path, folder: Path, names: list[str]) -> None:
+    """Takes files by name out of a Debian package, wherever in it they lie; links are followed inside the package.
+
+    Raises:
+        KitError: the file is not a Debian package, or a link in it leads out of it.
+    """
+    content = archive.read_bytes()
+    if content[:8] != b"!<arch>\n":
+        raise KitError(f"{archive}: is not a Debian package.")
+    place = 8
+    while place + 60 <= len(content):
+        name, size = content[place:place + 16].decode("ascii").strip().rstrip("/"), int(content[place + 48:place + 58])
+        if name.startswith("data.tar"):
+            data = folder / name
+            data.write_bytes(content[place + 60:place + 60 + size])
+            with tarfile.open(data) as members:
+                by_path = {item.name.removeprefix("./"): item for item in members.getmembers()}
+                for path, item in by_path.items():
+                    if Path(path).name in names and not item.isdir():
+                        item = _linked(archive, by_path, path)
+                        source = members.extractfile(item)
+                        if source is not None:
+                            (folder / Path(path).name).write_bytes(source.read())
+            data.unlink()
+        place += 60 + size + size % 2
+
+
+def _linked(archive: Path, by_path: dict[str, tarfile.TarInfo], path: str) -> tarfile.TarInfo:
+    """The file that a path stands for; a link that begins with / does so at the root of the package."""
+    seen = set()
+    while path in by_path and by_path[path].issym() and path not in seen:
+        seen.add(path)
+        path = os.path.normpath(os.path.join("/", os.path.dirname(path), by_path[path].linkname)).lstrip("/")
+    if path not in by_path or path in seen:
+        raise KitError(f"{archive}: its link {min(seen)} leads to no file of the package.")
+    return by_path[path]

@@ -1,0 +1,182 @@
+"""A result folder: `results.jsonl` with a record in each line, and `logs/` with what the runners printed.
+
+A record is written whole in one step, so a crash costs at most the line that was being written; that one is named when the file
+is read. docs/benchmark.md and schema.json describe the fields.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mnv3_tf.errors import InputError, KitError
+from mnv3_tf.files import read_bytes, write_bytes, write_text
+
+SCHEMA = "mnv3-benchmark/1"
+RESULTS, LOGS = "results.jsonl", "logs"
+# Every record has these; what is not known is null.
+REQUIRED = ("schema", "written", "file", "file_sha256", "size_bytes", "target", "device", "architecture", "runner", "threads",
+            "cores", "delegate_asked", "delegate", "partitions", "runs", "rounds", "median_ms", "mean_ms", "p90_ms", "p95_ms",
+            "p99_ms", "min_ms", "max_ms", "spread", "drift", "init_ms", "first_ms", "peak_memory_mb", "samples_ms", "flags",
+            "failure")
+
+Record = dict[str, Any]
+
+
+def append_records(folder: str | Path, records: Sequence[Mapping[str, Any]], logs: Sequence[str] = ()) -> list[Record]:
+    """Adds records to a result folder, with their logs.
+
+    Args:
+        folder: made where it is missing.
+        records: as :data:`REQUIRED` and more.
+        logs: of the runners, one for each record or none.
+
+    Returns:
+        The records as written: with `raw_log`, the log's place in the folder.
+
+    Raises:
+        KitError: the folder cannot be written to.
+    """
+    folder = Path(folder)
+    written = []
+    try:
+        (folder / LOGS).mkdir(parents=True, exist_ok=True)
+        _drop_cut_tail(folder / RESULTS)
+        start = _count(folder / RESULTS)
+        for number, record in enumerate(records):
+            full = {**record, "raw_log": None}
+            if number < len(logs) and logs[number]:
+                name = f"{start + number:04d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', Path(str(record['file'])).stem)[:60]}.txt"
+                write_text(folder / LOGS / name, logs[number])
+                full["raw_log"] = f"{LOGS}/{name}"
+            written.append(full)
+        with open(folder / RESULTS, "ab") as file:
+            for full in written:
+                file.write((json.dumps(full, ensure_ascii=False, allow_nan=False) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise KitError(f"{folder}: cannot be written ({error.strerror or error}). Give another folder with --out.") from error
+    return written
+
+
+def _drop_cut_tail(path: Path) -> None:
+    """Removes a last line that a crash cut off, for a new one would be joined to it."""
+    if path.exists():
+        content = path.read_bytes()
+        if content and not content.endswith(b"\n"):
+            write_bytes(path, content[:content.rfind(b"\n") + 1])
+
+
+def _count(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def read_records(path: str | Path, notes: list[str] | None = None) -> list[Record]:
+    """Reads a result folder, or a `results.jsonl`.
+
+    Args:
+        path: either.
+        notes: told of a last line that was cut off.
+
+    Raises:
+        InputError: it cannot be read, or a line is not a record; the message names file and line.
+    """
+    path = Path(path)
+    file = path / RESULTS if path.is_dir() else path
+    lines = read_bytes(file).decode("utf-8", "replace").split("\n")
+    records = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):  # without a line end: the writer was stopped in it
+                if notes is not None:
+                    notes.append(f"{file}, line {number}: cut off, and left out")
+                continue
+            raise InputError(f"{file}, line {number}: not valid JSON ({error.msg}). Remove the line.") from error
+        records.append(_checked(record, file, number))
+    if not records:
+        raise InputError(f"{file}: holds no result. mnv3 benchmark --out DIR writes them.")
+    return records
+
+
+def _checked(record: Any, file: Path, number: int) -> Record:
+    where = f"{file}, line {number}"
+    if not isinstance(record, dict) or not isinstance(record.get("schema"), str):
+        raise InputError(f"{where}: is not a benchmark record (it names no schema). Give what mnv3 benchmark --out wrote.")
+    if record["schema"] != SCHEMA:
+        raise InputError(f"{where}: has the schema {record['schema']!r}, and this version reads {SCHEMA!r}. Use the version that "
+                         "wrote it, or a newer one.")
+    missing = [name for name in REQUIRED if name not in record]
+    if missing:
+        raise InputError(f"{where}: lacks {', '.join(missing[:5])}. Measure again.")
+    for name in ("median_ms", "mean_ms"):
+        if record[name] is not None and not isinstance(record[name], int | float):
+            raise InputError(f"{where}: {name} is {record[name]!r}, and a number is expected.")
+    return record
+
+
+def host_records(result: Any, written: str) -> list[Record]:
+    """Records of a host's :class:`mnv3_tf.export.benchmark.host.BenchmarkResult`."""
+    environment = result.environment
+    rows = []
+    for row, samples in zip(result.rows, result.samples, strict=True):
+        flags = []
+        if row.delegate != environment["settings"]["delegate"] and environment["settings"]["delegate"] == "xnnpack":
+            flags.append("CPU fallback: XNNPACK took nothing of it")
+        rows.append({
+            "schema": SCHEMA, "written": written, "file": row.file, "file_sha256": row.sha256, "size_bytes": row.size_bytes,
+            "target": "host", "device": row.machine, "architecture": environment["architecture"],
+            "system": environment["system"], "build_fingerprint": None, "runner": "litert-python", "runner_version": row.runtime,
+            "runner_sha256": None, "threads": row.threads, "cores": "all", "delegate_asked": environment["settings"]["delegate"],
+            "delegate": row.delegate, "partitions": row.partitions, "runs": row.runs, "rounds": len(samples),
+            "median_ms": row.median_ms, "mean_ms": row.mean_ms, "p90_ms": row.p90_ms, "p95_ms": row.p95_ms, "p99_ms": row.p99_ms,
+            "min_ms": row.min_ms, "max_ms": row.max_ms, "spread": row.spread, "drift": row.drift, "init_ms": row.init_ms,
+            "first_ms": row.first_ms, "peak_memory_mb": None, "samples_ms": [list(part) for part in samples], "flags": flags,
+            "warnings": [], "failure": None, "settings": environment["settings"], "ops": None, "profile": None,
+            "state_before": {"governors": {"0": row.governor}, "cpu_temperature_c": row.temperature_before_c},
+            "state_after": {"governors": {"0": row.governor}, "cpu_temperature_c": row.temperature_after_c}, "states": []})
+    return rows
+
+
+def failed_host_records(files: Sequence[str], threads: Sequence[int], delegate: str, reason: str, written: str) -> list[Record]:
+    """Records of this machine without numbers, which say why.
+
+    Args:
+        files, threads: a row for each of both.
+        delegate: that was asked for.
+        reason: why there are no numbers.
+        written: UTC, ISO 8601.
+    """
+    from mnv3_tf.export.benchmark.environment import environment
+    from mnv3_tf.tflite.file import read_tflite
+
+    machine = environment()
+    facts = {file: read_tflite(file) for file in files}
+    nothing: Record = dict.fromkeys(REQUIRED)
+    return [{**nothing, "schema": SCHEMA, "written": written, "file": file, "file_sha256": facts[file].sha256,
+             "size_bytes": facts[file].size_bytes, "target": "host", "device": machine["cpu"],
+             "architecture": machine["architecture"], "system": machine["system"], "runner": "litert-python",
+             "runner_version": machine["runtime"], "threads": count, "cores": "all", "delegate_asked": delegate, "runs": 0,
+             "rounds": 0, "flags": [], "warnings": [], "failure": reason} for file in files for count in threads]
+
+
+def name_of(record: Record) -> str:
+    """A row in words: file, device, threads and cores."""
+    cores = "" if record["cores"] == "all" else f", {record['cores']}"
+    return f"{Path(record['file']).name} on {record['device']}, {record['threads']} thread{'s' * (record['threads'] != 1)}{cores}"
+
+
+def latency(record: Record) -> float | None:
+    """The median, or the mean where the runner gives no median."""
+    return record["median_ms"] if record["median_ms"] is not None else record["mean_ms"]
+
+
+def targets(records: Iterable[Record]) -> list[str]:
+    """The targets that occur, in order."""
+    return list(dict.fromkeys(record["target"] for record in records))

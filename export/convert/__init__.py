@@ -1,0 +1,1 @@
+"""From a run or a Keras model to a `.tflite` file."""

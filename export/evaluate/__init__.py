@@ -1,0 +1,1 @@
+"""Scores and answers of every kind of model."""

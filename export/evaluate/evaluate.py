@@ -1,0 +1,137 @@
+"""Scores any model of the kit on labelled pictures, and answers for single pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnv3_tf.artefacts.card_check import check_cards
+from mnv3_tf.data import PictureDataset, PictureError, Sample, clamp_top_k, evaluation_split, open_dataset
+from mnv3_tf.data.batches import contract_batches
+from mnv3_tf.data.check import check_pictures
+from mnv3_tf.errors import InputError
+from mnv3_tf.export.evaluate.classifier import Classifier
+from mnv3_tf.metrics import Scores, score, softmax
+from mnv3_tf.progress import Progress
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two models give the same answers to the same pictures.
+
+    Attributes:
+        top1: share of pictures with the same best class, in 0..1.
+        mean_difference, largest_difference: of a logit, absolute.
+    """
+
+    top1: float
+    mean_difference: float
+    largest_difference: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found.
+
+    Attributes:
+        scores: of one split.
+        split: its name.
+        skipped: a line for each picture that could not be read.
+        agreement: with another model, where asked for.
+        warnings: where the model is no longer what its card says.
+    """
+
+    scores: Scores
+    split: str
+    skipped: tuple[str, ...]
+    agreement: Agreement | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The best classes of one picture: (label, index, probability), best first."""
+
+    file: str
+    predictions: tuple[tuple[str, int, float], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `mnv3 predict --json` prints it."""
+        return {"file": self.file, "predictions": [{"label": label, "index": index, "score": probability}
+                                                   for label, index, probability in self.predictions]}
+
+
+def evaluate(classifier: Classifier, data: str | Path, *, split: str | None = None, strict: bool = False,
+             against: Classifier | None = None, progress: Progress) -> Evaluation:
+    """Scores a model.
+
+    Args:
+        classifier: the model.
+        data: a picture folder, in any layout that training takes; its classes are matched to the model's by name.
+        split: "train", "val", "test" or "all"; None: test where there is one, else val. A folder of class folders alone,
+            without splits, is scored as a whole unless a split is named.
+        strict: a broken picture is an error.
+        against: another model to compare the answers with; each is given the pictures by its own contract.
+        progress: told of everything.
+
+    Raises:
+        InputError: unusable data, an unknown class, no such split, nothing to score, or `against` has other classes.
+    """
+    if against and against.labels != classifier.labels:
+        raise InputError(f"{against.path}: has other classes than {classifier.path} ({', '.join(against.labels[:5])} ... and "
+                         f"{', '.join(classifier.labels[:5])} ...); only models of the same classes can be compared.")
+    dataset = open_dataset(data, class_names=classifier.labels)
+    if split is None and dataset.layout == "class folders":
+        split = "all"
+        progress.say(f"{data}: has no splits, so all its pictures are scored. Where the model was trained on this folder "
+                     "with the default split, --split val scores only what it was not trained on.")
+    name = split or evaluation_split(dataset)
+    samples = tuple(s for part in dataset.splits.values() for s in part) if name == "all" else dataset.split(name)
+    chosen = PictureDataset(dataset.root, dataset.class_names, {name: samples}, dataset.layout)
+    cleaned, report = check_pictures(chosen, strict=strict, progress=progress)
+    samples, skipped = cleaned.split(name), tuple(str(remark) for remark in report.broken)
+    if not samples:
+        raise InputError(f"{data}: the split {name!r} holds no picture to score.")
+    logits = _logits(classifier, samples, progress)
+    labels = np.array([sample.label for sample in samples])
+    agreement = _agreement(logits, _logits(against, samples, progress)) if against else None
+    warnings = tuple(str(remark) for remark in check_cards(classifier.path) if remark.severity == "broken")
+    return Evaluation(score(logits, labels, classifier.labels), name, skipped, agreement, warnings)
+
+
+def _logits(classifier: Classifier, samples: tuple[Sample, ...], progress: Progress) -> np.ndarray:
+    parts: list[np.ndarray] = []
+    with progress.task(f"Scoring {classifier.path.name}", len(samples)) as advance:
+        for pixels, _ in contract_batches(samples, classifier.contract):
+            parts.append(classifier.logits(pixels))
+            advance(sum(map(len, parts)), "")
+    return np.concatenate(parts)
+
+
+def _agreement(ours: np.ndarray, theirs: np.ndarray) -> Agreement:
+    difference = np.abs(ours - theirs)
+    same = (ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()
+    return Agreement(float(same), float(difference.mean()), float(difference.max()))
+
+
+def predict(classifier: Classifier, pictures: Sequence[str | Path], top_k: int) -> tuple[list[Answer], list[str], str | None]:
+    """Answers for pictures.
+
+    Returns:
+        The answers in order, a line for every picture that cannot be read, and a note where `top_k` was reduced to the
+        number of classes.
+    """
+    top_k, note = clamp_top_k(len(classifier.labels), top_k)
+    answers, broken = [], []
+    for picture in pictures:
+        try:
+            pixels = classifier.contract.load(picture)
+        except PictureError as error:
+            broken.append(str(error))
+            continue
+        probabilities = softmax(classifier.logits(pixels[None]).astype(np.float64))[0]
+        best = np.argsort(-probabilities, kind="stable")[:top_k]
+        answers.append(Answer(str(picture), tuple((classifier.labels[i], int(i), float(probabilities[i])) for i in best)))
+    return answers, broken, note

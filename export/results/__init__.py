@@ -1,1 +1,0 @@
-"""Results of benchmarks: kept as JSON lines, compared, gated and shown."""

@@ -1,0 +1,61 @@
+"""A saved Keras model: loaded with errors that name it, saved whole or not at all, and asked for logits."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from mnv3_tf.backend import prefers_xla
+from mnv3_tf.data.batches import EVALUATION_BATCH
+from mnv3_tf.errors import InputError
+from mnv3_tf.files import atomic_path, read_bytes
+
+
+def load_keras(path: Path) -> keras.Model:
+    """A Keras model.
+
+    Raises:
+        InputError: the file is not a Keras model, or needs code that is not here.
+    """
+    if not read_bytes(path).startswith(b"PK"):
+        raise InputError(f"{path}: is not a .keras file (not a zip archive); it may be truncated.")
+    try:
+        model = keras.models.load_model(path, compile=False)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path}: Keras cannot load it ({reason}).") from error
+    model.jit_compile = prefers_xla()
+    return model
+
+
+def save_keras(model: keras.Model, path: Path) -> None:
+    """Saves a `.keras` file atomically."""
+    with atomic_path(path) as temporary:
+        model.save(temporary)
+
+
+def batch_logits(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
+    """Logits float32 (n, classes) of at most :data:`EVALUATION_BATCH` pictures.
+
+    Other numbers of pictures than that, or one, are filled up: each new shape would be compiled anew.
+    """
+    count = len(pixels)
+    if count not in (1, EVALUATION_BATCH):
+        pixels = np.concatenate([pixels, np.zeros((EVALUATION_BATCH - count, *pixels.shape[1:]), pixels.dtype)])
+    return np.asarray(model.predict_on_batch(pixels), np.float32)[:count]
+
+
+def predict_all(model: keras.Model, pixels: np.ndarray) -> list[np.ndarray]:
+    """The outputs of a network with many of them, each (n, ...), for any number of pictures.
+
+    As in :func:`batch_logits`, the pictures go through in batches of one size.
+    """
+    parts = []
+    for start in range(0, len(pixels), EVALUATION_BATCH):
+        chunk = pixels[start:start + EVALUATION_BATCH]
+        count = len(chunk)
+        if count < EVALUATION_BATCH:
+            chunk = np.concatenate([chunk, np.zeros((EVALUATION_BATCH - count, *chunk.shape[1:]), chunk.dtype)])
+        outputs = model.predict_on_batch(chunk)
+        parts.append([np.asarray(output)[:count] for output in (outputs if isinstance(outputs, list) else [outputs])])
+    return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]

@@ -1,0 +1,1 @@
+"""`.tflite` files: their structure, the runtime, what delegates take."""

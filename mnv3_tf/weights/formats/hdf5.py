@@ -1,0 +1,161 @@
+"""Keras weights in HDF5: the older layout of `model.save_weights("x.h5")`, and Keras 3's `.weights.h5`.
+
+Only datasets are read, with h5py.
+
+Sources: the layouts as keras 3.15 writes them (`keras.src.legacy.saving.legacy_h5_format`, `keras.src.saving.saving_lib`).
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from mnv3_tf.errors import InputError
+
+# What a file may hold beyond eight times its own size.
+SPARE_BYTES = 1 << 26
+_DEPTH = 32
+# Top-level groups of a Keras 3 file that hold no layer.
+_NO_LAYERS = ("optimizer", "metrics", "loss")
+
+
+@dataclass(frozen=True)
+class Group:
+    """One layer's tensors, in the order in which Keras lists them.
+
+    Attributes:
+        name: of the layer; where a Keras 3 file does not keep it, of its class with a number (`conv2d_3`).
+        path: of its group in the file.
+        tensors: by name within the layer (`kernel`, or the number that Keras 3 gives).
+    """
+
+    name: str
+    path: str
+    tensors: dict[str, np.ndarray]
+
+
+def read_groups(path: Path, content: bytes, most_groups: int) -> tuple[str, tuple[Group, ...]]:
+    """What :func:`mnv3_tf.weights.formats.hdf5_worker.read_h5` gives, read in this process.
+
+    A damaged file may end the process, or hold it for ever.
+    """
+    import h5py
+
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            root = file["model_weights"] if "layer_names" not in file.attrs and "model_weights" in file else file
+            reader = _Reader(path, len(content), most_groups)
+            if "layer_names" in root.attrs or "layer_names0" in root.attrs:
+                kind, groups = "h5", tuple(reader.older(root))
+            else:
+                kind, groups = "keras h5", tuple(reader.keras3(file, "", 0))
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise InputError(f"{path}: damaged, or HDF5 of a kind that Keras does not write ({str(error).splitlines()[0][:150]}). "
+                         "Download or save it again.") from None
+    if not groups:
+        raise InputError(f"{path}: an HDF5 file without Keras weights. Save them with model.save_weights('x.weights.h5').")
+    return kind, groups
+
+
+class _Reader:
+    """Reads groups and counts what they hold."""
+
+    def __init__(self, path: Path, size_bytes: int, most_groups: int) -> None:
+        self.path = path
+        self.bytes_left = 8 * size_bytes + SPARE_BYTES
+        self.most_groups = self.groups_left = most_groups
+
+    def older(self, root: Any) -> Iterator[Group]:
+        """Layers named by the attribute `layer_names`, tensors by `weight_names`."""
+        for layer in _names(root, "layer_names"):
+            group = self.child(root, layer)
+            names = _names(group, "weight_names")
+            if names:
+                yield Group(layer, group.name.strip("/"), {self.within(name, layer): self.dataset(group, name) for name in names})
+        if "top_level_model_weights" in root:
+            group = self.child(root, "top_level_model_weights")
+            names = _names(group, "weight_names")
+            if names:
+                yield Group("", group.name.strip("/"), {self.within(name, ""): self.dataset(group, name) for name in names})
+
+    @staticmethod
+    def within(name: str, layer: str) -> str:
+        """A tensor's name without its layer's and without TensorFlow's `:0`."""
+        return re.sub(r":\d+$", "", name.removeprefix(f"{layer}/"))
+
+    def keras3(self, group: Any, path: str, depth: int) -> Iterator[Group]:
+        """Every group that has a group `vars` with tensors, whatever the folders around it are called."""
+        from natsort import natsorted
+
+        if depth > _DEPTH:
+            raise InputError(f"{self.path}: groups nested deeper than {_DEPTH}: not a file that Keras wrote.")
+        self.groups_left -= 1
+        if self.groups_left < 0:
+            raise InputError(f"{self.path}: more than {self.most_groups} groups, as far as they can be followed: not a file that "
+                             "Keras wrote, or made to take forever.")
+        for name in natsorted(group.keys()):
+            if depth == 0 and name in _NO_LAYERS:
+                continue
+            below = self.child(group, name)
+            if not hasattr(below, "keys"):
+                continue
+            if name != "vars":
+                yield from self.keras3(below, f"{path}/{name}".strip("/"), depth + 1)
+            elif len(below):
+                label = below.attrs.get("name", path.rpartition("/")[2])
+                label = label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
+                yield Group(label, path, {item: self.dataset(below, item) for item in natsorted(below.keys())})
+
+    def child(self, group: Any, name: str) -> Any:
+        """A member that lies in this very file."""
+        import h5py
+
+        folder = group
+        for part in name.split("/"):
+            where = f"{self.path}: {folder.name.rstrip('/')}/{part}"
+            link = folder.get(part, getlink=True) if hasattr(folder, "keys") else None
+            if link is None:
+                raise InputError(f"{where} is missing: damaged. Download or save it again.")
+            if not isinstance(link, h5py.HardLink):
+                raise InputError(f"{where} is a link to elsewhere, as Keras never writes. Save the weights again.")
+            folder = folder[part]
+        return folder
+
+    def dataset(self, group: Any, name: str) -> np.ndarray:
+        """A dataset's values, bfloat16 as such.
+
+        Raises:
+            InputError: it is not a dataset of numbers, lies elsewhere, or declares more than the file's size allows.
+        """
+        found = self.child(group, name)
+        where = f"{self.path}: {group.name}/{name}"
+        if not hasattr(found, "dtype") or found.shape is None:
+            raise InputError(f"{where} is not a tensor.")
+        if found.is_virtual or found.external:
+            raise InputError(f"{where} keeps its values in another file, as Keras never writes. Save the weights again.")
+        self.bytes_left -= found.nbytes
+        if self.bytes_left < 0:
+            raise InputError(f"{where} declares the shape {found.shape}, more than the file can hold: damaged, or made to fill "
+                             "the memory.")
+        if found.dtype.kind == "V" and found.dtype.itemsize == 2 and found.attrs.get("dtype") == "bfloat16":
+            return np.array(found).view(ml_dtypes.bfloat16)
+        if found.dtype.kind not in "fiub":
+            raise InputError(f"{where} has the dtype {found.dtype}; numbers are needed.")
+        return np.array(found)
+
+
+def _names(group: Any, attribute: str) -> list[str]:
+    """A list of names in an attribute; Keras splits long ones over `attribute0`, `attribute1`, ..."""
+    if attribute in group.attrs:
+        values = list(group.attrs[attribute])
+    else:
+        values, number = [], 0
+        while f"{attribute}{number}" in group.attrs:
+            values += list(group.attrs[f"{attribute}{number}"])
+            number += 1
+    return [value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in values]

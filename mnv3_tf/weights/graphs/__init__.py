@@ -1,0 +1,38 @@
+"""Reads the MobileNetV3 out of a file that another converter wrote: a `.tflite` file or a TensorFlow.js graph model."""
+
+from pathlib import Path
+
+from mnv3_tf.weights.graphs.blocks import find_network
+from mnv3_tf.weights.graphs.graph import Graph
+from mnv3_tf.weights.graphs.network import ForeignConvolution, ForeignNetwork
+from mnv3_tf.weights.graphs.tfjs import is_tfjs, read_tfjs
+from mnv3_tf.weights.graphs.walk import walk
+
+
+def read_graph(path: str | Path) -> Graph:
+    """A file's graph in the neutral form.
+
+    Raises:
+        InputError: the file is missing, damaged or of another kind.
+    """
+    if is_tfjs(path):
+        return read_tfjs(path)
+    from mnv3_tf.weights.graphs.tflite import read_tflite_graph
+
+    return read_tflite_graph(path)
+
+
+def read_convolutions(path: str | Path) -> ForeignNetwork:
+    """The MobileNetV3 of a `.tflite` file or a TensorFlow.js graph model (its `.json` file, or the folder of a `model.json`).
+
+    Returns:
+        The longest prefix of the graph that is a MobileNetV3, in true units: float32 kernels and biases between tensors that no
+        converter's factor has scaled.
+
+    Raises:
+        InputError: the file is damaged or of another kind, or holds no such network; the message names the operator.
+    """
+    return find_network(walk(read_graph(path)))
+
+
+__all__ = ["ForeignConvolution", "ForeignNetwork", "read_convolutions", "read_graph"]

@@ -1,0 +1,1 @@
+"""Other packages: how they name tensors and models, and what they published."""
