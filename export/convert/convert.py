@@ -14,6 +14,7 @@ from mnv3_tf.artefacts.card import fingerprint, make_card
 from mnv3_tf.artefacts.run_folder import RunFolder
 from mnv3_tf.data import Preprocessing, write_labels
 from mnv3_tf.errors import GateError, InputError, KitError
+from mnv3_tf.export.convert.placement import place
 from mnv3_tf.export.evaluate.classifier import contract_and_labels
 from mnv3_tf.files import read_json, write_bytes, write_json
 from mnv3_tf.quantization.fake_quantized import Ranges, Twin
@@ -219,8 +220,6 @@ def check_int8(content: bytes, name: str, model: LiteRTModel, lowering: Lowering
 
 def _mixed_problems(file: TfliteFile, lowered: LoweredGraph, front: set[int]) -> list[str]:
     """What keeps a file from being float in the blocks that are left float, and clean int8 everywhere else."""
-    from mnv3_tf.export.verify.layers import place
-
     placed = place(file, lowered)
     if isinstance(placed, str):
         return [placed]

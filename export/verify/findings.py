@@ -13,8 +13,9 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from mnv3_tf.config import VerifyConfig
+from mnv3_tf.export.convert.placement import Constants, Placed
 from mnv3_tf.export.verify.ladder import FLOAT, QUANTIZED, REFERENCE, RUNGS, Form
-from mnv3_tf.export.verify.layers import Constants, Layer, LayerTable, Placed
+from mnv3_tf.export.verify.layers import Layer, LayerTable
 from mnv3_tf.metrics import Scores
 from mnv3_tf.network.layer_names import display_name
 from mnv3_tf.quantization.fake_quantized import Ranges, Twin, input_units, shifted_bias

@@ -15,6 +15,7 @@ from mnv3_tf.data.check import check_pictures
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.export.bundle.contract import input_tensor
 from mnv3_tf.export.convert.convert import check_int8, convert_graph, output_step
+from mnv3_tf.export.convert.placement import Constants, detect_lowering, place
 from mnv3_tf.export.verify import findings as checks
 from mnv3_tf.export.verify.chain import Chain
 from mnv3_tf.export.verify.claims import calibration_of, claim_findings
@@ -31,7 +32,7 @@ from mnv3_tf.export.verify.ladder import (
     Rung,
     climb,
 )
-from mnv3_tf.export.verify.layers import Constants, LayerTable, detect_lowering, examine_layers, place
+from mnv3_tf.export.verify.layers import LayerTable, examine_layers
 from mnv3_tf.export.verify.reference import ReferenceKernels
 from mnv3_tf.export.verify.result import Verification
 from mnv3_tf.network.keras_io import batch_logits, load_keras

@@ -12,10 +12,10 @@ from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import GateError, InputError
 from mnv3_tf.export.convert.convert import Converted, Source, check_int8, convert, convert_graph, open_source, sidecar
 from mnv3_tf.export.convert.convert import convert as convert_module
+from mnv3_tf.export.convert.placement import place
 from mnv3_tf.export.evaluate.classifier import open_classifier
 from mnv3_tf.export.sensitivity import mixed as mixed_module
 from mnv3_tf.export.sensitivity.mixed import analyse_run, measure_cost
-from mnv3_tf.export.verify.layers import place
 from mnv3_tf.files import read_json
 from mnv3_tf.models import MobileNetV3
 from mnv3_tf.network.layer_names import block_of

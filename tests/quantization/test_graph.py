@@ -81,7 +81,8 @@ def test_residual_on_the_stem_shares_its_factor() -> None:
 def test_the_mean_of_one_place_is_no_operation() -> None:
     """At 32x32 the last map has one place. The converter leaves its mean out; the network must have the same operations."""
     from mnv3_tf.export.convert.convert import convert_graph
-    from mnv3_tf.export.verify.layers import examine_layers, place
+    from mnv3_tf.export.convert.placement import place
+    from mnv3_tf.export.verify.layers import examine_layers
     from mnv3_tf.tflite.file import parse_tflite
 
     blocks = (Block(3, 16, 16, True, "relu", 2), Block(3, 32, 16, False, "hard_swish", 2),

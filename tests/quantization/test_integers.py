@@ -8,7 +8,7 @@ import pytest
 
 from mnv3_tf.errors import KitError
 from mnv3_tf.export.convert.convert import convert_graph
-from mnv3_tf.export.verify.layers import place
+from mnv3_tf.export.convert.placement import place
 from mnv3_tf.models import MobileNetV3
 from mnv3_tf.network.spec import Block, NetworkSpec
 from mnv3_tf.quantization.calibration import calibrate
