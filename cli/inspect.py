@@ -41,8 +41,8 @@ def inspect(file: str, threads: int, require: tuple[str, ...], as_json: bool) ->
 def _print(found: "Inspection") -> None:
     from rich.console import Console
 
-    from mnv3_tf.data.samples import counted
     from mnv3_tf.export.inspection.inspect import INT8, TFLITE_METADATA
+    from mnv3_tf.text import counted
 
     console = Console(highlight=False)
     if not console.is_terminal:

@@ -38,7 +38,7 @@ class _LazyGroup(click.Group):
         return getattr(importlib.import_module(f"mnv3_tf.cli.{name}"), name)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        from mnv3_tf.yaml_text import nearest
+        from mnv3_tf.text import nearest
 
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             ctx.fail(f"There is no command {args[0]!r}{nearest(args[0], COMMANDS)}. Commands: {', '.join(COMMANDS)}.")

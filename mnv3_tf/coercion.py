@@ -4,7 +4,7 @@ import types
 import typing
 from typing import Any, Literal
 
-from mnv3_tf.yaml_text import nearest
+from mnv3_tf.text import nearest
 
 
 def coerce(value: Any, hint: Any) -> Any:

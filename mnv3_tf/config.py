@@ -14,7 +14,8 @@ import yaml
 
 from mnv3_tf.coercion import coerce
 from mnv3_tf.errors import InputError
-from mnv3_tf.yaml_text import YamlDocument, nearest, read_yaml
+from mnv3_tf.text import nearest
+from mnv3_tf.yaml_text import YamlDocument, read_yaml
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """YAML read with the line of every key kept, so that an error can name it."""
 
-import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,7 @@ import yaml
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_bytes
-
-
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """A phrase such as ``; did you mean 'epochs'?``, or nothing where no choice is close."""
-    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+from mnv3_tf.text import nearest
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.benchmark.store import Record, name_of, targets
-from mnv3_tf.yaml_text import nearest
+from mnv3_tf.text import nearest
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt, "==": operator.eq}

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mnv3_tf.data.samples import counted
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.inspection.worker import Run, run_apart
+from mnv3_tf.text import counted
 from mnv3_tf.tflite.delegate_rules import CONTROL, details, reason
 from mnv3_tf.tflite.file import (
     CONVERSIONS,

@@ -19,7 +19,7 @@ from mnv3_tf.data.decode import WHITE, Source, as_rgb, read_picture, upright
 from mnv3_tf.data.resample import INTERPOLATIONS, resample
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_json, write_json
-from mnv3_tf.yaml_text import nearest
+from mnv3_tf.text import nearest
 
 VERSION = 1
 MAX_SIDE = 4096

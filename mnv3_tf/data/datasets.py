@@ -10,7 +10,7 @@ from mnv3_tf.data.labels import read_labels, write_labels
 from mnv3_tf.data.lists import has_lists, open_lists
 from mnv3_tf.data.samples import PictureDataset, Sample, clamp_top_k, evaluation_split
 from mnv3_tf.errors import InputError
-from mnv3_tf.yaml_text import nearest
+from mnv3_tf.text import nearest
 
 __all__ = ["PictureDataset", "Sample", "clamp_top_k", "evaluation_split", "open_dataset", "read_labels", "write_labels"]
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from natsort import natsorted
 
-from mnv3_tf.data.samples import PictureDataset, Sample, counted, listed, suggestions
+from mnv3_tf.data.samples import PictureDataset, Sample
 from mnv3_tf.errors import InputError
+from mnv3_tf.text import counted, listed, suggestions
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _JUNK_NAMES = {"thumbs.db", "desktop.ini", "__macosx"}

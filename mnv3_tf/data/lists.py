@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mnv3_tf.data.labels import read_labels, read_lines, split_list_line
-from mnv3_tf.data.samples import PictureDataset, Sample, counted, listed
+from mnv3_tf.data.samples import PictureDataset, Sample
 from mnv3_tf.errors import InputError
+from mnv3_tf.text import counted, listed
 
 LISTS = {"train": "train_list.txt", "val": "val_list.txt", "test": "test_list.txt"}
 MAX_CLASSES = 100_000  # where no labels.txt says how many

@@ -1,14 +1,12 @@
 """What a dataset is: named classes, and pictures with labels in named splits."""
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.yaml_text import nearest
-
-SHOWN = 20
+from mnv3_tf.text import counted, listed, nearest, suggestions
 
 
 @dataclass(frozen=True)
@@ -101,24 +99,6 @@ def clamp_top_k(class_count: int, k: int = 5) -> tuple[int, str | None]:
     return class_count, f"top-{k} needs {k} classes and there are {class_count}: top-{class_count} is reported"
 
 
-def counted(count: int, one: str, many: str | None = None) -> str:
-    """A count with its noun: "1 picture", "2 pictures"."""
-    return f"{count} {one if count == 1 else many or one + 's'}"
-
-
-def suggestions(names: Iterable[str], allowed: Iterable[str]) -> str:
-    """Names that are not allowed, each with the nearest one that is."""
-    hints = {name: nearest(name, allowed).removeprefix("; ") for name in names}
-    return listed((f"{name!r} ({hint})" if hint else repr(name) for name, hint in hints.items()), ", ")
-
-
 def _composed(name: str) -> str:
     """One Unicode form: macOS writes file names in another than everyone else."""
     return unicodedata.normalize("NFC", name)
-
-
-def listed(lines: Iterable[str], separator: str = "\n  ") -> str:
-    """The first lines, and how many more there are."""
-    lines = list(lines)
-    more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return separator.join(lines[:SHOWN] + more)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from mnv3_tf.data.decode import PictureError, decode, name_note, picture_bytes
-from mnv3_tf.data.samples import PictureDataset, Sample, counted, listed
+from mnv3_tf.data.samples import PictureDataset, Sample
 from mnv3_tf.data.scan_cache import Outcome, ScanCache, Stamp, default_cache_path
 from mnv3_tf.errors import InputError
 from mnv3_tf.machine import usable_cores
+from mnv3_tf.text import counted, listed
 
 TINY_CLASS = 10
 

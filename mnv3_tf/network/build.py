@@ -24,7 +24,7 @@ from mnv3_tf.network.spec import (
     scale_blocks,
     stem_width,
 )
-from mnv3_tf.yaml_text import nearest
+from mnv3_tf.text import nearest
 
 SMALLEST_SIDE = 32
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.yaml_text import nearest, read_yaml
+from mnv3_tf.text import nearest
+from mnv3_tf.yaml_text import read_yaml
 
 Activation = Literal["relu", "hard_swish"]
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from mnv3_tf.data import PictureDataset, Sample
-from mnv3_tf.data.samples import counted
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_bytes
+from mnv3_tf.text import counted
 
 # Neighbours at a sixteenth of the picture's side are alike in a photo (0.5 to 0.9) and not at all in noise.
 _LEAST_LIKENESS = 0.15

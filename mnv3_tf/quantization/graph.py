@@ -16,7 +16,7 @@ import numpy as np
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import atomic_path
 from mnv3_tf.network.layer_names import block_of
-from mnv3_tf.yaml_text import nearest
+from mnv3_tf.text import nearest
 
 Kind = Literal["input", "conv", "depthwise", "hard_swish", "hard_sigmoid", "multiply", "add", "pool", "flatten"]
 _FORMAT = 1

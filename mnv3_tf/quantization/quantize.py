@@ -31,8 +31,8 @@ from mnv3_tf.quantization.graph import DeployGraph, save_graph
 from mnv3_tf.quantization.integers import QuantizedNetwork
 from mnv3_tf.quantization.lower import lower
 from mnv3_tf.quantization.weight_reconstruction import compensate
+from mnv3_tf.text import nearest
 from mnv3_tf.training.batches import TrainingBatches
-from mnv3_tf.yaml_text import nearest
 
 Method = Literal["qat", "ptq"]
 

@@ -13,8 +13,8 @@ from mnv3_tf.config import Config, TrainConfig
 from mnv3_tf.errors import InputError
 from mnv3_tf.network.layer_names import block_of
 from mnv3_tf.network.spec import scale_blocks
+from mnv3_tf.text import nearest
 from mnv3_tf.weights.starting import network_spec
-from mnv3_tf.yaml_text import nearest
 
 TOP = "top"
 

@@ -14,11 +14,11 @@ from mnv3_tf.data import Preprocessing
 from mnv3_tf.errors import InputError
 from mnv3_tf.network.spec import DIALECTS, SPECS, NetworkSpec, check_alpha, find_spec, in_dialect, read_block_table
 from mnv3_tf.progress import Progress
+from mnv3_tf.text import nearest
 from mnv3_tf.weights.matching import ALPHAS, Variant, advice, check_fit, class_count, left_out_names, nearest_variants
 from mnv3_tf.weights.sources.hints import Hints, published_hints, read_hints
 from mnv3_tf.weights.sources.names import ORIGINS, Entry, source_entries
 from mnv3_tf.weights.sources.published_names import Published, find_published_name
-from mnv3_tf.yaml_text import nearest
 
 if TYPE_CHECKING:
     import keras

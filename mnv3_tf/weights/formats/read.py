@@ -15,6 +15,7 @@ import numpy as np
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_bytes
+from mnv3_tf.text import nearest
 from mnv3_tf.weights.formats import torch_files
 from mnv3_tf.weights.formats.constructors import PickledArray, Refused
 from mnv3_tf.weights.formats.hdf5 import Group
@@ -22,7 +23,6 @@ from mnv3_tf.weights.formats.hdf5_worker import read_h5
 from mnv3_tf.weights.formats.keras_archive import read_keras_archive
 from mnv3_tf.weights.formats.pickles import Machine, remedy
 from mnv3_tf.weights.formats.torch_files import Tensor
-from mnv3_tf.yaml_text import nearest
 
 _MAX_BYTES = 1 << 31
 # Where checkpoints of training scripts keep a model's tensors; averaged weights first, as they are what is evaluated.

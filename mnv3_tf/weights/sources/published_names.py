@@ -7,7 +7,7 @@ normalization); its name does.
 from dataclasses import dataclass
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.yaml_text import nearest
+from mnv3_tf.text import nearest
 
 
 @dataclass(frozen=True)
