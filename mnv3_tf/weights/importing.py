@@ -192,13 +192,13 @@ def build(spec: NetworkSpec, alpha: float, classes: int | None, input_size: int 
     """The network in float32, whatever Keras's own policy is; without a head where `classes` is None."""
     import keras
 
-    from mnv3_tf.network.build import build as network
+    from mnv3_tf.network.build import build as build_network
 
     height, width = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
-        model, _ = network.build(spec, input_shape=(height, width, 3), alpha=alpha, classes=classes or 1,
+        model, _ = build_network(spec, input_shape=(height, width, 3), alpha=alpha, classes=classes or 1,
                                  include_top=classes is not None, dropout=dropout)
         return model
     finally:

@@ -13,9 +13,9 @@ from device_lab.keeper import keep
 from device_lab.phone import SimulatedPhone
 from device_lab.waiting import PATIENCE
 
-from mnv3_tf.export.benchmark.host.devices import adb as adb_module
-from mnv3_tf.export.benchmark.host.devices import local, remote, ssh
-from mnv3_tf.export.benchmark.host.runners import runners
+from mnv3_tf.export.benchmark.devices import adb as adb_module
+from mnv3_tf.export.benchmark.devices import local, remote, ssh
+from mnv3_tf.export.benchmark.runners import runners
 
 if TYPE_CHECKING:
     from device_lab.adbd import RealPhone

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.export.benchmark.host.runners import binaries
+from mnv3_tf.export.benchmark.runners import binaries
 from mnv3_tf.export.benchmark.runners.binaries import benchmark_binary
 from mnv3_tf.files import sha256
 from mnv3_tf.progress import Silent

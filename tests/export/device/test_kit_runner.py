@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.export.benchmark.host.runners import runner_build
+from mnv3_tf.export.benchmark.runners import runner_build
 from mnv3_tf.export.benchmark.runners.kit_runner import RunnerResult, parse_runner_output, runner_arguments
 from mnv3_tf.export.benchmark.runners.operators import name_operators
 from mnv3_tf.export.benchmark.runners.runner_build import RunnerBundle, build_runner, unpack_deb
