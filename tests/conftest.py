@@ -21,6 +21,7 @@ from shared import TINY, TWO_BLOCKS, Shared, make_pictures, quantize_run, train_
 # TensorFlow makes millions of small objects that live: collections that look at them again and again take a tenth of the time.
 gc.set_threshold(50_000, 20, 100)
 
+pytest_plugins = ["tflite_samples"]
 # What a test should take of the processor at most, children included, on a machine where the reference takes what it says:
 # seconds. It fails at twice that, for the reference says only roughly how slow a busy machine is.
 BUDGET, SLOW_BUDGET, REFERENCE_SECONDS = 10.0, 60.0, 0.4

@@ -1,4 +1,4 @@
-"""Small real .tflite files, made once for all tests of the export package."""
+"""Small real .tflite files, made once for all tests that look at some."""
 
 import os
 from pathlib import Path

@@ -42,7 +42,7 @@ def running(mark: str) -> str:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, None])
 def test_nothing_outlives_the_process_that_started_it(number: signal.Signals | None, tmp_path: Path) -> None:
     """Killed, ended, and by itself."""
-    words, tests = [sys.executable, "-c", PROGRAM, str(tmp_path)], Path(__file__).parents[2]
+    words, tests = [sys.executable, "-c", PROGRAM, str(tmp_path)], Path(__file__).parents[3]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tests) as child:
         assert child.stdin and child.stdout
         mark = child.stdout.readline().strip()
