@@ -1,11 +1,8 @@
 """Small real .tflite files, made once for all tests that look at some."""
 
-import os
 from pathlib import Path
 
 import pytest
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # The 1x1 network: two outputs for each pixel, (r + 2g + b) / 4 and (r - b) / 2 + 10.
 KERNEL = [[0.25, 0.5], [0.5, 0.0], [0.25, -0.5]]
