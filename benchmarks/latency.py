@@ -16,9 +16,9 @@ from mnv3_tf.cli.options import Terminal, quiet_libraries
 
 HERE = Path(__file__).parent
 NETWORKS = {"large": 224, "small": 128}
-OURS, FUSED, FLOAT = "int8", "int8, native hard-swish", "float32"
+OURS, NATIVE, FLOAT = "int8", "int8, native hard-swish", "float32"
 PEER, PEER_FLOAT = "keras.applications int8", "keras.applications float32"
-KINDS = (OURS, FUSED, FLOAT, PEER, PEER_FLOAT)
+KINDS = (OURS, NATIVE, FLOAT, PEER, PEER_FLOAT)
 PICTURES = 32
 ROUNDS = 10
 
@@ -81,8 +81,8 @@ def build(name: str, size: int, folder: Path) -> dict[str, Path]:
     graph = trace(model)
     ranges = calibrate(graph, [pictures[start:start + 8] for start in range(0, PICTURES, 8)]).ranges
     files[OURS].write_bytes(convert_graph(graph, ranges, format="int8", io="int8", lowering="xnnpack"))
-    files[FUSED].write_bytes(convert_graph(graph, ranges, format="int8", io="int8", lowering="fused"))
-    files[FLOAT].write_bytes(convert_graph(graph, None, format="float32", io="float32", lowering="fused"))
+    files[NATIVE].write_bytes(convert_graph(graph, ranges, format="int8", io="int8", lowering="native"))
+    files[FLOAT].write_bytes(convert_graph(graph, None, format="float32", io="float32", lowering="native"))
     peer = getattr(keras.applications, f"MobileNetV3{name.title()}")(
         input_shape=(size, size, 3), weights=None, classes=1000, classifier_activation=None)
     peer.set_weights(model.get_weights())

@@ -14,18 +14,20 @@ from mnv3_tf.cli.options import json_option, print_json, quiet_libraries
               help="int8 needs a quantized run.")
 @click.option("--io", type=click.Choice(["uint8", "int8", "float32"]),
               help="Type of input and output of an int8 file.  [default: uint8]")
-@click.option("--lowering", type=click.Choice(["xnnpack", "fused"]),
-              help="Hard-swish as ADD and MUL (xnnpack), or as the native operator (fused).  "
-                   "[default: xnnpack for int8, else fused]")
+@click.option("--lowering", type=click.Choice(["xnnpack", "native", "fused"]), metavar="[xnnpack|native]",
+              help="Hard-swish as ADD and MUL (xnnpack), or as one HARD_SWISH operator (native).  "
+                   "[default: xnnpack for int8, else native]")
 @json_option
 def convert(model: str, out: str, format: str, io: str | None, lowering: str | None, as_json: bool) -> None:
     """Writes MODEL (a run folder or .keras file) as a checked .tflite file.
 
     Its preprocessing contract, labels and card are written beside it. Every file takes RGB pixels: uint8 the byte, int8 the
     byte minus 128, float32 the value 0..255. An int8 file is refused (exit code 3) if it has float operations outside the
-    blocks that the run leaves float, stray conversions, open sizes or several XNNPACK partitions (except with --lowering fused),
+    blocks that the run leaves float, stray conversions, open sizes or several XNNPACK partitions (except with --lowering native),
     or if its answers differ from the quantized network's.
     """
+    if lowering == "fused":
+        click.echo("Note: --lowering fused is called native now.", err=True)
     quiet_libraries()
     from mnv3_tf.export.convert.convert import convert as run_conversion
     from mnv3_tf.export.convert.convert import open_source

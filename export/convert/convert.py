@@ -21,7 +21,7 @@ from mnv3_tf.quantization.fake_quantized import Ranges, Twin
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import DeployGraph, leave_float, load_graph
 from mnv3_tf.quantization.integers import QuantizedNetwork
-from mnv3_tf.quantization.lower import LoweredGraph, Lowering, lower
+from mnv3_tf.quantization.lower import FORMER_LOWERINGS, LoweredGraph, Lowering, lower
 from mnv3_tf.tflite.file import (
     TfliteFile,
     boundary_quantize_problems,
@@ -125,7 +125,7 @@ def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io 
         format: "int8" needs a quantized run; "float16" and "dynamic" store smaller weights; "float32" is exact.
         io: of an int8 file: "uint8" (default: picture bytes in, as Android and MediaPipe have them), "int8" or "float32". The
             other formats take and give float32.
-        lowering: "xnnpack" (default for int8: additions and multiplications that the XNNPACK delegate takes) or "fused"
+        lowering: "xnnpack" (default for int8: additions and multiplications that the XNNPACK delegate takes) or "native"
             (default for the other formats: the native HARD_SWISH operation, which GPU and NPU delegates may prefer).
 
     Raises:
@@ -142,7 +142,7 @@ def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io 
     if format != "int8" and io not in (None, "float32"):
         raise InputError(f"--io {io} goes with --format int8 only; a {format} file takes and gives float32.")
     io = io or ("uint8" if format == "int8" else "float32")
-    lowering = lowering or ("xnnpack" if format == "int8" else "fused")
+    lowering = FORMER_LOWERINGS.get(str(lowering), lowering) or ("xnnpack" if format == "int8" else "native")
     content = convert_graph(source.graph, source.ranges if format == "int8" else None, format=format, io=io,
                             lowering=lowering)
     model = LiteRTModel(content)
@@ -251,7 +251,7 @@ def _gate(out: Path, content: bytes, model: LiteRTModel, format: Format, lowerin
     problems = check_int8(content, str(out), model, lowering, source.graph)
     if problems:
         raise GateError(f"{out}: was not written, because it would not be a clean int8 file: {'; '.join(problems)}. A "
-                        "network whose weights were never trained can cause this; otherwise try --lowering fused.")
+                        "network whose weights were never trained can cause this; otherwise try --lowering native.")
     steps = _difference(source, model, lowering)
     if steps > _MEAN_STEPS:
         raise GateError(f"{out}: was not written, because it does not answer like the quantized Keras network: on test patterns "
@@ -289,7 +289,7 @@ def _constant_answer(source: Source, model: LiteRTModel) -> int | None:
     answers = set(model.predict(patterns).argmax(axis=1).tolist())
     if len(answers) > 1:
         return None
-    expected = set(Twin(lower(source.graph, "fused")).logits(patterns).argmax(axis=1).tolist())
+    expected = set(Twin(lower(source.graph, "native")).logits(patterns).argmax(axis=1).tolist())
     return answers.pop() if len(expected) > 1 else None
 
 

@@ -57,7 +57,7 @@ class Constants:
 
 def detect_lowering(file: TfliteFile) -> Lowering:
     """Which form of hard-swish the file has."""
-    return "fused" if any(operator.name == "HARD_SWISH" for operator in file.operators) else "xnnpack"
+    return "native" if any(operator.name == "HARD_SWISH" for operator in file.operators) else "xnnpack"
 
 
 def place(file: TfliteFile, lowered: LoweredGraph) -> list[Placed] | str:

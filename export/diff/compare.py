@@ -12,6 +12,7 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.export.diff.files import compare_files
 from mnv3_tf.export.diff.result import Artefact, Differences, Kind
 from mnv3_tf.files import sha256
+from mnv3_tf.quantization.lower import FORMER_LOWERINGS
 from mnv3_tf.tflite.file import sidecar
 
 
@@ -72,6 +73,8 @@ def _beside_run(path: Path, kind: Kind, weights: Path, run: RunFolder) -> Artefa
 def _card(artefact: Path) -> dict[str, Any]:
     """An artefact's card without what is not as it should be; empty where there is none."""
     card = dict(read_card(artefact) or {})
+    if card.get("lowering") in FORMER_LOWERINGS:
+        card["lowering"] = FORMER_LOWERINGS[card["lowering"]]
     for key in ("metrics", "data", "calibration", "versions", "seeds"):
         if key in card and not isinstance(card[key], Mapping):
             del card[key]

@@ -255,7 +255,7 @@ def input_findings(table: LayerTable, float_graph: DeployGraph, own_graph: Deplo
 def _lowered(graph: DeployGraph) -> LoweredGraph:
     from mnv3_tf.quantization.lower import lower
 
-    return lower(graph, "fused")
+    return lower(graph, "native")
 
 
 def _fit(found: np.ndarray, wanted: np.ndarray) -> float:

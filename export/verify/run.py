@@ -147,9 +147,9 @@ class _Verification:
         """What the reference kernels should answer, which round in their own way; None where that is not known, which is said."""
         if self.network is None or not int8:
             return None
-        fused = detect_lowering(file) == "fused"
-        if fused or not self.network.exact:
-            why = "the file has native hard-swishes" if fused else "the run leaves blocks float"
+        native = detect_lowering(file) == "native"
+        if native or not self.network.exact:
+            why = "the file has native hard-swishes" if native else "the run leaves blocks float"
             self.notes.append(f"{why}, whose rounding is not known in whole numbers: the file may round differently from "
                               "quantized Keras in places, and the limit for the reference kernels is verify.reference_steps")
             return None

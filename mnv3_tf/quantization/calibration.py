@@ -54,7 +54,7 @@ def calibrate(graph: DeployGraph, batches: Iterable[np.ndarray],
     Raises:
         InputError: there are no pictures, or they all are the same.
     """
-    lowered = lower(graph, "fused")
+    lowered = lower(graph, "native")
     twin = Twin(lowered)
     factors = {op.name: op.tensor_factor for op in lowered.ops}
     names = [op.name for op in graph.ops if op.kind not in ("input", "flatten") and _is_free(graph, op.name)]

@@ -112,7 +112,7 @@ def _channel_sizes(graph: DeployGraph, names: list[str], stem: Op | None,
                    batches: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
     """The largest magnitude of every channel of some tensors, and of the stem's hard-swish that of its input, as far as it
     matters; of a dead channel, the largest channel's."""
-    lowered = lower(graph, "fused")
+    lowered = lower(graph, "native")
     twin, factors = Twin(lowered), {op.name: op.tensor_factor for op in lowered.ops}
     looked_at = [*names, *([stem.inputs[0]] if stem else [])]
     low: dict[str, np.ndarray] = {}

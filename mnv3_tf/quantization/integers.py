@@ -28,7 +28,7 @@ _THREE = Grid.of_range(0.0, 3.0)
 def has_integer_form(lowered: LoweredGraph) -> bool:
     """Whether all of a network's file is integer arithmetic that is known here.
 
-    It is not where blocks are left float, nor for the native HARD_SWISH of the "fused" lowering.
+    It is not where blocks are left float, nor for the native HARD_SWISH of the "native" lowering.
     """
     return lowered.lowering == "xnnpack" and not lowered.deploy.float_blocks
 
@@ -47,7 +47,7 @@ class IntegerNetwork:
 
     def __init__(self, twin: Twin, kernels: Kernels = "xnnpack"):
         if not has_integer_form(twin.lowered):
-            raise KitError("A network with blocks left float, or lowered for fused operations, has no integer form here. "
+            raise KitError("A network with blocks left float, or lowered for native hard-swishes, has no integer form here. "
                            "QuantizedNetwork computes it with fake quantization.")
         self._twin, self._arithmetic = twin, KERNELS[kernels]
         self._ops = {op.name: op for op in twin.lowered.ops}

@@ -2,7 +2,7 @@
 
 - ``xnnpack``: hard_swish(x) becomes ``x * relu6(x + 3)``, six times too large; hard_sigmoid(z) becomes ``relu6(z + 3)`` fused
   into its convolution, six times too large. The factor travels with the tensor until a convolution divides its kernel by it.
-- ``fused``: hard_swish stays one native operation; hard_sigmoid is fused as above.
+- ``native``: hard_swish stays one native operation; hard_sigmoid is fused as above.
 
 A residual addition needs both sides in the same unit: the side that a linear convolution makes takes on the other's factor.
 
@@ -20,8 +20,10 @@ from mnv3_tf.errors import KitError
 from mnv3_tf.network.layer_names import block_of
 from mnv3_tf.quantization.graph import DeployGraph, Op
 
-Lowering = Literal["xnnpack", "fused"]
-LOWERINGS: tuple[Lowering, ...] = ("xnnpack", "fused")
+Lowering = Literal["xnnpack", "native"]
+LOWERINGS: tuple[Lowering, ...] = ("xnnpack", "native")
+# What cards and commands of version 0.1 called them.
+FORMER_LOWERINGS: dict[str, Lowering] = {"fused": "native"}
 
 GATE_RANGE = (0.0, 6.0)
 # The least value of hard_swish, at x = -1.5.

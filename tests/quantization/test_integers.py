@@ -168,7 +168,7 @@ def test_sums_beyond_float32_are_exact_too(calibrated: tuple[DeployGraph, Ranges
 
 def test_what_has_no_integer_form_is_refused(calibrated: tuple[DeployGraph, Ranges]) -> None:
     graph, ranges = calibrated
-    for lowered in (lower(graph, "fused"), lower(leave_float(graph, ["block_01"]))):
+    for lowered in (lower(graph, "native"), lower(leave_float(graph, ["block_01"]))):
         assert not has_integer_form(lowered)
         twin = Twin(lowered, ranges)
         with pytest.raises(KitError, match="has no integer form"):

@@ -80,18 +80,18 @@ def test_every_pixel_value_is_one_step_of_the_input(random_graph) -> None:
 def test_ranges_are_in_the_networks_own_units(random_graph, noise: np.ndarray) -> None:
     """Whatever factor the lowering gives a tensor, its range is that of the float network's tensor."""
     calibration = calibrate(random_graph, [noise])
-    twin = Twin(lower(random_graph, "fused"))
+    twin = Twin(lower(random_graph, "native"))
     values = twin.tensors(["block_01_se_multiply"], input_units(random_graph, noise))[0] / 6.0
     low, high = calibration.ranges["block_01_se_multiply"]
     assert low <= 0 and 0.4 * values.max() <= high <= values.max() * 1.001
-    for lowering in ("xnnpack", "fused"):
+    for lowering in ("xnnpack", "native"):
         again = Twin(lower(random_graph, lowering), calibration.ranges).ranges()
         for name, ends in calibration.ranges.items():
             np.testing.assert_allclose(again[name], ends, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("lowering", "float_blocks"), [("xnnpack", ()), ("fused", ()), ("xnnpack", ("block_02", "stem"))])
+@pytest.mark.parametrize(("lowering", "float_blocks"), [("xnnpack", ()), ("native", ()), ("xnnpack", ("block_02", "stem"))])
 def test_what_is_trained_computes_what_is_scored(random_graph, noise: np.ndarray, lowering: str, float_blocks: tuple) -> None:
     """The network of tfmot's layers takes over weights and ranges, and gives the same numbers."""
     graph = leave_float(random_graph, float_blocks)
@@ -123,7 +123,7 @@ def test_weights_come_back_in_the_networks_own_units(random_graph, noise: np.nda
 
 def test_both_lowerings_of_a_twin_answer_alike(random_graph, noise: np.ndarray) -> None:
     ranges = calibrate(random_graph, [noise]).ranges
-    first, second = (Twin(lower(random_graph, lowering), ranges).logits(noise) for lowering in ("xnnpack", "fused"))
+    first, second = (Twin(lower(random_graph, lowering), ranges).logits(noise) for lowering in ("xnnpack", "native"))
     assert np.abs(first - second).max() < 0.25 * max(np.ptp(first), 1e-3)
 
 

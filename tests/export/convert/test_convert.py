@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mnv3_tf.cli.main import main
 from mnv3_tf.data import open_dataset
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import GateError, InputError
@@ -91,12 +92,18 @@ def test_smaller_formats_are_smaller(float_run: Path, int8_files: dict[str, Path
 
 
 @pytest.mark.slow
-def test_the_fused_lowering_has_native_hard_swish(qat_run: Path, int8_files: dict[str, Path], test_pixels: np.ndarray,
-                                                  tmp_path: Path) -> None:
-    result = convert(open_source(qat_run), tmp_path / "fused.tflite", lowering="fused", io="int8")
-    names = [op.name for op in read_tflite(result.path).operators]
-    assert names.count("HARD_SWISH") == 7 and result.partitions > 1
-    ours, theirs = (LiteRTModel(path).predict(test_pixels).argmax(axis=1) for path in (int8_files["int8"], result.path))
+def test_the_native_lowering_has_native_hard_swish(qat_run: Path, int8_files: dict[str, Path], test_pixels: np.ndarray,
+                                                   tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By its former name too, which is said."""
+    path = tmp_path / "native.tflite"
+    with pytest.raises(SystemExit) as ended:
+        main(["convert", str(qat_run), "--out", str(path), "--lowering", "fused", "--io", "int8"])
+    said = capsys.readouterr()
+    assert not ended.value.code and "--lowering fused is called native now" in said.err, said.err
+    card = read_json(sidecar(path, "card.json"))
+    names = [op.name for op in read_tflite(path).operators]
+    assert names.count("HARD_SWISH") == 7 and card["partitions"] > 1 and card["lowering"] == "native"
+    ours, theirs = (LiteRTModel(path).predict(test_pixels).argmax(axis=1) for path in (int8_files["int8"], path))
     assert (ours == theirs).mean() >= 0.95
 
 
@@ -137,12 +144,12 @@ def test_sources_that_are_none(tmp_path: Path, name: str, message: str) -> None:
 
 def test_a_hybrid_file_does_not_pass_the_gate(float_run: Path) -> None:
     """Weights alone in 8 bits is no int8 file, however small it is."""
-    content = convert_graph(open_source(float_run).graph, None, format="dynamic", io="float32", lowering="fused")
+    content = convert_graph(open_source(float_run).graph, None, format="dynamic", io="float32", lowering="native")
     assert any("computes in float" in line for line in check_int8(content, "hybrid", LiteRTModel(content), "xnnpack"))
 
 
 def test_a_file_that_fails_the_gate_is_not_written(qat_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hybrid = convert_graph(open_source(qat_run).graph, None, format="dynamic", io="float32", lowering="fused")
+    hybrid = convert_graph(open_source(qat_run).graph, None, format="dynamic", io="float32", lowering="native")
     monkeypatch.setattr(convert_module, "convert_graph", lambda *args, **kwargs: hybrid)
     with pytest.raises(GateError, match="computes in float"):
         convert(open_source(qat_run), tmp_path / "m.tflite")

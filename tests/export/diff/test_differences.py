@@ -89,6 +89,15 @@ def test_a_run_and_what_was_quantized_from_it(float_run: Path, ptq_run: Path) ->
     assert found.not_compared == ["activation ranges, which A lacks"]
 
 
+def test_a_lowering_may_have_its_former_name(small_file: Path, tmp_path: Path) -> None:
+    files = [tmp_path / name / small_file.name for name in ("fused", "native")]
+    for file in files:
+        file.parent.mkdir()
+        shutil.copy(small_file, file)
+        write_json(file.with_suffix(".card.json"), {**read_json(small_file.with_suffix(".card.json")), "lowering": file.parent.name})
+    assert compare(*files).identical
+
+
 def test_settings_labels_contract_and_scores(copy: Path, float_run: Path) -> None:
     other = copy / "float"
     (other / "config.yaml").write_text((other / "config.yaml").read_text().replace("epochs: 12", "epochs: 13"))

@@ -104,7 +104,7 @@ def test_input_types_do_not_change_the_answer(mixed_file: Path, source: Source, 
 
 @pytest.mark.slow
 def test_the_fused_lowering_may_be_mixed_too(source: Source, tmp_path: Path) -> None:
-    result = convert(source, tmp_path / "fused.tflite", lowering="fused")
+    result = convert(source, tmp_path / "fused.tflite", lowering="native")
     names = {key: count for key, count in operator_counts(read_tflite(result.path)).items() if key[0] == "HARD_SWISH"}
     assert names == {("HARD_SWISH", "int8"): 5, ("HARD_SWISH", "float32"): 2}
 
@@ -191,7 +191,7 @@ def test_what_was_measured_is_written(analysed: mixed_module.Analysis) -> None:
 
 
 def test_the_cost_of_a_refused_file_is_not_measured(source: Source, qat_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hybrid = convert_graph(open_source(qat_run).graph, None, format="dynamic", io="float32", lowering="fused")
+    hybrid = convert_graph(open_source(qat_run).graph, None, format="dynamic", io="float32", lowering="native")
     monkeypatch.setattr(convert_module, "convert_graph", lambda *args, **kwargs: hybrid)
     with pytest.raises(GateError, match="not be a clean int8 file"):
         measure_cost(open_source(qat_run), source, Silent())

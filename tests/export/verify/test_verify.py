@@ -203,7 +203,7 @@ def test_a_float_file_is_compared_with_the_float_model(small_runs: Path, picture
 
 
 def test_a_file_whose_rounding_is_not_known_is_said_to_be_one(small_runs: Path, pictures: Path, tmp_path: Path) -> None:
-    fused = convert(open_source(small_runs / "ptq"), tmp_path / "fused.tflite", lowering="fused", io="int8").path
+    fused = convert(open_source(small_runs / "ptq"), tmp_path / "fused.tflite", lowering="native", io="int8").path
     result = check(fused, pictures)
     assert any("native hard-swishes" in note and "verify.reference_steps" in note for note in result.notes)
     reference = next(rung for rung in result.rungs if rung.name == REFERENCE)

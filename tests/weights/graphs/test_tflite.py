@@ -112,8 +112,8 @@ def deployed(network: keras.Model) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize(("kind", "io", "lowering"), [
-    ("float32", "float32", "xnnpack"), ("float16", "float32", "fused"), ("int8", "uint8", "xnnpack"),
-    ("int8", "float32", "fused"), pytest.param("int8", "int8", "xnnpack", marks=pytest.mark.slow)])
+    ("float32", "float32", "xnnpack"), ("float16", "float32", "native"), ("int8", "uint8", "xnnpack"),
+    ("int8", "float32", "native"), pytest.param("int8", "int8", "xnnpack", marks=pytest.mark.slow)])
 def test_own_files(network: keras.Model, deployed: tuple[Any, Any], tmp_path: Path, kind: str, io: str, lowering: str) -> None:
     """hard_swish without its 1/6, gates inside of convolutions, a residual six times too large, pixels minus 128."""
     from mnv3_tf.export.convert.convert import convert_graph
