@@ -94,7 +94,8 @@ def test_a_lowering_may_have_its_former_name(small_file: Path, tmp_path: Path) -
     for file in files:
         file.parent.mkdir()
         shutil.copy(small_file, file)
-        write_json(file.with_suffix(".card.json"), {**read_json(small_file.with_suffix(".card.json")), "lowering": file.parent.name})
+        card = read_json(small_file.with_suffix(".card.json"))
+        write_json(file.with_suffix(".card.json"), {**card, "lowering": file.parent.name})
     assert compare(*files).identical
 
 
