@@ -1,1 +1,1 @@
-"""TFLite: conversion and its gate, the runtime, evaluation of any model, benchmarks."""
+"""The road after training: a package for each station."""

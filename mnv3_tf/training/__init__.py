@@ -1,1 +1,1 @@
-"""Float training, and the run folder that it leaves."""
+"""Float training."""
