@@ -131,7 +131,7 @@ def split_pixels(split: str) -> tuple[Any, Any]:
 
     from mnv3_tf.artefacts.run_folder import RunFolder
     from mnv3_tf.data import open_dataset
-    from mnv3_tf.training.batches import ContractPictures
+    from mnv3_tf.data.batches import ContractPictures
 
     pictures = ContractPictures(open_dataset(DATA).split(split), RunFolder(RUN).contract())
     pixels = np.concatenate(list(pictures))

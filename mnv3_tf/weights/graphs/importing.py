@@ -135,6 +135,7 @@ def compare(network: ForeignNetwork, model: "keras.Model", candidate: Candidate)
     _, height, width, _ = runner.input_shape
     pictures = synthetic_pictures(_PICTURES, max(height, width))[:, :height, :width].astype(np.float32)
     pixels = np.asarray(pictures, np.float64)
+    assert network.pixel_scale is not None and network.pixel_offset is not None
     seen = pixels * network.pixel_scale + network.pixel_offset
     real = ((seen - network.input_offset) / network.input_scale).astype(np.float32)
     where, ours = _our_values(network, model, candidate, pictures)
@@ -192,8 +193,8 @@ def with_pixels(network: ForeignNetwork, mean: Sequence[float] | None, std: Sequ
     details = with_normalization(find_spec("small"), mean, std).dialect
     scale, offset = (np.asarray(values) for values in details.rescaling())
     own_scale, own_offset = np.asarray(network.input_scale), np.asarray(network.input_offset)
-    return dataclasses.replace(network, pixel_scale=tuple(map(float, own_scale * scale)),
-                               pixel_offset=tuple(map(float, own_scale * offset + own_offset)))
+    return dataclasses.replace(network, pixel_scale=tuple(map(float, own_scale * scale)),  # type: ignore[arg-type]
+                               pixel_offset=tuple(map(float, own_scale * offset + own_offset)))  # type: ignore[arg-type]
 
 
 def _with_the_files_normalization(network: ForeignNetwork, candidate: Candidate) -> Candidate:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from device_lab.waiting import PATIENCE
-from test_delegate_rules import converted, converted_together, outside, weights
+from operator_files import converted, converted_together, outside, weights
 
 from mnv3_tf.errors import InputError
+from mnv3_tf.export.inspection import worker as inspection_worker
 from mnv3_tf.export.inspection.inspect import INT8, examine, inspect_file
-from mnv3_tf.export.inspection.inspect import worker as inspection_worker
 from mnv3_tf.tflite.delegate_rules import CONSTANTS, FLOAT_ONLY_RARE, NEVER_RARE, ONE_SCALE, details, reason
 from mnv3_tf.tflite.file import operator_dtype
 
