@@ -24,7 +24,7 @@ $(VENV)/.installed: setup.py pyproject.toml
 
 lint: install
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/mypy mnv3_tf export cli
+	@$(BIN)/mypy mnv3_tf export cli demo benchmarks
 
 # Side by side, one process for each core up to four; what takes long to make is made once for all of them.
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
