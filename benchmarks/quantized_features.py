@@ -46,7 +46,7 @@ def measure(backbone: Path, data: Path, calibration_pictures: int) -> None:
     from mnv3_tf.export.convert.convert import convert_graph
     from mnv3_tf.quantization.calibration import calibrate
     from mnv3_tf.quantization.cross_layer_equalization import equalize
-    from mnv3_tf.quantization.fake_quantized import Twin
+    from mnv3_tf.quantization.fake_quantized import LoweredNetwork
     from mnv3_tf.quantization.fold import trace
     from mnv3_tf.quantization.lower import lower
     from mnv3_tf.quantization.weight_reconstruction import compensate
@@ -72,9 +72,9 @@ def measure(backbone: Path, data: Path, calibration_pictures: int) -> None:
         ranges = calibrate(graph, calibration).ranges
         if form.startswith("and"):
             graph = compensate(graph, ranges, np.concatenate(calibration[:8]))
-        twin = Twin(lower(graph), ranges)
-        twin.round_biases()
-        file = LiteRTModel(convert_graph(twin.deploy_graph(), ranges, format="int8", io="int8", lowering="xnnpack"))
+        network = LoweredNetwork(lower(graph), ranges)
+        network.round_biases()
+        file = LiteRTModel(convert_graph(network.folded_graph(), ranges, format="int8", io="int8", lowering="xnnpack"))
         found = np.concatenate([file.predict(picture[None]) for batch in test for picture in batch])
         cosines = (found * expected).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
         table.add_row(form, f"{cosines.mean():.4f}", f"{cosines.min():.4f}", str(file.partitions))

@@ -45,7 +45,7 @@ def _keras(model: str) -> dict[str, Any]:
 
         run = open_run(path)
         if run.is_quantized:
-            return _deploy_form(model, run.quantized)
+            return _folded(model, run.quantized)
         path = run.model
     elif not path.exists():
         raise InputError(f"{path}: there is no such run folder or file.")
@@ -59,7 +59,7 @@ def _keras(model: str) -> dict[str, Any]:
                         "macs": r.macs} for r in rows]}
 
 
-def _deploy_form(model: str, path: Path) -> dict[str, Any]:
+def _folded(model: str, path: Path) -> dict[str, Any]:
     from mnv3_tf.network.layer_names import block_of, display_name
     from mnv3_tf.quantization.graph import load_graph
 

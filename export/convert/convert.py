@@ -17,9 +17,9 @@ from mnv3_tf.errors import GateError, InputError, KitError
 from mnv3_tf.export.convert.placement import place
 from mnv3_tf.export.evaluate.classifier import contract_and_labels
 from mnv3_tf.files import read_json, write_bytes, write_json
-from mnv3_tf.quantization.fake_quantized import Ranges, Twin
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges
 from mnv3_tf.quantization.fold import trace
-from mnv3_tf.quantization.graph import DeployGraph, leave_float, load_graph
+from mnv3_tf.quantization.graph import FoldedGraph, leave_float, load_graph
 from mnv3_tf.quantization.integers import QuantizedNetwork
 from mnv3_tf.quantization.lower import FORMER_LOWERINGS, LoweredGraph, Lowering, lower
 from mnv3_tf.tflite.file import (
@@ -56,7 +56,7 @@ class Source:
     """
 
     path: Path
-    graph: DeployGraph
+    graph: FoldedGraph
     ranges: Ranges | None
     contract: Preprocessing
     labels: tuple[str, ...]
@@ -163,7 +163,7 @@ def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io 
     return Converted(out, len(content), format, io, lowering, model.partitions, model.undelegated_operators, warnings)
 
 
-def convert_graph(graph: DeployGraph, ranges: Ranges | None, *, format: Format, io: Io, lowering: Lowering) -> bytes:
+def convert_graph(graph: FoldedGraph, ranges: Ranges | None, *, format: Format, io: Io, lowering: Lowering) -> bytes:
     """The bytes of a `.tflite` file, batch 1; `ranges` belong to int8 alone."""
     import tensorflow as tf
 
@@ -171,12 +171,12 @@ def convert_graph(graph: DeployGraph, ranges: Ranges | None, *, format: Format, 
     offset = graph.offset[0] if len(set(graph.offset)) == 1 else np.asarray(graph.offset, np.float32)
     if ranges is None:
         graph = leave_float(graph, ())
-    twin = Twin(lower(graph, lowering), ranges, exact_input=ranges is None)
+    network = LoweredNetwork(lower(graph, lowering), ranges, exact_input=ranges is None)
 
     def forward(image: Any) -> Any:
         if ranges is None:
-            return twin.forward(image * scale + offset)
-        return twin.forward((image - zero) * scale if io == "float32" else image)
+            return network.forward(image * scale + offset)
+        return network.forward((image - zero) * scale if io == "float32" else image)
 
     signature = tf.TensorSpec((1, graph.height, graph.width, 3), tf.float32, name=PIXEL_INPUT)
     function = tf.function(forward, autograph=False).get_concrete_function(signature)
@@ -196,7 +196,7 @@ def convert_graph(graph: DeployGraph, ranges: Ranges | None, *, format: Format, 
 
 
 def check_int8(content: bytes, name: str, model: LiteRTModel, lowering: Lowering,
-               graph: DeployGraph | None = None) -> list[str]:
+               graph: FoldedGraph | None = None) -> list[str]:
     """What keeps a file from being a clean int8 file; nothing if it is one.
 
     Where blocks of `graph` are left float, exactly these must be, with conversions at their borders.
@@ -236,7 +236,7 @@ def _mixed_problems(file: TfliteFile, lowered: LoweredGraph, front: set[int]) ->
     return [*problems, *boundary_quantize_problems(file, also_input=front | made, also_output=taken)]
 
 
-def output_step(model: LiteRTModel, graph: DeployGraph, ranges: Ranges) -> float:
+def output_step(model: LiteRTModel, graph: FoldedGraph, ranges: Ranges) -> float:
     """One step of the 8-bit output of a file, in logits."""
     scale = model.output_quantization[0]
     if scale > 0:
@@ -263,7 +263,7 @@ def _difference(source: Source, model: LiteRTModel, lowering: Lowering) -> float
     """Steps by which a logit of the file differs from the quantized network's, on average over the test patterns."""
     assert source.ranges is not None
     patterns = np.stack(list(_patterns(source.graph.height, source.graph.width)))
-    expected = QuantizedNetwork(Twin(lower(source.graph, lowering), source.ranges)).logits(patterns)
+    expected = QuantizedNetwork(LoweredNetwork(lower(source.graph, lowering), source.ranges)).logits(patterns)
     return float(np.abs(model.predict(patterns) - expected).mean()) / output_step(model, source.graph, source.ranges)
 
 
@@ -289,7 +289,7 @@ def _constant_answer(source: Source, model: LiteRTModel) -> int | None:
     answers = set(model.predict(patterns).argmax(axis=1).tolist())
     if len(answers) > 1:
         return None
-    expected = set(Twin(lower(source.graph, "native")).logits(patterns).argmax(axis=1).tolist())
+    expected = set(LoweredNetwork(lower(source.graph, "native")).logits(patterns).argmax(axis=1).tolist())
     return answers.pop() if len(expected) > 1 else None
 
 

@@ -76,7 +76,7 @@ def place(file: TfliteFile, lowered: LoweredGraph) -> list[Placed] | str:
             return f"the file has {operator.name} where the network has {op.name} ({op.kind})"
         output = file.tensors[operator.outputs[0]]
         if op.kind in ("conv", "depthwise"):
-            kernel = lowered.deploy[op.source or ""].kernel
+            kernel = lowered.folded[op.source or ""].kernel
             assert kernel is not None
             expected = (kernel.shape[3], *kernel.shape[:3])
             if file.tensors[operator.inputs[1]].shape != expected:

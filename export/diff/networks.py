@@ -10,7 +10,7 @@ from mnv3_tf.network.layer_names import block_of, display_name
 from mnv3_tf.quantization.cross_layer_equalization import like
 from mnv3_tf.quantization.fake_quantized import Ranges
 from mnv3_tf.quantization.fold import trace
-from mnv3_tf.quantization.graph import DeployGraph, load_graph
+from mnv3_tf.quantization.graph import FoldedGraph, load_graph
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def compare_networks(found: Differences) -> None:
     sides = (found.a, found.b)
     quantized = [side.kind == "quantized run" for side in sides]
     if any(quantized):
-        (old_graph, old_ranges), (new_graph, new_ranges) = (_deploy_form(side) for side in sides)
+        (old_graph, old_ranges), (new_graph, new_ranges) = (_folded(side) for side in sides)
         # A float network in the form that the quantized one has, or every rescaled layer would differ.
         if not quantized[0]:
             old_graph = like(old_graph, new_graph.channel_sizes, split_stem=new_graph.split_stem) or old_graph
@@ -145,7 +145,7 @@ def _of_keras(side: Artefact) -> Network:
             for row, layer in zip(profile(model), model.layers, strict=True)}
 
 
-def _deploy_form(side: Artefact) -> tuple[DeployGraph, Ranges]:
+def _folded(side: Artefact) -> tuple[FoldedGraph, Ranges]:
     if side.kind == "quantized run":
         return load_graph(side.weights)
     from mnv3_tf.network.keras_io import load_keras
@@ -153,7 +153,7 @@ def _deploy_form(side: Artefact) -> tuple[DeployGraph, Ranges]:
     return trace(load_keras(side.weights)), {}
 
 
-def _of_graph(graph: DeployGraph) -> Network:
+def _of_graph(graph: FoldedGraph) -> Network:
     def what(name: str) -> str:
         op = graph[name]
         if op.kind == "input":

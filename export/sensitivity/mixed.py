@@ -24,7 +24,7 @@ from mnv3_tf.metrics import score
 from mnv3_tf.network.keras_io import batch_logits, load_keras
 from mnv3_tf.progress import Progress
 from mnv3_tf.quantization.fake_quantized import Ranges
-from mnv3_tf.quantization.graph import DeployGraph, leave_float, save_graph
+from mnv3_tf.quantization.graph import FoldedGraph, leave_float, save_graph
 from mnv3_tf.quantization.integers import QuantizedNetwork
 from mnv3_tf.quantization.sensitivity import Recipe, RecipeSearch, Sensitivity, SwitchedNetwork, analyse
 
@@ -170,7 +170,7 @@ def analyse_run(quantized_run: str | Path, data: str | Path, out: str | Path, *,
     return result
 
 
-def _checked(chain: Chain, float_blocks: Sequence[str] | None, blocks: int | None) -> tuple[DeployGraph, Ranges]:
+def _checked(chain: Chain, float_blocks: Sequence[str] | None, blocks: int | None) -> tuple[FoldedGraph, Ranges]:
     """The quantized network with all blocks quantized, once it is sure that everything fits together."""
     assert chain.graph is not None and chain.ranges is not None
     for ours, theirs, what in ((chain.own_contract, chain.contract, "preprocessing"),
@@ -199,7 +199,7 @@ def _float_logits(chain: Chain, pictures: ContractPictures, progress: Progress) 
     return np.concatenate(parts)
 
 
-def _source(chain: Chain, graph: DeployGraph) -> Source:
+def _source(chain: Chain, graph: FoldedGraph) -> Source:
     assert chain.quantized_run is not None
     return Source(chain.quantized_run.quantized, graph, chain.ranges, chain.contract, chain.labels)
 
@@ -233,7 +233,7 @@ def measure_cost(plain: Source, mixed: Source, progress: Progress, *, runs: int 
                 result.rows[0].machine)
 
 
-def _write_run(target: RunFolder, chain: Chain, graph: DeployGraph, ranges: Ranges, recipe: Recipe,
+def _write_run(target: RunFolder, chain: Chain, graph: FoldedGraph, ranges: Ranges, recipe: Recipe,
                dataset: PictureDataset) -> RunFolder:
     """Writes the recipe as a quantized run, scored as the others are."""
     origin = chain.quantized_run

@@ -8,7 +8,7 @@ from mnv3_tf.data import Preprocessing, read_labels
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.verify.ladder import QUANTIZED
 from mnv3_tf.quantization.fake_quantized import Ranges
-from mnv3_tf.quantization.graph import DeployGraph, load_graph
+from mnv3_tf.quantization.graph import FoldedGraph, load_graph
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Chain:
     subject: Path
     float_run: RunFolder
     quantized_run: RunFolder | None
-    graph: DeployGraph | None
+    graph: FoldedGraph | None
     ranges: Ranges | None
     tflite: Path | None
     contract: Preprocessing

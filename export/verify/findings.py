@@ -18,8 +18,8 @@ from mnv3_tf.export.verify.ladder import FLOAT, QUANTIZED, REFERENCE, RUNGS, For
 from mnv3_tf.export.verify.layers import Layer, LayerTable
 from mnv3_tf.metrics import Scores
 from mnv3_tf.network.layer_names import display_name
-from mnv3_tf.quantization.fake_quantized import Ranges, Twin, input_units, shifted_bias
-from mnv3_tf.quantization.graph import DeployGraph
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, input_units, shifted_bias
+from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.lower import GATE_RANGE, LoweredGraph
 
 # A channel is called lost where the file keeps less of its weights' direction or size than this.
@@ -214,7 +214,7 @@ _READINGS: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
 )
 
 
-def input_findings(table: LayerTable, float_graph: DeployGraph, own_graph: DeployGraph | None, pixels: np.ndarray,
+def input_findings(table: LayerTable, float_graph: FoldedGraph, own_graph: FoldedGraph | None, pixels: np.ndarray,
                    logits: np.ndarray) -> list[Finding]:
     """A file that computes what the float model would compute for other pixels than it is given.
 
@@ -225,34 +225,34 @@ def input_findings(table: LayerTable, float_graph: DeployGraph, own_graph: Deplo
         pixels: uint8 (n, h, w, 3), those of the table.
         logits: the file's, float (n, classes).
     """
-    twin = Twin(_lowered(float_graph))
+    network = LoweredNetwork(_lowered(float_graph))
     if table.stem is not None:
         name = table.layers[0].name
         low, high = table.layers[0].low, table.layers[0].high
         ours = table.stem
     else:
-        name, low, high, ours = twin.lowered.ops[-1].name, None, None, logits
+        name, low, high, ours = network.lowered.ops[-1].name, None, None, logits
 
-    def fit(given: np.ndarray, with_twin: Twin, target: np.ndarray) -> float:
-        tensor = with_twin.tensors([name], input_units(float_graph, given))[0]
+    def fit(given: np.ndarray, with_network: LoweredNetwork, target: np.ndarray) -> float:
+        tensor = with_network.tensors([name], input_units(float_graph, given))[0]
         return _fit(np.clip(tensor, low, high) if low is not None else tensor, target)
 
     given = pixels.astype(np.float32)
-    right = fit(given, twin, ours)
-    fits = [(fit(read(given), twin, ours), text) for text, read in _READINGS]
+    right = fit(given, network, ours)
+    fits = [(fit(read(given), network, ours), text) for text, read in _READINGS]
     best, text = max(fits)
     if best < right + _CLEARLY_BETTER or best < _GOOD_FIT:
         return []
     rung = REFERENCE
     if own_graph is not None and table.stem is not None:
-        own = Twin(_lowered(own_graph)).tensors([name], input_units(own_graph, given))[0]
-        expected = twin.tensors([name], input_units(float_graph, given))[0]
+        own = LoweredNetwork(_lowered(own_graph)).tensors([name], input_units(own_graph, given))[0]
+        expected = network.tensors([name], input_units(float_graph, given))[0]
         rung = QUANTIZED if _fit(own, expected) < _GOOD_FIT else REFERENCE
     return [Finding("input", "input", rung, f"{text}. So read, the file's {display_name(name)} fits the float model's with "
                     f"{best:.0f} dB, against {right:.0f} dB as it should be", score=1000.0)]
 
 
-def _lowered(graph: DeployGraph) -> LoweredGraph:
+def _lowered(graph: FoldedGraph) -> LoweredGraph:
     from mnv3_tf.quantization.lower import lower
 
     return lower(graph, "native")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from mnv3_tf.export.convert.placement import Constants, Placed, detect_lowering, place
-from mnv3_tf.quantization.fake_quantized import Twin, input_units
-from mnv3_tf.quantization.graph import DeployGraph
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, input_units
+from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.lower import LoweredGraph, LoweredOp, lower, range_rule
 from mnv3_tf.tflite.file import TfliteFile, parse_tflite
 from mnv3_tf.tflite.runtime import LiteRTModel
@@ -120,7 +120,7 @@ class LayerTable:
         return next(layer for layer in self.layers if layer.name == name)
 
 
-def examine_layers(content: bytes, float_graph: DeployGraph, own_graph: DeployGraph | None, pixels: np.ndarray,
+def examine_layers(content: bytes, float_graph: FoldedGraph, own_graph: FoldedGraph | None, pixels: np.ndarray,
                    advance: Callable[[int], None] = lambda done: None) -> LayerTable:
     """Runs pictures through the file and the float network, and compares every tensor.
 
@@ -145,7 +145,7 @@ class _Examination:
         self.file, self.lowered, self.placed = file, lowered, placed
         self.constants = Constants(content, file)
         self.model = LiteRTModel(content, delegate="none", keep_tensors=True)
-        self.twin, self.own = Twin(lowered), Twin(own)
+        self.network, self.own = LoweredNetwork(lowered), LoweredNetwork(own)
         self.sums = {item.op.name: _Sums() for item in placed}
         self.floors = {item.op.name: self._floor(item.op) for item in placed}
         self.stem: list[np.ndarray] = []
@@ -154,7 +154,7 @@ class _Examination:
         """Below this the tensor's values do not matter; in the network's own units."""
         if op.source is None or op.kind == "flatten":
             return None
-        return range_rule(self.lowered.deploy, self.lowered.deploy[op.name])[0]
+        return range_rule(self.lowered.folded, self.lowered.folded[op.name])[0]
 
     def table(self, pixels: np.ndarray, advance: Callable[[int], None]) -> LayerTable:
         done = 0
@@ -173,11 +173,11 @@ class _Examination:
 
     def _add(self, pixels: np.ndarray) -> None:
         names = [item.op.name for item in self.placed]
-        reference = dict(zip(names, self.twin.tensors(names, input_units(self.lowered.deploy, pixels)), strict=True))
+        reference = dict(zip(names, self.network.tensors(names, input_units(self.lowered.folded, pixels)), strict=True))
         found = self._run(pixels)
         for item in self.placed:
             name, factor = item.op.name, item.op.tensor_factor
-            inputs = [input_units(self.lowered.deploy, pixels) if source == self.lowered.ops[0].name else found[source]
+            inputs = [input_units(self.lowered.folded, pixels) if source == self.lowered.ops[0].name else found[source]
                       for source in item.op.inputs]
             expected = self.own.apply(item.op, inputs)
             self._sum(item, reference[name] / factor, expected / factor, found[name] / factor)

@@ -38,9 +38,9 @@ from mnv3_tf.export.verify.result import Verification
 from mnv3_tf.network.keras_io import batch_logits, load_keras
 from mnv3_tf.progress import Progress
 from mnv3_tf.quantization.cross_layer_equalization import like
-from mnv3_tf.quantization.fake_quantized import Twin, input_shift
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, input_shift
 from mnv3_tf.quantization.fold import trace
-from mnv3_tf.quantization.graph import DeployGraph, leave_float
+from mnv3_tf.quantization.graph import FoldedGraph, leave_float
 from mnv3_tf.quantization.integers import QuantizedNetwork
 from mnv3_tf.quantization.lower import lower
 from mnv3_tf.tflite.file import FLOAT_TYPES, TfliteFile, parse_tflite, read_tflite_bytes
@@ -203,12 +203,12 @@ class _Verification:
         return graph is not None and bool(graph.float_blocks) and any(
             tensor.dtype == "int8" and not tensor.is_constant for tensor in file.tensors)
 
-    def _keras_forms(self) -> tuple[DeployGraph, list[Form]]:
+    def _keras_forms(self) -> tuple[FoldedGraph, list[Form]]:
         chain = self.chain
         model = load_keras(chain.float_run.model)
         source = str(chain.float_run.model)
         graph = trace(model)
-        deploy = Twin(lower(graph), exact_input=True)
+        deploy = LoweredNetwork(lower(graph), exact_input=True)
         graph = self._in_form(graph)
         forms = [Form(FLOAT, source, self._batched("Float Keras", lambda pixels: batch_logits(model, pixels))),
                  Form(DEPLOY, source, self._batched("Folded network", deploy.logits))]
@@ -220,7 +220,7 @@ class _Verification:
                           self._batched("Quantized Keras", self.network.logits), True))
         return graph, forms
 
-    def _in_form(self, graph: DeployGraph) -> DeployGraph:
+    def _in_form(self, graph: FoldedGraph) -> FoldedGraph:
         """The float network with its channels divided as those of the subject are, so that tensor is compared with tensor.
 
         Where that is not known or not possible, :attr:`not_comparable` says why, and an integer file's tensors are not judged.
@@ -283,7 +283,7 @@ class _Verification:
         assert forms[0].logits is not None
         return max(float(np.ptp(forms[0].logits)), 1e-6) / 255
 
-    def _faults(self, content: bytes, file: TfliteFile, float_graph: DeployGraph, forms: list[Form],
+    def _faults(self, content: bytes, file: TfliteFile, float_graph: FoldedGraph, forms: list[Form],
                 rungs: tuple[Rung, ...], int8: bool) -> tuple[LayerTable, list[Finding]]:
         chain, limits, own_graph = self.chain, self.limits, self.chain.graph
         if own_graph is not None:  # a float file has no blocks that are other than the rest

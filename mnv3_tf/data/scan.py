@@ -47,7 +47,7 @@ class Remark:
 
 
 @dataclass(frozen=True)
-class Twins:
+class DuplicateGroup:
     """Places that hold the same bytes."""
 
     content: str
@@ -86,9 +86,9 @@ class ScanReport:
     empty_splits: tuple[str, ...]
     empty_classes: tuple[tuple[str, str], ...]
     tiny_classes: tuple[tuple[str, int], ...]
-    overlaps: tuple[Twins, ...]
-    conflicts: tuple[Twins, ...]
-    duplicates: tuple[Twins, ...]
+    overlaps: tuple[DuplicateGroup, ...]
+    conflicts: tuple[DuplicateGroup, ...]
+    duplicates: tuple[DuplicateGroup, ...]
     notes: tuple[str, ...] = ()
     fingerprints: dict[str, str] = field(default_factory=dict)
 
@@ -99,9 +99,9 @@ class ScanReport:
         lines += [f"class {name!r} has no usable picture in {split}" for split, name in self.empty_classes
                   if split not in self.empty_splits]
         lines += [f"class {name!r} has only {counted(count, 'training picture')}" for name, count in self.tiny_classes]
-        lines += [f"same content in two splits: {twins}" for twins in self.overlaps]
-        lines += [f"same content under two labels: {twins}" for twins in self.conflicts]
-        lines += [f"same content twice: {twins}" for twins in self.duplicates]
+        lines += [f"same content in two splits: {group}" for group in self.overlaps]
+        lines += [f"same content under two labels: {group}" for group in self.conflicts]
+        lines += [f"same content twice: {group}" for group in self.duplicates]
         return lines
 
     def to_dict(self) -> dict[str, Any]:
@@ -128,10 +128,10 @@ class ScanReport:
             InputError: lists what was found.
         """
         lines = [f"split {split} has no usable picture" for split in self.empty_splits]
-        shared = [twins for twins in self.overlaps if "train" in {place.split for place in twins.places}]
+        shared = [group for group in self.overlaps if "train" in {place.split for place in group.places}]
         if strict:
             lines += [f"broken: {remark}" for remark in self.broken]
-            lines += [f"same content in two splits: {twins}" for twins in shared]
+            lines += [f"same content in two splits: {group}" for group in shared]
         elif lines:
             lines += [f"broken: {remark}" for remark in self.broken if remark.place.split in self.empty_splits]
         if lines:
@@ -220,7 +220,7 @@ def _report(dataset: PictureDataset, outcomes: dict[Path, Outcome], notes: tuple
         for split, samples in dataset.splits.items() for sample in samples]
     usable = [(place, outcome) for place, outcome in places if outcome.error is None]
     counts = _usable_counts(dataset, outcomes)
-    overlaps, conflicts, duplicates = _twins(usable)
+    overlaps, conflicts, duplicates = _duplicate_groups(usable)
     return ScanReport(
         root=dataset.root,
         pictures=len(outcomes),
@@ -250,7 +250,10 @@ def _remarks(place: Place, outcome: Outcome) -> list[str]:
     return ([misnamed] if misnamed else []) + list(outcome.notes)
 
 
-def _twins(usable: list[tuple[Place, Outcome]]) -> tuple[tuple[Twins, ...], tuple[Twins, ...], tuple[Twins, ...]]:
+_Groups = tuple[DuplicateGroup, ...]
+
+
+def _duplicate_groups(usable: list[tuple[Place, Outcome]]) -> tuple[_Groups, _Groups, _Groups]:
     """(overlaps, conflicts, duplicates)"""
     same: dict[str, list[Place]] = defaultdict(list)
     for place, outcome in usable:
@@ -260,13 +263,13 @@ def _twins(usable: list[tuple[Place, Outcome]]) -> tuple[tuple[Twins, ...], tupl
         if len(places) == 1:
             continue
         if len({place.split for place in places}) > 1:
-            overlaps.append(Twins(content, tuple(places)))
+            overlaps.append(DuplicateGroup(content, tuple(places)))
         if len({place.class_name for place in places}) > 1:
-            conflicts.append(Twins(content, tuple(places)))
+            conflicts.append(DuplicateGroup(content, tuple(places)))
         groups: dict[tuple[str, str], list[Place]] = defaultdict(list)
         for place in places:
             groups[place.split, place.class_name].append(place)
-        duplicates += [Twins(content, tuple(group)) for group in groups.values() if len(group) > 1]
+        duplicates += [DuplicateGroup(content, tuple(group)) for group in groups.values() if len(group) > 1]
     return tuple(overlaps), tuple(conflicts), tuple(duplicates)
 
 

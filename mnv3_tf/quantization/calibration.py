@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.quantization.calibration_check import Step
-from mnv3_tf.quantization.fake_quantized import Ranges, Twin, input_units
-from mnv3_tf.quantization.graph import DeployGraph
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, input_units
+from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.lower import lower, range_rule
 
 # Pixels uint8 (n, height, width, 3) -> the number of every tensor with its values, one after the other.
@@ -32,7 +32,7 @@ class Calibration:
     """Ranges and how they came about.
 
     Attributes:
-        ranges: (low, high) by deploy tensor, in the network's own units.
+        ranges: (low, high) by folded tensor, in the network's own units.
         pictures: how many were seen.
         convergence: how far the ranges were after some of the pictures.
     """
@@ -42,7 +42,7 @@ class Calibration:
     convergence: tuple[Step, ...] = ()
 
 
-def calibrate(graph: DeployGraph, batches: Iterable[np.ndarray],
+def calibrate(graph: FoldedGraph, batches: Iterable[np.ndarray],
               advance: Callable[[int], None] = lambda done: None) -> Calibration:
     """Runs pictures through the folded float network and chooses the range of every tensor.
 
@@ -55,14 +55,14 @@ def calibrate(graph: DeployGraph, batches: Iterable[np.ndarray],
         InputError: there are no pictures, or they all are the same.
     """
     lowered = lower(graph, "native")
-    twin = Twin(lowered)
+    network = LoweredNetwork(lowered)
     factors = {op.name: op.tensor_factor for op in lowered.ops}
     names = [op.name for op in graph.ops if op.kind not in ("input", "flatten") and _is_free(graph, op.name)]
     places = {name: place for place, name in enumerate(names)}
 
     def look(pixels: np.ndarray) -> Iterator[tuple[int, Any]]:
         """The number of every free tensor with its values, one after the other."""
-        for op, tensor in twin.walk(input_units(graph, pixels)):
+        for op, tensor in network.walk(input_units(graph, pixels)):
             if op.name in places:
                 yield places[op.name], tensor / factors[op.name]
 
@@ -91,7 +91,7 @@ def _convergence(spans: list[tuple[int, np.ndarray]]) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def _is_free(graph: DeployGraph, name: str) -> bool:
+def _is_free(graph: FoldedGraph, name: str) -> bool:
     """Whether a tensor is quantized over a range of its own; a gate's is fixed, and what feeds it is fused into it."""
     op = graph[name]
     return op.kind != "hard_sigmoid" and not any(c.kind == "hard_sigmoid" for c in graph.consumers(name))

@@ -16,8 +16,8 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
-from mnv3_tf.quantization.fake_quantized import Twin, input_units
-from mnv3_tf.quantization.graph import DeployGraph, Op
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, input_units
+from mnv3_tf.quantization.graph import FoldedGraph, Op
 from mnv3_tf.quantization.lower import PRE_SWISH_FLOOR, lower
 
 # The stem is split where its largest channel is so many times the smallest that is not dead.
@@ -29,8 +29,8 @@ _MOST_GAIN = 256.0
 _GATE = "_gate"
 
 
-def equalize(graph: DeployGraph, batches: Iterable[np.ndarray], *, kept: Collection[str] = (),
-             split_stem: bool | None = None) -> DeployGraph:
+def equalize(graph: FoldedGraph, batches: Iterable[np.ndarray], *, kept: Collection[str] = (),
+             split_stem: bool | None = None) -> FoldedGraph:
     """Gives channels one size, wherever that costs nothing behind.
 
     Args:
@@ -40,7 +40,7 @@ def equalize(graph: DeployGraph, batches: Iterable[np.ndarray], *, kept: Collect
         split_stem: whether a stem with a hard-swish is split; None: where its channels differ by :data:`SPLIT_RATIO`.
 
     Returns:
-        The network, with :attr:`DeployGraph.split_stem` and :attr:`DeployGraph.channel_sizes` telling what was done.
+        The network, with :attr:`FoldedGraph.split_stem` and :attr:`FoldedGraph.channel_sizes` telling what was done.
     """
     stem = _stem(graph)
     names = [op.name for op in graph.ops if _feeds_depthwise_only(graph, op)]
@@ -53,7 +53,7 @@ def equalize(graph: DeployGraph, batches: Iterable[np.ndarray], *, kept: Collect
     return reform(graph, chosen, split_stem=stem is not None and stem.name in chosen)
 
 
-def reform(graph: DeployGraph, sizes: Mapping[str, np.ndarray], *, split_stem: bool) -> DeployGraph:
+def reform(graph: FoldedGraph, sizes: Mapping[str, np.ndarray], *, split_stem: bool) -> FoldedGraph:
     """Divides channels by given numbers.
 
     Args:
@@ -73,7 +73,7 @@ def reform(graph: DeployGraph, sizes: Mapping[str, np.ndarray], *, split_stem: b
     return dataclasses.replace(graph, ops=tuple(work[op.name] for op in ops), split_stem=split_stem, channel_sizes=dict(sizes))
 
 
-def like(graph: DeployGraph, sizes: Mapping[str, np.ndarray], *, split_stem: bool) -> DeployGraph | None:
+def like(graph: FoldedGraph, sizes: Mapping[str, np.ndarray], *, split_stem: bool) -> FoldedGraph | None:
     """A traced network in the form that another has, or None where it has not the tensors for that."""
     stem = _stem(graph)
     if split_stem and (stem is None or stem.name not in sizes):
@@ -87,7 +87,7 @@ def like(graph: DeployGraph, sizes: Mapping[str, np.ndarray], *, split_stem: boo
     return reform(graph, sizes, split_stem=split_stem)
 
 
-def _stem(graph: DeployGraph) -> Op | None:
+def _stem(graph: FoldedGraph) -> Op | None:
     """The hard-swish after the first convolution, if that is all that takes its output."""
     first = graph.ops[1]
     behind = graph.consumers(first.name)
@@ -97,29 +97,29 @@ def _stem(graph: DeployGraph) -> Op | None:
     return behind[0] if "depthwise" in kinds and kinds <= {"depthwise", "add"} else None
 
 
-def _feeds_depthwise_only(graph: DeployGraph, op: Op) -> bool:
+def _feeds_depthwise_only(graph: FoldedGraph, op: Op) -> bool:
     behind = graph.consumers(op.name)
     return op.kind in ("conv", "depthwise") and bool(behind) and all(other.kind == "depthwise" for other in behind)
 
 
-def _touched(graph: DeployGraph, name: str) -> set[str]:
+def _touched(graph: FoldedGraph, name: str) -> set[str]:
     """The operations whose weights change when a tensor is divided."""
     maker = graph[name]
     return {maker.inputs[0] if maker.kind == "hard_swish" else name, *(op.name for op in graph.consumers(name))}
 
 
-def _channel_sizes(graph: DeployGraph, names: list[str], stem: Op | None,
+def _channel_sizes(graph: FoldedGraph, names: list[str], stem: Op | None,
                    batches: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
     """The largest magnitude of every channel of some tensors, and of the stem's hard-swish that of its input, as far as it
     matters; of a dead channel, the largest channel's."""
     lowered = lower(graph, "native")
-    twin, factors = Twin(lowered), {op.name: op.tensor_factor for op in lowered.ops}
+    network, factors = LoweredNetwork(lowered), {op.name: op.tensor_factor for op in lowered.ops}
     looked_at = [*names, *([stem.inputs[0]] if stem else [])]
     low: dict[str, np.ndarray] = {}
     high: dict[str, np.ndarray] = {}
     if looked_at:
         for pixels in batches:
-            for name, tensor in zip(looked_at, twin.tensors(looked_at, input_units(graph, pixels)), strict=True):
+            for name, tensor in zip(looked_at, network.tensors(looked_at, input_units(graph, pixels)), strict=True):
                 tensor = tensor / factors[name]
                 least, most = tensor.min(axis=(0, 1, 2)), tensor.max(axis=(0, 1, 2))
                 low[name], high[name] = np.minimum(low.get(name, least), least), np.maximum(high.get(name, most), most)
@@ -135,7 +135,7 @@ def _unevenness(size: np.ndarray) -> float:
     return float(size.max() / size.min())
 
 
-def _split(graph: DeployGraph) -> list[Op]:
+def _split(graph: FoldedGraph) -> list[Op]:
     """The operations with the stem's hard-swish as a product, multiplied back for what adds it."""
     swish = _stem(graph)
     assert swish is not None

@@ -21,7 +21,7 @@ import tensorflow as tf
 import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper import QuantizeWrapperV2
 
-from mnv3_tf.quantization.graph import DeployGraph
+from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.integer_arithmetic import Grid
 from mnv3_tf.quantization.lower import GATE_RANGE, LoweredGraph, LoweredOp, range_rule
 from mnv3_tf.quantization.quantizers import (
@@ -45,12 +45,12 @@ INPUT_SCOPE = "quant_input_units"
 _BIAS_LEVELS = 2.0 ** 29
 
 
-def input_units(graph: DeployGraph, pixels: np.ndarray) -> np.ndarray:
+def input_units(graph: FoldedGraph, pixels: np.ndarray) -> np.ndarray:
     """Pixels 0..255 as the model takes them: float32 ``(pixel - zero_pixel) * scale``."""
     return (np.asarray(pixels, np.float32) - np.float32(graph.zero_pixel)) * np.float32(graph.scale)
 
 
-def input_shift(graph: DeployGraph) -> np.ndarray:
+def input_shift(graph: FoldedGraph) -> np.ndarray:
     """What the first convolution expects beyond the model's input units: float32, for each of the 3 channels."""
     return np.asarray([graph.zero_pixel * graph.scale + offset for offset in graph.offset], np.float32)
 
@@ -60,7 +60,7 @@ def shifted_bias(kernel: np.ndarray, shift: np.ndarray) -> np.ndarray:
     return shift @ kernel.sum(axis=(0, 1))
 
 
-def input_range(graph: DeployGraph) -> tuple[float, float]:
+def input_range(graph: FoldedGraph) -> tuple[float, float]:
     """The model's input range, every pixel value of which is one quantization step."""
     return -graph.zero_pixel * graph.scale, (255 - graph.zero_pixel) * graph.scale
 
@@ -79,7 +79,7 @@ class _Value:
         return self._value
 
 
-class Twin:
+class LoweredNetwork:
     """A lowered network in TensorFlow, float or fake-quantized; blocks that the folded network leaves float are not quantized.
 
     It is computed operation by operation, in eager mode or while a `tf.function` is traced. What is trained is :attr:`model`,
@@ -88,7 +88,7 @@ class Twin:
 
     Args:
         lowered: the network.
-        ranges: activation ranges by deploy tensor, in the network's own units; None makes the float form.
+        ranges: activation ranges by folded tensor, in the network's own units; None makes the float form.
         exact_input: the float form only: the input is ``scale * pixel + offset``, as the Keras network has it, padding
             included.
 
@@ -99,7 +99,7 @@ class Twin:
     def __init__(self, lowered: LoweredGraph, ranges: Ranges | None = None, *, exact_input: bool = False):
         self.lowered = lowered
         self._exact_input = exact_input
-        self._shift = np.zeros(3, np.float32) if exact_input else input_shift(lowered.deploy)
+        self._shift = np.zeros(3, np.float32) if exact_input else input_shift(lowered.folded)
         self._quantized = ranges is not None
         self._given: Ranges = ranges or {}
         self._has_range = {op.name: self._quantized and lowered.has_range(op) for op in lowered.ops}
@@ -119,8 +119,8 @@ class Twin:
     @cached_property
     @tf.autograph.experimental.do_not_convert  # no layer's code depends on values; converting it takes as long as building
     def model(self) -> Any:
-        """The fake-quantized network in tfmot's wrappers, tf_keras, from input units to logits; its variables are this twin's."""
-        graph = self.lowered.deploy
+        """The fake-quantized network in tfmot's wrappers, tf_keras, from input units to logits; its variables are shared."""
+        graph = self.lowered.folded
         tensors: dict[str, Any] = {}
         for op in self.lowered.ops:
             if op.kind == "input":
@@ -157,7 +157,7 @@ class Twin:
         name = op.name.replace("/", "_")
         layers = tf_keras.layers
         if op.kind in ("conv", "depthwise"):
-            kernel = self.lowered.deploy[op.source or ""].kernel
+            kernel = self.lowered.folded[op.source or ""].kernel
             assert kernel is not None
             symmetric = op.padding == "symmetric"
             common = {"strides": op.stride, "padding": "valid" if symmetric else op.padding, "name": name,
@@ -180,7 +180,7 @@ class Twin:
             return OpConfig(output={"floor": GATE_RANGE[0], "ceiling": GATE_RANGE[1], "fixed": True})
         if op.kind == "input":
             return OpConfig(output={"fixed": True})
-        floor, ceiling = range_rule(self.lowered.deploy, self.lowered.deploy[op.name])
+        floor, ceiling = range_rule(self.lowered.folded, self.lowered.folded[op.name])
         factor = op.tensor_factor
         return OpConfig(kernel, {"floor": None if floor is None else floor * factor,
                                  "ceiling": None if ceiling is None else ceiling * factor,
@@ -195,7 +195,7 @@ class Twin:
         source = next(o for o in self.lowered.ops if o.name == op.inputs[0])
         if not self.lowered.has_range(source):
             return _LEAST_KERNEL
-        low, high = input_range(self.lowered.deploy) if source.kind == "input" else self._given[source.name]
+        low, high = input_range(self.lowered.folded) if source.kind == "input" else self._given[source.name]
         step = max((high - low) * abs(source.tensor_factor) / 255, 1e-12)
         return max(_LEAST_KERNEL, float(np.abs(self.lowered.weights(op)[1]).max()) * 127 / (step * _BIAS_LEVELS))
 
@@ -209,7 +209,7 @@ class Twin:
         """Sets the activation ranges, given in the network's own units."""
         for op in self._ranged():
             variables = self._ends[op.name]
-            low, high = input_range(self.lowered.deploy) if op.kind == "input" else ranges[op.name]
+            low, high = input_range(self.lowered.folded) if op.kind == "input" else ranges[op.name]
             variables["low"].assign(low * op.tensor_factor)
             variables["high"].assign(high * op.tensor_factor)
         self._given = ranges
@@ -294,18 +294,18 @@ class Twin:
                 kernel, _ = self._parameters[op.name]
                 kernel.assign(KernelQuantizer(op.kind == "depthwise")(_tensor(kernel), False, {}))
 
-    def deploy_graph(self) -> DeployGraph:
+    def folded_graph(self) -> FoldedGraph:
         """The folded network with this model's weights."""
         return self.lowered.with_weights(self.weights())
 
-    def settle(self) -> tuple[DeployGraph, Ranges]:
+    def settle(self) -> tuple[FoldedGraph, Ranges]:
         """Gives weights and ranges the values that they come back with from a file, which may differ in their last bits.
 
         Returns:
             The folded network and the ranges that a file of this network holds.
         """
-        graph, ranges = self.deploy_graph(), self.ranges()
-        stored = dataclasses.replace(self.lowered, deploy=graph)
+        graph, ranges = self.folded_graph(), self.ranges()
+        stored = dataclasses.replace(self.lowered, folded=graph)
         self.set_weights({op.name: stored.weights(op) for op in self.lowered.ops if op.kind in ("conv", "depthwise")})
         self.set_ranges(ranges)
         return graph, ranges
@@ -319,7 +319,7 @@ class Twin:
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits float32 (n, classes) of pixels (n, height, width, 3) in 0..255."""
-        graph = self.lowered.deploy
+        graph = self.lowered.folded
         inputs = graph.stem_input(pixels) if self._exact_input else input_units(graph, pixels)
         return np.asarray(self.forward(tf.constant(inputs)), np.float32)
 
@@ -398,11 +398,11 @@ def tensor_shapes(lowered: LoweredGraph) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for op in lowered.ops:
         if op.kind == "input":
-            shapes[op.name] = lowered.deploy.height, lowered.deploy.width, 3
+            shapes[op.name] = lowered.folded.height, lowered.folded.width, 3
             continue
         given = shapes[op.inputs[0]]
         if op.kind in ("conv", "depthwise"):
-            kernel = lowered.deploy[op.source or ""].kernel
+            kernel = lowered.folded[op.source or ""].kernel
             assert kernel is not None
             # "symmetric" keeps what "same" keeps, for kernels are odd.
             lost = [side - 1 if op.padding == "valid" else 0 for side in kernel.shape[:2]]

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from mnv3_tf.config import Config
-from mnv3_tf.quantization.fake_quantized import Twin, count_values, input_shift
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, count_values, input_shift
 from mnv3_tf.quantization.lower import LoweredGraph
 
 # Memory for the activations of one training step, and how often each value is held (measured: quantizers and gradients).
@@ -59,19 +59,19 @@ class FineTuning:
     What is kept is the average of the parameters over the last steps, :meth:`averaged`.
 
     Args:
-        twin: the fake-quantized model, which is trained.
+        network: the fake-quantized model, which is trained.
         teacher: the float form.
         config: sections `quantize` and `train.label_smoothing`.
         frozen: operations whose weights stay as they are.
         total: number of steps that will be taken.
     """
 
-    def __init__(self, twin: Twin, teacher: Twin, config: Config, frozen: frozenset[str], total: int):
+    def __init__(self, network: LoweredNetwork, teacher: LoweredNetwork, config: Config, frozen: frozenset[str], total: int):
         settings = config.quantize
         warm_up = max(round(_WARM_UP * total), 1)
         self._optimizer = tf_keras.optimizers.Adam(tf_keras.optimizers.schedules.CosineDecay(
             0.0, max(total - warm_up, 1), warmup_target=settings.learning_rate, warmup_steps=warm_up))
-        self._variables = twin.trainable_variables(frozen)
+        self._variables = network.trainable_variables(frozen)
         # One after the other in a single tensor: a step of many small ones is mostly the price of starting operations.
         values = [v.numpy() for v in self._variables]
         sizes = [max(float(np.sqrt(np.mean(np.square(value)))), 1e-3) for value in values]
@@ -81,11 +81,11 @@ class FineTuning:
         self._gradient = tf.Variable(tf.zeros_like(self._relative), trainable=False)
         self._steps = tf.Variable(0.0, trainable=False)
         self._optimizer.build([self._relative])
-        self._model, self._teacher = twin.model, teacher
-        self._shift = tf.constant(input_shift(twin.lowered.deploy))
+        self._model, self._teacher = network.model, teacher
+        self._shift = tf.constant(input_shift(network.lowered.folded))
         self._temperature, self._share = settings.temperature, settings.teacher_weight
         self._smoothing = config.train.label_smoothing
-        self._part = pictures_at_once(twin.lowered)
+        self._part = pictures_at_once(network.lowered)
 
     def step(self, inputs: np.ndarray, labels: np.ndarray) -> float:
         """One step.

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.quantization.graph import DeployGraph, Kind, Op
+from mnv3_tf.quantization.graph import FoldedGraph, Kind, Op
 
 
-def trace(model: keras.Model) -> DeployGraph:
+def trace(model: keras.Model) -> FoldedGraph:
     """Folds a trained model into the folded network.
 
     Args:
@@ -48,7 +48,7 @@ class _Tracer:
         tensors = layer.input if isinstance(layer.input, (list, tuple)) else [layer.input]
         return [tensor._keras_history.operation.name for tensor in tensors]
 
-    def graph(self) -> DeployGraph:
+    def graph(self) -> FoldedGraph:
         height, width, channels = self._model.inputs[0].shape[1:]
         if not height or not width or channels != 3:
             raise InputError(f"{self._model.name}: the input is {self._model.inputs[0].shape}; a fixed size and 3 channels "
@@ -63,7 +63,7 @@ class _Tracer:
         if list(self._ops)[-1] != output:
             raise KitError(f"{self._model.name}: the last layer is not the output.")
         scale, offset = self._rescale
-        return DeployGraph(tuple(self._ops.values()), height, width, scale, offset)
+        return FoldedGraph(tuple(self._ops.values()), height, width, scale, offset)
 
     def _add(self, layer: keras.Layer, inputs: list[str]) -> None:
         kinds: list[tuple[type, Any]] = [

@@ -49,7 +49,7 @@ class Op:
 
 
 @dataclass(frozen=True)
-class DeployGraph:
+class FoldedGraph:
     """Operations in the order of computation; the first is the input, the last makes the logits.
 
     Attributes:
@@ -104,7 +104,7 @@ class DeployGraph:
         return np.asarray(pixels, np.float32) * np.float32(self.scale) + np.asarray(self.offset, np.float32)
 
 
-def leave_float(graph: DeployGraph, blocks: Iterable[str]) -> DeployGraph:
+def leave_float(graph: FoldedGraph, blocks: Iterable[str]) -> FoldedGraph:
     """The network with these blocks, and no others, left float.
 
     Raises:
@@ -117,7 +117,7 @@ def leave_float(graph: DeployGraph, blocks: Iterable[str]) -> DeployGraph:
     return dataclasses.replace(graph, float_blocks=tuple(name for name in graph.blocks if name in wanted))
 
 
-def save_graph(path: Path, graph: DeployGraph, ranges: dict[str, tuple[float, float]]) -> None:
+def save_graph(path: Path, graph: FoldedGraph, ranges: dict[str, tuple[float, float]]) -> None:
     """Writes a folded network and its activation ranges (in the network's own units) as one ``.npz``, atomically."""
     rows, arrays = [], {}
     for op in graph.ops:
@@ -136,7 +136,7 @@ def save_graph(path: Path, graph: DeployGraph, ranges: dict[str, tuple[float, fl
         np.savez(file, **arrays)
 
 
-def load_graph(path: Path) -> tuple[DeployGraph, dict[str, tuple[float, float]]]:
+def load_graph(path: Path) -> tuple[FoldedGraph, dict[str, tuple[float, float]]]:
     """Reads what :func:`save_graph` wrote.
 
     Raises:
@@ -155,7 +155,7 @@ def load_graph(path: Path) -> tuple[DeployGraph, dict[str, tuple[float, float]]]
     ops = tuple(Op(**{**row, "inputs": tuple(row["inputs"])}, kernel=arrays.get(f"{row['name']}/kernel"),
                    bias=arrays.get(f"{row['name']}/bias")) for row in head["ops"])
     first, second, third = np.broadcast_to(head["offset"], 3)  # one number in files of the first versions
-    graph = DeployGraph(ops, head["height"], head["width"], head["scale"], (float(first), float(second), float(third)),
+    graph = FoldedGraph(ops, head["height"], head["width"], head["scale"], (float(first), float(second), float(third)),
                         tuple(head.get("float_blocks", ())), head.get("split_stem", False),
                         {name.removeprefix(_SIZES): size for name, size in arrays.items() if name.startswith(_SIZES)})
     return graph, {name: (low, high) for name, (low, high) in head["ranges"].items()}

@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from mnv3_tf.errors import KitError
-from mnv3_tf.quantization.fake_quantized import Ranges, Twin, convolve
-from mnv3_tf.quantization.graph import DeployGraph
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, convolve
+from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.integer_arithmetic import KERNELS, Grid
 from mnv3_tf.quantization.lower import LoweredGraph, LoweredOp, lower
 
@@ -30,14 +30,14 @@ def has_integer_form(lowered: LoweredGraph) -> bool:
 
     It is not where blocks are left float, nor for the native HARD_SWISH of the "native" lowering.
     """
-    return lowered.lowering == "xnnpack" and not lowered.deploy.float_blocks
+    return lowered.lowering == "xnnpack" and not lowered.folded.float_blocks
 
 
 class IntegerNetwork:
     """A fake-quantized network, computed in whole numbers.
 
     Args:
-        twin: the fake-quantized model, lowered for XNNPACK, nothing left float. Its weights and ranges are read here and by
+        network: the fake-quantized model, lowered for XNNPACK, nothing left float. Its weights and ranges are read here and by
             :meth:`refresh`; biases are rounded to the grid that a file has for them.
         kernels: "xnnpack", or "reference" for TFLite's reference kernels.
 
@@ -45,13 +45,13 @@ class IntegerNetwork:
         KitError: the network has no integer form (:func:`has_integer_form`).
     """
 
-    def __init__(self, twin: Twin, kernels: Kernels = "xnnpack"):
-        if not has_integer_form(twin.lowered):
+    def __init__(self, network: LoweredNetwork, kernels: Kernels = "xnnpack"):
+        if not has_integer_form(network.lowered):
             raise KitError("A network with blocks left float, or lowered for native hard-swishes, has no integer form here. "
                            "QuantizedNetwork computes it with fake quantization.")
-        self._twin, self._arithmetic = twin, KERNELS[kernels]
-        self._ops = {op.name: op for op in twin.lowered.ops}
-        self._last_use = {name: op.name for op in twin.lowered.ops for name in op.inputs}
+        self._network, self._arithmetic = network, KERNELS[kernels]
+        self._ops = {op.name: op for op in network.lowered.ops}
+        self._last_use = {name: op.name for op in network.lowered.ops for name in op.inputs}
         self.refresh()
 
     def refresh(self) -> None:
@@ -61,15 +61,15 @@ class IntegerNetwork:
             return
         self.grids: dict[str, Grid] = {}
         for op in self._ops.values():
-            self.grids[op.name] = self.grids[op.inputs[0]] if op.kind == "flatten" else self._twin.grid(op)
+            self.grids[op.name] = self.grids[op.inputs[0]] if op.kind == "flatten" else self._network.grid(op)
         self._constants = {name: tuple(tf.constant(value) for value in self._prepared(op)) for name, op in self._ops.items()}
 
     def _values(self) -> Iterator[Any]:
         """Everything that the fake-quantized model has learned."""
-        for kernel, bias in self._twin.weights().values():
+        for kernel, bias in self._network.weights().values():
             yield kernel
             yield bias
-        yield from self._twin.ranges().values()
+        yield from self._network.ranges().values()
 
     def _prepared(self, op: LoweredOp) -> tuple[Any, ...]:
         """The constants of an operation; the ends of its grid are the last two."""
@@ -78,18 +78,18 @@ class IntegerNetwork:
         ends = tuple(np.float32(end) for end in grid.ends)
         arithmetic = self._arithmetic
         if op.kind in ("conv", "depthwise"):
-            kernel, bias = self._twin.integers(op)
+            kernel, bias = self._network.integers(op)
             axes = (0, 1, 3) if op.kind == "depthwise" else (0, 1, 2)
             reach = np.abs(kernel).sum(axis=axes) * max(-inputs[0].ends[0], inputs[0].ends[1]) + np.abs(bias)
             exact = np.float32 if reach.max() < _EXACT else np.float64
-            scales = self._twin.kernel_steps(op).astype(np.float32)
+            scales = self._network.kernel_steps(op).astype(np.float32)
             return (kernel.astype(exact), bias.astype(exact), *arithmetic.convolving(inputs[0], scales, grid), *ends)
         if op.kind == "multiply":
             return (*arithmetic.multiplying(inputs[0], inputs[1], grid), *ends)
         if op.kind in ("add", "gate"):
             return (*arithmetic.adding(inputs[0], inputs[1] if op.kind == "add" else _THREE, grid), *ends)
         if op.kind == "pool":
-            return (*arithmetic.averaging(inputs[0], grid, self._twin.places(op.inputs[0])), *ends)
+            return (*arithmetic.averaging(inputs[0], grid, self._network.places(op.inputs[0])), *ends)
         return ()
 
     def _compute(self, centred: Any, names: Sequence[str]) -> list[Any]:
@@ -132,12 +132,12 @@ class IntegerNetwork:
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits float32 (n, classes) of pixels (n, height, width, 3) in 0..255; not numbers where training diverged."""
         if not self._finite:
-            return np.full((len(pixels), self._twin.lowered.deploy.classes), np.nan, np.float32)
+            return np.full((len(pixels), self._network.lowered.folded.classes), np.nan, np.float32)
         last = list(self._ops)[-1]
         return self._run(pixels, (last,))[0] * self.grids[last].scale
 
     def _run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
-        centred = np.asarray(pixels, np.float32) - np.float32(self._twin.lowered.deploy.zero_pixel)
+        centred = np.asarray(pixels, np.float32) - np.float32(self._network.lowered.folded.zero_pixel)
         with tf.device("/CPU:0"):
             return [tensor.numpy() for tensor in self._compute(tf.constant(centred), names)]
 
@@ -146,22 +146,22 @@ class QuantizedNetwork:
     """The quantized network as it is scored and compared: in whole numbers wherever it has an integer form.
 
     Args:
-        twin: its fake-quantized model.
+        network: its fake-quantized model.
 
     Attributes:
         exact: whether :meth:`logits` are those of an int8 file, bit by bit. Where blocks are left float they are not, and fake
             quantization answers.
     """
 
-    def __init__(self, twin: Twin):
-        self.twin = twin
-        self.exact = has_integer_form(twin.lowered)
-        self._integers = IntegerNetwork(twin) if self.exact else None
+    def __init__(self, network: LoweredNetwork):
+        self.fake_quantized = network
+        self.exact = has_integer_form(network.lowered)
+        self._integers = IntegerNetwork(network) if self.exact else None
 
     @classmethod
-    def of(cls, graph: DeployGraph, ranges: Ranges) -> "QuantizedNetwork":
+    def of(cls, graph: FoldedGraph, ranges: Ranges) -> "QuantizedNetwork":
         """The network of a quantized run."""
-        return cls(Twin(lower(graph), ranges))
+        return cls(LoweredNetwork(lower(graph), ranges))
 
     def refresh(self) -> None:
         """Reads the fake-quantized model's weights and ranges again."""
@@ -170,7 +170,7 @@ class QuantizedNetwork:
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits float32 (n, classes) of pixels (n, height, width, 3) in 0..255."""
-        return self.twin.logits(pixels) if self._integers is None else self._integers.logits(pixels)
+        return self.fake_quantized.logits(pixels) if self._integers is None else self._integers.logits(pixels)
 
     def reference(self) -> IntegerNetwork:
         """The same network as TFLite's reference kernels round.
@@ -178,4 +178,4 @@ class QuantizedNetwork:
         Raises:
             KitError: it has no integer form.
         """
-        return IntegerNetwork(self.twin, "reference")
+        return IntegerNetwork(self.fake_quantized, "reference")

@@ -18,7 +18,7 @@ import numpy as np
 
 from mnv3_tf.errors import KitError
 from mnv3_tf.network.layer_names import block_of
-from mnv3_tf.quantization.graph import DeployGraph, Op
+from mnv3_tf.quantization.graph import FoldedGraph, Op
 
 Lowering = Literal["xnnpack", "native"]
 LOWERINGS: tuple[Lowering, ...] = ("xnnpack", "native")
@@ -39,7 +39,7 @@ class LoweredOp:
         name: unique; the gate of a hard-swish is called ``NAME/gate``, the negated input of a convolution ``NAME/negated``.
         kind: conv, depthwise, gate (relu6(x + 3)), negate, hard_swish, multiply, add, pool, flatten or input.
         inputs: names.
-        source: the deploy operation whose tensor this makes, or None (a gate, a negation).
+        source: the folded operation whose tensor this makes, or None (a gate, a negation).
         factor: the linear output is `factor` times the source's; a fused hard-sigmoid multiplies by another 6.
         kernel_scale: this kernel is `kernel_scale` times the source's kernel.
         bias_shift: the bias is ``factor * bias + bias_shift``.
@@ -66,15 +66,15 @@ class LoweredOp:
 
 @dataclass(frozen=True)
 class LoweredGraph:
-    """A folded network with its rewriting; weights stay in :attr:`deploy`, in the network's own units."""
+    """A folded network with its rewriting; weights stay in :attr:`folded`, in the network's own units."""
 
-    deploy: DeployGraph
+    folded: FoldedGraph
     ops: tuple[LoweredOp, ...]
     lowering: Lowering
 
     def is_float(self, op: LoweredOp) -> bool:
         """Whether an operation computes in float where the rest is quantized: it belongs to a block that is left float."""
-        return op.kind not in ("input", "flatten") and block_of(op.name) in self.deploy.float_blocks
+        return op.kind not in ("input", "flatten") and block_of(op.name) in self.folded.float_blocks
 
     def has_range(self, op: LoweredOp) -> bool:
         """Whether an operation's output is quantized over a range of its own.
@@ -89,28 +89,28 @@ class LoweredGraph:
 
     def weights(self, op: LoweredOp) -> tuple[np.ndarray, np.ndarray]:
         """Kernel and bias as the lowered operation uses them."""
-        source = self.deploy[op.source or ""]
+        source = self.folded[op.source or ""]
         assert source.kernel is not None and source.bias is not None
         return source.kernel * np.float32(op.kernel_scale), source.bias * np.float32(op.factor) + np.float32(op.bias_shift)
 
-    def with_weights(self, weights: dict[str, tuple[np.ndarray, np.ndarray]]) -> DeployGraph:
+    def with_weights(self, weights: dict[str, tuple[np.ndarray, np.ndarray]]) -> FoldedGraph:
         """The folded network with new weights, given as the lowered operations use them."""
         changed = {}
         for op in self.ops:
             if op.name in weights:
                 kernel, bias = weights[op.name]
-                source, (was_kernel, was_bias) = self.deploy[op.source or ""], self.weights(op)
+                source, (was_kernel, was_bias) = self.folded[op.source or ""], self.weights(op)
                 # What did not change comes back bit by bit, which there and back through the factors it would not.
                 changed[op.source] = (
                     source.kernel if np.array_equal(kernel, was_kernel) else kernel / np.float32(op.kernel_scale),
                     source.bias if np.array_equal(bias, was_bias)
                     else (bias - np.float32(op.bias_shift)) / np.float32(op.factor))
         ops = tuple(dataclasses.replace(op, kernel=changed[op.name][0], bias=changed[op.name][1])
-                    if op.name in changed else op for op in self.deploy.ops)
-        return dataclasses.replace(self.deploy, ops=ops)
+                    if op.name in changed else op for op in self.folded.ops)
+        return dataclasses.replace(self.folded, ops=ops)
 
 
-def lower(graph: DeployGraph, lowering: Lowering = "xnnpack") -> LoweredGraph:
+def lower(graph: FoldedGraph, lowering: Lowering = "xnnpack") -> LoweredGraph:
     """Rewrites a folded network.
 
     Raises:
@@ -161,7 +161,7 @@ def _plain(ops: dict[str, LoweredOp], op: Op, inputs: tuple[str, ...]) -> Lowere
     return LoweredOp(op.name, op.kind, inputs, op.name, factor=factor)
 
 
-def _add(graph: DeployGraph, ops: dict[str, LoweredOp], op: Op, inputs: tuple[str, ...]) -> LoweredOp:
+def _add(graph: FoldedGraph, ops: dict[str, LoweredOp], op: Op, inputs: tuple[str, ...]) -> LoweredOp:
     factors = [ops[name].tensor_factor for name in inputs]
     if factors[0] != factors[1]:
         for own, other in ((0, 1), (1, 0)):
@@ -175,7 +175,7 @@ def _add(graph: DeployGraph, ops: dict[str, LoweredOp], op: Op, inputs: tuple[st
     return LoweredOp(op.name, "add", inputs, op.name, factor=factors[0])
 
 
-def range_rule(graph: DeployGraph, op: Op) -> tuple[float | None, float | None]:
+def range_rule(graph: FoldedGraph, op: Op) -> tuple[float | None, float | None]:
     """The ends that an activation's quantized range must not pass, in the network's own units.
 
     Returns:

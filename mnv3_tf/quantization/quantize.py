@@ -24,10 +24,10 @@ from mnv3_tf.progress import Progress
 from mnv3_tf.quantization.calibration import Calibration, calibrate
 from mnv3_tf.quantization.calibration_check import audit, measure_content, refuse_nonsense
 from mnv3_tf.quantization.cross_layer_equalization import equalize
-from mnv3_tf.quantization.fake_quantized import Twin, count_values, input_units
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, count_values, input_units
 from mnv3_tf.quantization.fine_tuning import BestEpoch, FineTuning
 from mnv3_tf.quantization.fold import trace
-from mnv3_tf.quantization.graph import DeployGraph, save_graph
+from mnv3_tf.quantization.graph import FoldedGraph, save_graph
 from mnv3_tf.quantization.integers import QuantizedNetwork
 from mnv3_tf.quantization.lower import lower
 from mnv3_tf.quantization.weight_reconstruction import compensate
@@ -73,7 +73,7 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
     model = load_keras(run.model)
     graph = trace(model)
     samples = _calibration_samples(dataset.split("train"), config.quantize)
-    difference = check_deploy_form(model, graph, ContractPictures(samples[:_CHECKED_PICTURES], contract))
+    difference = check_folded(model, graph, ContractPictures(samples[:_CHECKED_PICTURES], contract))
     progress.say(f"the folded network equals the float model within {difference:.1e} of the logits' range")
 
     # Small batches: the calibration looks at every tensor of the network at once.
@@ -112,7 +112,7 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
     return work.finish()
 
 
-def check_deploy_form(model: keras.Model, graph: DeployGraph, pictures: ContractPictures) -> float:
+def check_folded(model: keras.Model, graph: FoldedGraph, pictures: ContractPictures) -> float:
     """Compares the lowered float network with the Keras model.
 
     Returns:
@@ -122,8 +122,8 @@ def check_deploy_form(model: keras.Model, graph: DeployGraph, pictures: Contract
         GateError: it exceeds :data:`DEPLOY_TOLERANCE`.
     """
     expected = np.concatenate([batch_logits(model, pixels) for pixels in pictures])
-    twin = Twin(lower(graph), exact_input=True)
-    found = np.concatenate([twin.logits(pixels) for pixels in pictures])
+    network = LoweredNetwork(lower(graph), exact_input=True)
+    found = np.concatenate([network.logits(pixels) for pixels in pictures])
     difference = float(np.abs(found - expected).max() / max(float(np.ptp(expected)), 1e-12))
     if not difference < DEPLOY_TOLERANCE:
         raise GateError(f"The folded network differs from the float model by {difference:.1e} of the logits' range; allowed is "
@@ -137,8 +137,8 @@ def _calibration_samples(samples: tuple[Sample, ...], config: QuantizeConfig) ->
     return tuple(samples[i] for i in order)
 
 
-def _compensated(graph: DeployGraph, calibration: Calibration, samples: tuple[Sample, ...], contract: Preprocessing,
-                 config: QuantizeConfig, frozen: Collection[str], progress: Progress) -> DeployGraph:
+def _compensated(graph: FoldedGraph, calibration: Calibration, samples: tuple[Sample, ...], contract: Preprocessing,
+                 config: QuantizeConfig, frozen: Collection[str], progress: Progress) -> FoldedGraph:
     """Weights that make up for 8 bits, from some of the calibration pictures."""
     lowered = lower(graph)
     count = min(config.compensate_pictures, max(8, _COMPENSATE_BYTES // (count_values(lowered) * 4)))
@@ -150,15 +150,15 @@ def _compensated(graph: DeployGraph, calibration: Calibration, samples: tuple[Sa
 class _Quantization:
     """The fake-quantized model, its fine-tuning, and its scores, which are those of the integer file that it becomes."""
 
-    def __init__(self, float_graph: DeployGraph, graph: DeployGraph, calibration: Calibration, contract: Preprocessing,
+    def __init__(self, float_graph: FoldedGraph, graph: FoldedGraph, calibration: Calibration, contract: Preprocessing,
                  class_names: tuple[str, ...], dataset: PictureDataset, config: Config, target: RunFolder,
                  progress: Progress, facts: dict[str, Any], looked_at: dict[str, Any]):
         self.float_graph, self.graph, self.calibration = float_graph, graph, calibration
         self.contract, self.class_names = contract, class_names
         self.dataset, self.config, self.target, self.progress = dataset, config, target, progress
         self.facts, self.looked_at = facts, looked_at
-        self.twin = Twin(lower(graph), calibration.ranges)
-        self.network = QuantizedNetwork(self.twin)
+        self.fake_quantized = LoweredNetwork(lower(graph), calibration.ranges)
+        self.network = QuantizedNetwork(self.fake_quantized)
         self.validation = ContractPictures(dataset.split("val"), contract)
         self.best = BestEpoch()
         self.kept = (self.graph, calibration.ranges)
@@ -178,10 +178,10 @@ class _Quantization:
             samples, self.contract, len(self.class_names), batch_size=settings.batch_size,
             augmentation=self.config.augment, seed=settings.seed, cache_mb=self.config.data.cache_mb,
             workers=self.config.data.workers)
-        # The float model itself, with its own padding; that of an integer file is not quite its zero (see `Twin`).
-        teacher = Twin(lower(self.float_graph), exact_input=True)
+        # The float model itself, with its own padding; that of an integer file is not quite its zero (see `LoweredNetwork`).
+        teacher = LoweredNetwork(lower(self.float_graph), exact_input=True)
         total = settings.epochs * batches.steps_per_epoch
-        tuning = FineTuning(self.twin, teacher, self.config, frozen_layers(self.graph, settings.freeze), total)
+        tuning = FineTuning(self.fake_quantized, teacher, self.config, frozen_layers(self.graph, settings.freeze), total)
         teacher_validation = softmax(np.concatenate([teacher.logits(pixels) for pixels in self.validation]))
         history: list[dict[str, float]] = self.facts.setdefault("history", [])
         self._judge(teacher_validation, history, epoch=0, loss=math.nan)
@@ -208,7 +208,7 @@ class _Quantization:
 
         The loss is what is trained, without the temperature.
         """
-        stored = self.twin.settle()
+        stored = self.fake_quantized.settle()
         self.network.refresh()
         logits = self._logits(self.validation)
         scores = score(logits, self.validation.labels, self.class_names)
@@ -222,15 +222,15 @@ class _Quantization:
             self.kept = stored
 
     def _save(self) -> None:
-        """Writes what is kept, its biases as an integer file will have them; afterwards `twin` is what was written."""
+        """Writes what is kept, its biases as an integer file will have them; afterwards `network` is what was written."""
         graph, ranges = self.kept
-        self.twin = Twin(lower(graph), ranges)
-        self.twin.round_biases()
-        self.network = QuantizedNetwork(self.twin)
+        self.fake_quantized = LoweredNetwork(lower(graph), ranges)
+        self.fake_quantized.round_biases()
+        self.network = QuantizedNetwork(self.fake_quantized)
         self.target.path.mkdir(parents=True, exist_ok=True)
         self.target.write_head(self.config, self.contract, self.class_names)
         write_json(self.target.calibration, self.looked_at)  # first, so that no network is without what calibrated it
-        save_graph(self.target.quantized, self.twin.deploy_graph(), ranges)
+        save_graph(self.target.quantized, self.fake_quantized.folded_graph(), ranges)
 
     def finish(self) -> RunFolder:
         """Writes the run with the scores of what is in it."""
@@ -242,7 +242,7 @@ class _Quantization:
         return self.target
 
 
-def frozen_layers(graph: DeployGraph, last: str | None) -> frozenset[str]:
+def frozen_layers(graph: FoldedGraph, last: str | None) -> frozenset[str]:
     """The layers from the input to the end of a block, by name.
 
     Args:

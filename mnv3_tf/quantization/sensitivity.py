@@ -17,8 +17,8 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.metrics import softmax
 from mnv3_tf.network.layer_names import block_of
 from mnv3_tf.progress import Progress
-from mnv3_tf.quantization.fake_quantized import Ranges, Twin, input_range, input_units
-from mnv3_tf.quantization.graph import DeployGraph, leave_float
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, input_range, input_units
+from mnv3_tf.quantization.graph import FoldedGraph, leave_float
 from mnv3_tf.quantization.lower import GATE_RANGE, LoweredGraph, lower
 from mnv3_tf.quantization.quantizers import BITS
 
@@ -130,7 +130,7 @@ class SwitchedNetwork:
     """The fake-quantized network with any of its blocks switched to float, without building it again.
 
     The layers of two float models compute it, one with whole kernels and one with kernels in 8 bits; the outputs are quantized
-    in between, where a :class:`Twin` of the same blocks would do it.
+    in between, where a :class:`LoweredNetwork` of the same blocks would do it.
 
     Args:
         graph: the network; which of its blocks are float does not matter.
@@ -138,10 +138,10 @@ class SwitchedNetwork:
         pictures: what it answers to.
     """
 
-    def __init__(self, graph: DeployGraph, ranges: Ranges, pictures: ContractPictures):
+    def __init__(self, graph: FoldedGraph, ranges: Ranges, pictures: ContractPictures):
         self.graph = leave_float(graph, ())
         self._lowered, self._pictures = lower(self.graph), pictures
-        self._whole, self._rounded = Twin(self._lowered), Twin(self._lowered)
+        self._whole, self._rounded = LoweredNetwork(self._lowered), LoweredNetwork(self._lowered)
         self._rounded.round_kernels()
         self._ends = {op.name: (low * op.tensor_factor, high * op.tensor_factor) for op in self._lowered.ops
                       if op.kind not in ("gate", "flatten")
@@ -150,14 +150,14 @@ class SwitchedNetwork:
 
     def logits(self, float_blocks: Collection[str]) -> np.ndarray:
         """Logits float32 (pictures, classes) with these blocks float and all others quantized."""
-        plan = dataclasses.replace(self._lowered, deploy=leave_float(self.graph, float_blocks))
+        plan = dataclasses.replace(self._lowered, folded=leave_float(self.graph, float_blocks))
         return np.concatenate([self._forward(plan, input_units(self.graph, pixels)) for pixels in self._pictures])
 
     def _forward(self, plan: LoweredGraph, inputs: np.ndarray) -> np.ndarray:
         tensors: dict[str, Any] = {}
         for op in plan.ops:
-            twin = self._whole if plan.is_float(op) else self._rounded
-            value = twin.apply(op, [tensors[name] for name in op.inputs] or [inputs])
+            network = self._whole if plan.is_float(op) else self._rounded
+            value = network.apply(op, [tensors[name] for name in op.inputs] or [inputs])
             if plan.has_range(op):
                 low, high = self._ends.get(op.name, GATE_RANGE)
                 value = tf.quantization.fake_quant_with_min_max_vars(value, low, high, num_bits=BITS)
@@ -209,7 +209,7 @@ def analyse(network: SwitchedNetwork, float_logits: np.ndarray, labels: np.ndarr
                        tuple(sorted(rows, key=lambda row: -row.alone.divergence)))
 
 
-def _weight_bytes(graph: DeployGraph, block: str) -> tuple[int, int]:
+def _weight_bytes(graph: FoldedGraph, block: str) -> tuple[int, int]:
     """Of a block's weights in 8 bits (biases take four bytes), and in float32."""
     kernels, biases = (sum(int(values.size) for op in graph.ops if block_of(op.name) == block
                            for values in [getattr(op, key)] if values is not None) for key in ("kernel", "bias"))

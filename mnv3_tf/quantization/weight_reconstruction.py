@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from mnv3_tf.quantization.fake_quantized import Ranges, Twin, input_shift, input_units
-from mnv3_tf.quantization.graph import DeployGraph
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, input_shift, input_units
+from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.lower import LoweredOp, lower
 
 # Rows of the least-squares problem of a convolution, at most: pictures times places.
@@ -28,8 +28,8 @@ _DAMP = 0.01
 _LEVELS = 127
 
 
-def compensate(graph: DeployGraph, ranges: Ranges, pixels: np.ndarray, *, kept: Collection[str] = (),
-               advance: Callable[[int], None] = lambda done: None) -> DeployGraph:
+def compensate(graph: FoldedGraph, ranges: Ranges, pixels: np.ndarray, *, kept: Collection[str] = (),
+               advance: Callable[[int], None] = lambda done: None) -> FoldedGraph:
     """Chooses kernels and biases for the integer form.
 
     Args:
@@ -43,25 +43,26 @@ def compensate(graph: DeployGraph, ranges: Ranges, pixels: np.ndarray, *, kept: 
         The network with kernels that 8 bits per channel hold exactly.
     """
     lowered = lower(graph)
-    exact, twin = Twin(lowered, exact_input=True), Twin(lowered, ranges)
+    exact, network = LoweredNetwork(lowered, exact_input=True), LoweredNetwork(lowered, ranges)
     inputs = input_units(graph, pixels)
     first = lowered.ops[0]
     wanted = {first.name: inputs + input_shift(graph)}
-    found = {first.name: twin.apply(first, [inputs])}
+    found = {first.name: network.apply(first, [inputs])}
     last_use = {name: index for index, op in enumerate(lowered.ops) for name in op.inputs}
     for index, op in enumerate(lowered.ops[1:], start=1):
         if op.kind in ("conv", "depthwise") and not lowered.is_float(op) and op.source not in kept:
             given, right = found[op.inputs[0]], wanted[op.inputs[0]]
             shift = input_shift(graph) if op.inputs[0] == first.name else 0.0
-            twin.set_weights({op.name: _fit(op, given, right, *lowered.weights(op), shift=shift, floor=twin.kernel_floor(op))})
+            fitted = _fit(op, given, right, *lowered.weights(op), shift=shift, floor=network.kernel_floor(op))
+            network.set_weights({op.name: fitted})
         wanted[op.name] = exact.apply(op, [wanted[name] for name in op.inputs])
-        found[op.name] = twin.apply(op, [found[name] for name in op.inputs])
+        found[op.name] = network.apply(op, [found[name] for name in op.inputs])
         for name in op.inputs:
             if last_use[name] == index:
                 wanted.pop(name, None)
                 found.pop(name, None)
         advance(index)
-    return twin.deploy_graph()
+    return network.folded_graph()
 
 
 def _padding(op: LoweredOp, side: int, kernel: int) -> tuple[int, int]:

@@ -120,12 +120,12 @@ class _Training:
         keras.utils.set_random_seed(settings.seed)
         self.model = self._build("mixed_float16" if self.choices.mixed_precision else "float32")
         # Evaluates raw and averaged weights in float32 without touching the network in training, and is what is saved.
-        self.twin = self._build("float32")
-        self.twin.jit_compile = self.choices.xla
+        self.evaluation_model = self._build("float32")
+        self.evaluation_model.jit_compile = self.choices.xla
         if start:
-            self.counters.start = take_over(self.twin, start, dataset.class_names, self.plan, self.choices, self.batches,
-                                            settings.epochs, progress)
-            self.model.set_weights(self.twin.get_weights())
+            self.counters.start = take_over(self.evaluation_model, start, dataset.class_names, self.plan, self.choices,
+                                            self.batches, settings.epochs, progress)
+            self.model.set_weights(self.evaluation_model.get_weights())
         self.ema: list[np.ndarray] | None = None
         self._enter(self.counters.stage)
         if resumed:
@@ -224,13 +224,13 @@ class _Training:
         if self.ema is not None:
             candidates["ema"] = self.ema
         for which, weights in candidates.items():
-            self.twin.set_weights(weights)
+            self.evaluation_model.set_weights(weights)
             scores = self._scores(self._validation)
             row[f"{which}_val_top1"], row[f"{which}_val_loss"] = scores.top1, scores.loss
             best = counters.best
             if not best or (scores.top1, -scores.loss) > (best["top1"], -best["loss"]):
                 counters.best = {"top1": scores.top1, "loss": scores.loss, "epoch": counters.epoch + 1, "which": which}
-                save_keras(self.twin, self.run_folder.model)
+                save_keras(self.evaluation_model, self.run_folder.model)
         counters.history.append(row)
         counters.epoch += 1
         counters.step, counters.running = 0, {}
@@ -242,7 +242,7 @@ class _Training:
         self.events.flush()
 
     def _scores(self, pictures: ContractPictures) -> Scores:
-        logits = np.concatenate([batch_logits(self.twin, pixels) for pixels in pictures])
+        logits = np.concatenate([batch_logits(self.evaluation_model, pixels) for pixels in pictures])
         return score(logits, pictures.labels, self.dataset.class_names)
 
     def _save_state(self) -> None:
@@ -253,7 +253,7 @@ class _Training:
         counters, run = self.counters, self.run_folder
         self.events.close()
         _draw_curves(run.path / "curves.png", counters.history)
-        self.twin.set_weights(load_keras(run.model).get_weights())
+        self.evaluation_model.set_weights(load_keras(run.model).get_weights())
         scores = {}
         for split in dict.fromkeys(["val", evaluation_split(self.dataset)]):
             pictures = self._validation if split == "val" else ContractPictures(self.dataset.split(split), self.contract)

@@ -12,9 +12,9 @@ from mnv3_tf.models import MobileNetV3
 from mnv3_tf.network.spec import Block, NetworkSpec
 from mnv3_tf.quantization.calibration import calibrate
 from mnv3_tf.quantization.cross_layer_equalization import SPLIT_RATIO, equalize, like
-from mnv3_tf.quantization.fake_quantized import Twin
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork
 from mnv3_tf.quantization.fold import trace
-from mnv3_tf.quantization.graph import DeployGraph, Op, load_graph, save_graph
+from mnv3_tf.quantization.graph import FoldedGraph, Op, load_graph, save_graph
 from mnv3_tf.quantization.lower import LOWERINGS, LoweredOp, lower, range_rule
 from mnv3_tf.quantization.weight_reconstruction import _Places, _round, compensate
 from mnv3_tf.tflite.runtime import LiteRTModel
@@ -47,11 +47,11 @@ def uneven(spread: float, table: NetworkSpec = TABLE) -> keras.Model:
     return model
 
 
-def error(model: keras.Model, graph: DeployGraph, ranges: dict[str, tuple[float, float]]) -> float:
+def error(model: keras.Model, graph: FoldedGraph, ranges: dict[str, tuple[float, float]]) -> float:
     """Root mean square of the fake-quantized network's logits against the float network's, as a share of their spread."""
     pixels = pictures()
     expected = np.asarray(model(pixels.astype(np.float32)))
-    return float(np.sqrt(np.mean((Twin(lower(graph), ranges).logits(pixels) - expected) ** 2)) / expected.std())
+    return float(np.sqrt(np.mean((LoweredNetwork(lower(graph), ranges).logits(pixels) - expected) ** 2)) / expected.std())
 
 
 def test_a_split_stem_is_the_same_function_in_one_partition(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_split_stem_is_the_same_function_in_one_partition(tmp_path: Path) -> N
     assert graph.split_stem and graph.channel_sizes["stem_conv_hard_swish"].shape == (16,)
     assert {op.kind for op in graph.consumers("stem_conv_hard_swish")} == {"depthwise"}
     for lowering in LOWERINGS:
-        found = Twin(lower(graph, lowering), exact_input=True).logits(pixels)
+        found = LoweredNetwork(lower(graph, lowering), exact_input=True).logits(pixels)
         assert np.abs(found - expected).max() < 1e-5 * np.ptp(expected)
 
     ranges = calibrate(graph, [pixels]).ranges
@@ -71,9 +71,9 @@ def test_a_split_stem_is_the_same_function_in_one_partition(tmp_path: Path) -> N
     loaded, _ = load_graph(tmp_path / "g.npz")
     assert loaded.split_stem and np.array_equal(loaded.channel_sizes["stem_conv_hard_swish"],
                                                 graph.channel_sizes["stem_conv_hard_swish"])
-    twin = Twin(lower(loaded), ranges)
-    twin.round_biases()
-    content = convert_graph(twin.deploy_graph(), ranges, format="int8", io="int8", lowering="xnnpack")
+    network = LoweredNetwork(lower(loaded), ranges)
+    network.round_biases()
+    content = convert_graph(network.folded_graph(), ranges, format="int8", io="int8", lowering="xnnpack")
     assert check_int8(content, "file", LiteRTModel(content), "xnnpack") == []
 
 
@@ -97,11 +97,11 @@ def test_channels_of_one_size_lose_less() -> None:
 
 def test_relu_channels_before_a_depthwise_convolution_get_one_size() -> None:
     graph = equalize(trace(uneven(1.0)), [pictures()])
-    maximum = Twin(lower(graph)).tensors(["block_02_expand"], pictures_in(graph))[0].max(axis=(0, 1, 2))
+    maximum = LoweredNetwork(lower(graph)).tensors(["block_02_expand"], pictures_in(graph))[0].max(axis=(0, 1, 2))
     np.testing.assert_allclose(maximum, maximum.max(), rtol=1e-4)
 
 
-def pictures_in(graph: DeployGraph) -> np.ndarray:
+def pictures_in(graph: FoldedGraph) -> np.ndarray:
     from mnv3_tf.quantization.fake_quantized import input_units
 
     return input_units(graph, pictures())
@@ -126,11 +126,11 @@ def test_fitted_weights_lose_less_and_lie_on_the_grid() -> None:
     fitted = compensate(graph, ranges, pictures())
     assert error(model, fitted, ranges) < 0.8 * error(model, graph, ranges)
     lowered = lower(fitted)
-    twin = Twin(lowered, ranges)
+    network = LoweredNetwork(lowered, ranges)
     for op in lowered.ops:
         if op.kind == "conv":
             kernel = lowered.weights(op)[0]
-            step = np.maximum(np.abs(kernel).max(axis=(0, 1, 2)), twin.kernel_floor(op)) / 127
+            step = np.maximum(np.abs(kernel).max(axis=(0, 1, 2)), network.kernel_floor(op)) / 127
             np.testing.assert_allclose(kernel / step, np.rint(kernel / step), atol=2e-3, err_msg=op.name)
 
 
@@ -161,7 +161,7 @@ def test_rows_are_what_the_convolution_sees() -> None:
 def test_a_bias_far_above_its_kernel_fits_the_file() -> None:
     """A gate that is always open: weights of 1e-9 beside a bias of 5."""
     small, zeros = np.full((1, 1, 3, 3), 1e-9, np.float32), np.zeros(3, np.float32)
-    graph = DeployGraph((
+    graph = FoldedGraph((
         Op("image", "input"), Op("a", "conv", ("image",), np.eye(3, dtype=np.float32)[None, None], zeros),
         Op("b", "conv", ("a",), small, np.array([5.0, -2.0, 0.3], np.float32)), Op("logits", "flatten", ("b",))),
         4, 4, 1 / 127.5, (-1.0, -1.0, -1.0))

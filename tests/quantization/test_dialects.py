@@ -1,4 +1,4 @@
-"""Every dialect down the road: deploy form, int8 in one partition, float file; padding and normalization by hand."""
+"""Every dialect down the road: folded network, int8 in one partition, float file; padding and normalization by hand."""
 
 import dataclasses
 from pathlib import Path
@@ -16,9 +16,9 @@ from mnv3_tf.models import MobileNetV3
 from mnv3_tf.network.spec import DIALECTS, Block, NetworkSpec
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization.calibration import calibrate
-from mnv3_tf.quantization.fake_quantized import Twin, input_shift, input_units
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, input_shift, input_units
 from mnv3_tf.quantization.fold import trace
-from mnv3_tf.quantization.graph import DeployGraph, load_graph, save_graph
+from mnv3_tf.quantization.graph import FoldedGraph, load_graph, save_graph
 from mnv3_tf.quantization.integers import IntegerNetwork
 from mnv3_tf.quantization.lower import lower
 from mnv3_tf.tflite.runtime import LiteRTModel
@@ -58,15 +58,15 @@ def test_the_road(dialect: str, tmp_path: Path) -> None:
     span = np.ptp(expected)
     graph = trace(model)
     assert graph.zero_pixel == ZERO_PIXELS[dialect]
-    assert np.abs(Twin(lower(graph), exact_input=True).logits(pixels) - expected).max() < 1e-5 * span
+    assert np.abs(LoweredNetwork(lower(graph), exact_input=True).logits(pixels) - expected).max() < 1e-5 * span
 
     ranges = calibrate(graph, [pixels]).ranges
     save_graph(tmp_path / "graph.npz", graph, ranges)
     graph, ranges = load_graph(tmp_path / "graph.npz")
-    twin = Twin(lower(graph), ranges)
-    twin.round_biases()
-    exact = {kernels: IntegerNetwork(twin, kernels).logits(pixels) for kernels in ("xnnpack", "reference")}
-    graph = twin.deploy_graph()
+    network = LoweredNetwork(lower(graph), ranges)
+    network.round_biases()
+    exact = {kernels: IntegerNetwork(network, kernels).logits(pixels) for kernels in ("xnnpack", "reference")}
+    graph = network.folded_graph()
     content = convert_graph(graph, ranges, format="int8", io="int8", lowering="xnnpack")
     file = LiteRTModel(content)
     assert check_int8(content, "file", file, "xnnpack") == []
@@ -81,8 +81,8 @@ def test_the_road(dialect: str, tmp_path: Path) -> None:
     assert np.abs(answers - expected).max() < 1e-5 * span
 
 
-def stem_of(dialect: str, size: tuple[int, int] = (32, 32)) -> tuple[keras.Model, DeployGraph]:
-    """The first convolution alone, its kernel all ones for one output channel, and the whole network's deploy form."""
+def stem_of(dialect: str, size: tuple[int, int] = (32, 32)) -> tuple[keras.Model, FoldedGraph]:
+    """The first convolution alone, its kernel all ones for one output channel, and the whole folded network."""
     model = MobileNetV3("small", alpha=0.25, dialect=dialect, input_shape=(*size, 3), classes=2)
     layer = model.get_layer("stem_conv")
     layer.set_weights([np.ones_like(layer.get_weights()[0])])
@@ -118,20 +118,20 @@ def test_what_the_border_costs_is_small() -> None:
     pixels = pictures(8, 64, 96)
     model = as_if_trained("torchvision", pixels)
     graph = trace(model)
-    expected, inside = np.asarray(model(pixels.astype(np.float32))), Twin(lower(graph)).logits(pixels)
+    expected, inside = np.asarray(model(pixels.astype(np.float32))), LoweredNetwork(lower(graph)).logits(pixels)
     assert 0 < np.abs(inside - expected).max() < 0.05 * np.ptp(expected)
     # Padding with the pixel value 128 instead costs more.
-    worse = Twin(lower(_with_zero_pixel_of_128(graph))).logits(pixels)
+    worse = LoweredNetwork(lower(_with_zero_pixel_of_128(graph))).logits(pixels)
     assert np.abs(worse - expected).mean() > np.abs(inside - expected).mean()
 
 
-class _ZeroAt128(DeployGraph):
+class _ZeroAt128(FoldedGraph):
     @property
     def zero_pixel(self) -> int:
         return 128
 
 
-def _with_zero_pixel_of_128(graph: DeployGraph) -> DeployGraph:
+def _with_zero_pixel_of_128(graph: FoldedGraph) -> FoldedGraph:
     return _ZeroAt128(**{field.name: getattr(graph, field.name) for field in dataclasses.fields(graph)})
 
 
@@ -144,7 +144,7 @@ def test_other_padding_is_refused_by_name() -> None:
         trace(model)
 
 
-def test_deploy_forms_of_the_first_versions_are_read(tmp_path: Path) -> None:
+def test_folded_networks_of_the_first_versions_are_read(tmp_path: Path) -> None:
     _, graph = stem_of("keras")
     save_graph(tmp_path / "old.npz", dataclasses.replace(graph, offset=-1.0), {})  # type: ignore[arg-type]
     assert load_graph(tmp_path / "old.npz")[0].offset == (-1.0, -1.0, -1.0)

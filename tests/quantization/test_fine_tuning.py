@@ -7,7 +7,7 @@ from mnv3_tf.config import Config, load_config
 from mnv3_tf.models import MobileNetV3
 from mnv3_tf.network.spec import Block, NetworkSpec
 from mnv3_tf.quantization.calibration import calibrate
-from mnv3_tf.quantization.fake_quantized import Twin, input_units
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, input_units
 from mnv3_tf.quantization.fine_tuning import BestEpoch, FineTuning
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.lower import lower
@@ -25,24 +25,24 @@ def config() -> Config:
 
 
 class Network:
-    """A twin, its teacher, and a batch that both learn from."""
+    """A network, its teacher, and a batch that both learn from."""
 
     def __init__(self) -> None:
         graph = trace(MobileNetV3(SPEC, input_shape=(32, 32, 3), classes=3))
         pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype(np.uint8)
-        self.twin = Twin(lower(graph), calibrate(graph, [pixels]).ranges)
-        self.teacher = Twin(lower(graph), exact_input=True)
+        self.fake_quantized = LoweredNetwork(lower(graph), calibrate(graph, [pixels]).ranges)
+        self.teacher = LoweredNetwork(lower(graph), exact_input=True)
         self.inputs = input_units(graph, pixels)
         self.labels = np.eye(3, dtype=np.float32)[np.arange(8) % 3]
 
     def values(self, frozen: frozenset[str] = frozenset()) -> list[np.ndarray]:
         """All that is trained, as it is."""
-        return [variable.numpy() for variable in self.twin.trainable_variables(frozen)]
+        return [variable.numpy() for variable in self.fake_quantized.trainable_variables(frozen)]
 
 
 def test_the_rate_rises_and_the_average_is_kept(config: Config) -> None:
     network = Network()
-    tuning = FineTuning(network.twin, network.teacher, config, frozenset(), STEPS)
+    tuning = FineTuning(network.fake_quantized, network.teacher, config, frozenset(), STEPS)
     start = network.values()
     sizes = [max(float(np.sqrt(np.mean(np.square(value)))), 1e-3) for value in start]
     average, before, moved = start, start, []
@@ -67,14 +67,14 @@ def test_the_rate_rises_and_the_average_is_kept(config: Config) -> None:
 def test_frozen_weights_are_neither_moved_nor_averaged(config: Config) -> None:
     network = Network()
     frozen = frozenset({"stem_conv"})
-    tuning = FineTuning(network.twin, network.teacher, config, frozen, 1)
-    kernel, bias = network.twin.weights()["stem_conv"]
+    tuning = FineTuning(network.fake_quantized, network.teacher, config, frozen, 1)
+    kernel, bias = network.fake_quantized.weights()["stem_conv"]
     others = network.values(frozen)
     for _ in range(3):
         tuning.step(network.inputs, network.labels)
     with tuning.averaged():
         assert all(np.array_equal(now, then) for now, then in
-                   zip(network.twin.weights()["stem_conv"], (kernel, bias), strict=True))
+                   zip(network.fake_quantized.weights()["stem_conv"], (kernel, bias), strict=True))
     assert len(others) == len(network.values()) - 2
 
 
@@ -87,7 +87,7 @@ def test_parts_of_a_batch_make_the_same_step(config: Config, monkeypatch: pytest
     for part in (8, 3):
         keras.utils.set_random_seed(0)
         network = Network()
-        tuning = FineTuning(network.twin, network.teacher, config, frozenset(), STEPS)
+        tuning = FineTuning(network.fake_quantized, network.teacher, config, frozenset(), STEPS)
         monkeypatch.setattr(tuning, "_part", part)
         losses = [tuning.step(network.inputs, network.labels) for _ in range(3)]
         found.append((losses, network.values()))
@@ -108,10 +108,10 @@ def test_what_is_judged_is_what_a_file_gives_back() -> None:
     network = Network()
     rng = np.random.default_rng(1)
     weights = {name: (kernel * rng.uniform(0.9, 1.1, kernel.shape).astype(np.float32), bias + np.float32(0.01))
-               for name, (kernel, bias) in network.twin.weights().items()}
-    network.twin.set_weights(weights)
-    graph, ranges = network.twin.settle()
-    again = Twin(lower(graph), ranges)
-    for ours, theirs in zip(network.twin.model.variables, again.model.variables, strict=True):
+               for name, (kernel, bias) in network.fake_quantized.weights().items()}
+    network.fake_quantized.set_weights(weights)
+    graph, ranges = network.fake_quantized.settle()
+    again = LoweredNetwork(lower(graph), ranges)
+    for ours, theirs in zip(network.fake_quantized.model.variables, again.model.variables, strict=True):
         if "range_" in ours.name or "kernel" in ours.name or "bias" in ours.name:
             np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=ours.name)

@@ -10,9 +10,9 @@ from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.models import MobileNetV3
 from mnv3_tf.network.spec import Block, NetworkSpec
 from mnv3_tf.quantization.calibration import calibrate
-from mnv3_tf.quantization.fake_quantized import Twin
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork
 from mnv3_tf.quantization.fold import trace
-from mnv3_tf.quantization.graph import DeployGraph, Op, load_graph, save_graph
+from mnv3_tf.quantization.graph import FoldedGraph, Op, load_graph, save_graph
 from mnv3_tf.quantization.lower import LOWERINGS, lower, range_rule
 
 
@@ -38,8 +38,8 @@ def test_lowered_networks_compute_the_same_function(name: str) -> None:
     expected = model.predict(pixels, verbose=0)
     graph = trace(model)
     for lowering in LOWERINGS:
-        twin = Twin(lower(graph, lowering), exact_input=True)
-        found = twin.logits(pixels)
+        network = LoweredNetwork(lower(graph, lowering), exact_input=True)
+        found = network.logits(pixels)
         assert np.abs(found - expected).max() < 1e-5 * np.ptp(expected), lowering
 
 
@@ -167,7 +167,7 @@ def test_a_damaged_graph_is_named(tmp_path: Path, content: bytes) -> None:
 def test_an_addition_in_two_units_is_refused() -> None:
     ones = np.ones((1, 1, 3, 3), np.float32)
     zeros = np.zeros(3, np.float32)
-    graph = DeployGraph((
+    graph = FoldedGraph((
         Op("image", "input"), Op("a", "conv", ("image",), ones, zeros), Op("swish", "hard_swish", ("a",)),
         Op("relu", "conv", ("image",), ones, zeros, activation="relu"), Op("sum", "add", ("swish", "relu")),
         Op("out", "conv", ("sum",), ones, zeros)), 4, 4, 1 / 127.5, -1.0)

@@ -13,9 +13,9 @@ from mnv3_tf.models import MobileNetV3
 from mnv3_tf.network.spec import Block, NetworkSpec
 from mnv3_tf.quantization.calibration import calibrate
 from mnv3_tf.quantization.cross_layer_equalization import equalize
-from mnv3_tf.quantization.fake_quantized import Ranges, Twin
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges
 from mnv3_tf.quantization.fold import trace
-from mnv3_tf.quantization.graph import DeployGraph, leave_float
+from mnv3_tf.quantization.graph import FoldedGraph, leave_float
 from mnv3_tf.quantization.integers import IntegerNetwork, QuantizedNetwork, has_integer_form
 from mnv3_tf.quantization.lower import lower
 from mnv3_tf.tflite.file import parse_tflite
@@ -37,7 +37,7 @@ MINIMALISTIC = dataclasses.replace(TABLE, activation="relu", blocks=tuple(
     dataclasses.replace(block, squeeze_excite=False, activation="relu") for block in TABLE.blocks))
 
 
-def network(table: NetworkSpec = TABLE, side: int = 64, **options: str) -> DeployGraph:
+def network(table: NetworkSpec = TABLE, side: int = 64, **options: str) -> FoldedGraph:
     """A network whose BatchNorms know the pictures, so that no activation fades away, and whose channels differ."""
     model = MobileNetV3(table, input_shape=(side, side, 3), classes=7, batchnorm_momentum=0.0, **options)
     rng = np.random.default_rng(0)
@@ -48,7 +48,7 @@ def network(table: NetworkSpec = TABLE, side: int = 64, **options: str) -> Deplo
     return trace(model)
 
 
-def uneven() -> DeployGraph:
+def uneven() -> FoldedGraph:
     """The stem's channels differ 60-fold, and its hard-swish is computed from two convolutions."""
     graph = network()
     stem, depthwise = graph["stem_conv"], graph["block_01_depthwise"]
@@ -61,7 +61,7 @@ def uneven() -> DeployGraph:
     return graph
 
 
-NETWORKS: dict[str, Callable[[], DeployGraph]] = {
+NETWORKS: dict[str, Callable[[], FoldedGraph]] = {
     "all kinds of blocks": network,
     "minimalistic": lambda: network(MINIMALISTIC),
     "symmetric padding": lambda: network(dialect="torchvision"),
@@ -72,28 +72,28 @@ NETWORKS: dict[str, Callable[[], DeployGraph]] = {
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
-def case(request: pytest.FixtureRequest) -> tuple[Twin, bytes, np.ndarray]:
-    """A twin as a quantized run has it, its file, and pictures."""
+def case(request: pytest.FixtureRequest) -> tuple[LoweredNetwork, bytes, np.ndarray]:
+    """A fake as a quantized run has it, its file, and pictures."""
     graph = NETWORKS[request.param]()
     pixels = pictures(side=graph.height)
-    twin = Twin(lower(graph), calibrate(graph, [pixels]).ranges)
-    twin.round_biases()
-    return twin, convert_graph(twin.deploy_graph(), twin.ranges(), format="int8", io="int8", lowering="xnnpack"), pixels
+    fake = LoweredNetwork(lower(graph), calibrate(graph, [pixels]).ranges)
+    fake.round_biases()
+    return fake, convert_graph(fake.folded_graph(), fake.ranges(), format="int8", io="int8", lowering="xnnpack"), pixels
 
 
-def test_logits_are_xnnpacks(case: tuple[Twin, bytes, np.ndarray]) -> None:
-    twin, content, pixels = case
+def test_logits_are_xnnpacks(case: tuple[LoweredNetwork, bytes, np.ndarray]) -> None:
+    fake, content, pixels = case
     file = LiteRTModel(content)
     assert file.partitions == 1
-    np.testing.assert_array_equal(IntegerNetwork(twin).logits(pixels), file.predict(pixels))
+    np.testing.assert_array_equal(IntegerNetwork(fake).logits(pixels), file.predict(pixels))
 
 
-def test_every_tensor_is_the_reference_kernels(case: tuple[Twin, bytes, np.ndarray]) -> None:
-    twin, content, pixels = case
-    placed = place(parse_tflite(content), twin.lowered)
+def test_every_tensor_is_the_reference_kernels(case: tuple[LoweredNetwork, bytes, np.ndarray]) -> None:
+    fake, content, pixels = case
+    placed = place(parse_tflite(content), fake.lowered)
     assert not isinstance(placed, str)
     names = [item.op.name for item in placed]
-    network = IntegerNetwork(twin, "reference")
+    network = IntegerNetwork(fake, "reference")
     file = LiteRTModel(content, reference_kernels=True, keep_tensors=True)
     for picture in pixels[:4]:
         file.predict(picture[None])
@@ -103,54 +103,54 @@ def test_every_tensor_is_the_reference_kernels(case: tuple[Twin, bytes, np.ndarr
             np.testing.assert_allclose(file.real_values(item.output.index), real, rtol=1e-6, err_msg=item.op.name)
 
 
-def test_constants_are_the_files(case: tuple[Twin, bytes, np.ndarray]) -> None:
-    twin, content, _ = case
+def test_constants_are_the_files(case: tuple[LoweredNetwork, bytes, np.ndarray]) -> None:
+    fake, content, _ = case
     file = parse_tflite(content)
-    placed = place(file, twin.lowered)
+    placed = place(file, fake.lowered)
     assert not isinstance(placed, str)
-    grids = IntegerNetwork(twin).grids
+    grids = IntegerNetwork(fake).grids
     for item in placed:
         grid = grids[item.op.name]
         assert (item.output.scales, item.output.zero_points) == ((pytest.approx(float(grid.scale), abs=0),), (grid.zero_point,))
 
 
 @pytest.fixture(scope="module")
-def calibrated() -> tuple[DeployGraph, Ranges]:
+def calibrated() -> tuple[FoldedGraph, Ranges]:
     graph = network()
     return graph, calibrate(graph, [pictures()]).ranges
 
 
-def test_it_reads_the_twin_again(calibrated: tuple[DeployGraph, Ranges]) -> None:
+def test_it_reads_the_network_again(calibrated: tuple[FoldedGraph, Ranges]) -> None:
     graph, ranges = calibrated
-    twin, pixels = Twin(lower(graph), ranges), pictures(2)
-    read, network = IntegerNetwork(twin), QuantizedNetwork(twin)
+    fake, pixels = LoweredNetwork(lower(graph), ranges), pictures(2)
+    read, network = IntegerNetwork(fake), QuantizedNetwork(fake)
     before = read.logits(pixels)
     np.testing.assert_array_equal(network.logits(pixels), before)
-    weights = twin.weights()
-    twin.set_weights({name: (kernel * 0.7, bias + 0.01) for name, (kernel, bias) in weights.items()})
+    weights = fake.weights()
+    fake.set_weights({name: (kernel * 0.7, bias + 0.01) for name, (kernel, bias) in weights.items()})
     np.testing.assert_array_equal(read.logits(pixels), before)
     read.refresh()
     network.refresh()
-    after = IntegerNetwork(twin).logits(pixels)
+    after = IntegerNetwork(fake).logits(pixels)
     assert np.abs(after - before).max() > 0
     np.testing.assert_array_equal(read.logits(pixels), after)
     np.testing.assert_array_equal(network.logits(pixels), after)
 
 
-def test_what_diverged_is_no_number(calibrated: tuple[DeployGraph, Ranges]) -> None:
+def test_what_diverged_is_no_number(calibrated: tuple[FoldedGraph, Ranges]) -> None:
     graph, ranges = calibrated
-    twin = Twin(lower(graph), ranges)
-    network = IntegerNetwork(twin)
-    kernel, bias = twin.weights()["block_02_project"]
-    twin.set_weights({"block_02_project": (np.where(kernel == kernel.max(), np.nan, kernel), bias)})
+    fake = LoweredNetwork(lower(graph), ranges)
+    network = IntegerNetwork(fake)
+    kernel, bias = fake.weights()["block_02_project"]
+    fake.set_weights({"block_02_project": (np.where(kernel == kernel.max(), np.nan, kernel), bias)})
     network.refresh()
     assert np.isnan(network.logits(pictures(2))).all() and network.logits(pictures(2)).shape == (2, 7)
-    twin.set_weights({"block_02_project": (kernel, bias)})
+    fake.set_weights({"block_02_project": (kernel, bias)})
     network.refresh()
     assert np.isfinite(network.logits(pictures(2))).all()
 
 
-def test_sums_beyond_float32_are_exact_too(calibrated: tuple[DeployGraph, Ranges]) -> None:
+def test_sums_beyond_float32_are_exact_too(calibrated: tuple[FoldedGraph, Ranges]) -> None:
     """A bias of many millions of its steps: the float32 sum would lose its last bits."""
     graph, ranges = calibrated
     op = graph["block_02_project"]
@@ -158,21 +158,21 @@ def test_sums_beyond_float32_are_exact_too(calibrated: tuple[DeployGraph, Ranges
     small = dataclasses.replace(op, kernel=op.kernel * np.float32(1e-5), bias=op.bias + np.float32(1.2345))
     graph = dataclasses.replace(graph, ops=tuple(small if o.name == op.name else o for o in graph.ops))
     pixels = pictures()
-    twin = Twin(lower(graph), ranges)
-    twin.round_biases()
-    lowered = next(o for o in twin.lowered.ops if o.source == op.name)
-    assert np.abs(twin.integers(lowered)[1]).max() > 2 ** 24
-    file = LiteRTModel(convert_graph(twin.deploy_graph(), twin.ranges(), format="int8", io="int8", lowering="xnnpack"))
-    np.testing.assert_array_equal(IntegerNetwork(twin).logits(pixels), file.predict(pixels))
+    fake = LoweredNetwork(lower(graph), ranges)
+    fake.round_biases()
+    lowered = next(o for o in fake.lowered.ops if o.source == op.name)
+    assert np.abs(fake.integers(lowered)[1]).max() > 2 ** 24
+    file = LiteRTModel(convert_graph(fake.folded_graph(), fake.ranges(), format="int8", io="int8", lowering="xnnpack"))
+    np.testing.assert_array_equal(IntegerNetwork(fake).logits(pixels), file.predict(pixels))
 
 
-def test_what_has_no_integer_form_is_refused(calibrated: tuple[DeployGraph, Ranges]) -> None:
+def test_what_has_no_integer_form_is_refused(calibrated: tuple[FoldedGraph, Ranges]) -> None:
     graph, ranges = calibrated
     for lowered in (lower(graph, "native"), lower(leave_float(graph, ["block_01"]))):
         assert not has_integer_form(lowered)
-        twin = Twin(lowered, ranges)
+        fake = LoweredNetwork(lowered, ranges)
         with pytest.raises(KitError, match="has no integer form"):
-            IntegerNetwork(twin)
-        whole = QuantizedNetwork(twin)
+            IntegerNetwork(fake)
+        whole = QuantizedNetwork(fake)
         assert not whole.exact
-        np.testing.assert_array_equal(whole.logits(pictures(2)), twin.logits(pictures(2)))
+        np.testing.assert_array_equal(whole.logits(pictures(2)), fake.logits(pictures(2)))

@@ -1,4 +1,4 @@
-"""The fake-quantized twin: its quantizers, its calibration, and quantized runs."""
+"""The fake-quantized network: its quantizers, its calibration, and quantized runs."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ from mnv3_tf.models import MobileNetV3
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization import quantize as quantize_module
 from mnv3_tf.quantization.calibration import _best_range, calibrate
-from mnv3_tf.quantization.fake_quantized import Twin, count_values, input_range, input_units, tensor_shapes
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, count_values, input_range, input_units, tensor_shapes
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import leave_float, load_graph
 from mnv3_tf.quantization.lower import lower
@@ -80,12 +80,12 @@ def test_every_pixel_value_is_one_step_of_the_input(random_graph) -> None:
 def test_ranges_are_in_the_networks_own_units(random_graph, noise: np.ndarray) -> None:
     """Whatever factor the lowering gives a tensor, its range is that of the float network's tensor."""
     calibration = calibrate(random_graph, [noise])
-    twin = Twin(lower(random_graph, "native"))
-    values = twin.tensors(["block_01_se_multiply"], input_units(random_graph, noise))[0] / 6.0
+    network = LoweredNetwork(lower(random_graph, "native"))
+    values = network.tensors(["block_01_se_multiply"], input_units(random_graph, noise))[0] / 6.0
     low, high = calibration.ranges["block_01_se_multiply"]
     assert low <= 0 and 0.4 * values.max() <= high <= values.max() * 1.001
     for lowering in ("xnnpack", "native"):
-        again = Twin(lower(random_graph, lowering), calibration.ranges).ranges()
+        again = LoweredNetwork(lower(random_graph, lowering), calibration.ranges).ranges()
         for name, ends in calibration.ranges.items():
             np.testing.assert_allclose(again[name], ends, rtol=1e-5, atol=1e-6)
 
@@ -95,35 +95,35 @@ def test_ranges_are_in_the_networks_own_units(random_graph, noise: np.ndarray) -
 def test_what_is_trained_computes_what_is_scored(random_graph, noise: np.ndarray, lowering: str, float_blocks: tuple) -> None:
     """The network of tfmot's layers takes over weights and ranges, and gives the same numbers."""
     graph = leave_float(random_graph, float_blocks)
-    twin = Twin(lower(graph, lowering), calibrate(random_graph, [noise]).ranges)
-    before, weights, ranges = twin.logits(noise), twin.weights(), twin.ranges()
-    np.testing.assert_array_equal(np.asarray(twin.model(input_units(graph, noise), training=False)), before)
-    np.testing.assert_array_equal(twin.logits(noise), before)
-    assert twin.ranges() == ranges
-    for name, values in twin.weights().items():
+    network = LoweredNetwork(lower(graph, lowering), calibrate(random_graph, [noise]).ranges)
+    before, weights, ranges = network.logits(noise), network.weights(), network.ranges()
+    np.testing.assert_array_equal(np.asarray(network.model(input_units(graph, noise), training=False)), before)
+    np.testing.assert_array_equal(network.logits(noise), before)
+    assert network.ranges() == ranges
+    for name, values in network.weights().items():
         np.testing.assert_array_equal(values[0], weights[name][0])
-    twin.set_weights({"classifier": (weights["classifier"][0] * 0, weights["classifier"][1] * 0)})
-    assert not np.asarray(twin.model(input_units(graph, noise), training=False)).any()
+    network.set_weights({"classifier": (weights["classifier"][0] * 0, weights["classifier"][1] * 0)})
+    assert not np.asarray(network.model(input_units(graph, noise), training=False)).any()
 
 
 def test_shapes_and_sizes_are_those_of_the_tensors(random_graph, noise: np.ndarray) -> None:
     lowered = lower(random_graph)
-    found = {op.name: tuple(tensor.shape[1:]) for op, tensor in Twin(lowered).walk(input_units(random_graph, noise))}
+    found = {op.name: tuple(tensor.shape[1:]) for op, tensor in LoweredNetwork(lowered).walk(input_units(random_graph, noise))}
     assert found == tensor_shapes(lowered)
     assert count_values(lowered) == sum(int(np.prod(shape)) for shape in found.values())
 
 
 def test_weights_come_back_in_the_networks_own_units(random_graph, noise: np.ndarray) -> None:
-    again = Twin(lower(random_graph), calibrate(random_graph, [noise]).ranges).deploy_graph()
+    again = LoweredNetwork(lower(random_graph), calibrate(random_graph, [noise]).ranges).folded_graph()
     for ours, theirs in zip(again.ops, random_graph.ops, strict=True):
         if theirs.kernel is not None:
             np.testing.assert_allclose(ours.kernel, theirs.kernel, rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(ours.bias, theirs.bias, rtol=1e-4, atol=1e-5)
 
 
-def test_both_lowerings_of_a_twin_answer_alike(random_graph, noise: np.ndarray) -> None:
+def test_both_lowerings_answer_alike(random_graph, noise: np.ndarray) -> None:
     ranges = calibrate(random_graph, [noise]).ranges
-    first, second = (Twin(lower(random_graph, lowering), ranges).logits(noise) for lowering in ("xnnpack", "native"))
+    first, second = (LoweredNetwork(lower(random_graph, lowering), ranges).logits(noise) for lowering in ("xnnpack", "native"))
     assert np.abs(first - second).max() < 0.25 * max(np.ptp(first), 1e-3)
 
 
@@ -149,11 +149,11 @@ def test_calibration_needs_pictures(random_graph) -> None:
 
 
 def test_biases_land_on_the_integer_grid(random_graph, noise: np.ndarray) -> None:
-    twin = Twin(lower(random_graph), calibrate(random_graph, [noise]).ranges)
-    twin.round_biases()
-    op = next(op for op in twin.lowered.ops if op.name == "block_02_expand")
-    low, high = twin.ranges()["block_01_project"]
-    kernel, bias = twin.weights()["block_02_expand"]
+    network = LoweredNetwork(lower(random_graph), calibrate(random_graph, [noise]).ranges)
+    network.round_biases()
+    op = next(op for op in network.lowered.ops if op.name == "block_02_expand")
+    low, high = network.ranges()["block_01_project"]
+    kernel, bias = network.weights()["block_02_expand"]
     step = (high - low) / 255 * np.abs(kernel).max(axis=(0, 1, 2)) / 127
     assert op.kind == "conv"
     np.testing.assert_allclose(bias / step, np.rint(bias / step), atol=1e-2)
@@ -210,7 +210,7 @@ def test_a_stem_that_cannot_be_split_is_said(float_run: Path, pictures: Path, ti
     assert not (tmp_path / "q").exists()
 
 
-def test_a_wrong_deploy_form_stops_everything(float_run: Path, pictures: Path, tiny_config: Config, tmp_path: Path,
+def test_a_wrong_folding_stops_everything(float_run: Path, pictures: Path, tiny_config: Config, tmp_path: Path,
                                               monkeypatch: pytest.MonkeyPatch) -> None:
     """One bias of the folded network off by a little: nothing is written."""
     def planted(model):
@@ -258,7 +258,7 @@ def test_frozen_layers_keep_their_weights_bit_by_bit(float_run: Path, pictures: 
     config = dataclasses.replace(tiny_config, quantize=dataclasses.replace(tiny_config.quantize, epochs=1, freeze="block_02"))
 
     def keep(self, *_, **__) -> None:
-        self.kept = self.twin.deploy_graph(), self.twin.ranges()
+        self.kept = self.fake_quantized.folded_graph(), self.fake_quantized.ranges()
 
     monkeypatch.setattr(quantize_module._Quantization, "_judge", keep)  # the last epoch, be it good or bad
     said = Silent()

@@ -1,4 +1,4 @@
-"""Which blocks quantization hurts: the switched network is the twin, planted faults come first, the search keeps its promise."""
+"""Which blocks quantization hurts: the switched network is the rebuilt one, planted faults come first, the search holds."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -12,8 +12,8 @@ from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import InputError
 from mnv3_tf.network.layer_names import block_of
 from mnv3_tf.progress import Silent
-from mnv3_tf.quantization.fake_quantized import Ranges, Twin
-from mnv3_tf.quantization.graph import DeployGraph, Op, leave_float, load_graph
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges
+from mnv3_tf.quantization.graph import FoldedGraph, Op, leave_float, load_graph
 from mnv3_tf.quantization.lower import lower
 from mnv3_tf.quantization.sensitivity import (
     Answers,
@@ -33,23 +33,23 @@ def validation(pictures: Path, ptq_run: Path) -> ContractPictures:
 
 
 @pytest.fixture(scope="module")
-def calibrated(ptq_run: Path) -> tuple[DeployGraph, Ranges]:
+def calibrated(ptq_run: Path) -> tuple[FoldedGraph, Ranges]:
     return load_graph(RunFolder(ptq_run).quantized)
 
 
 @pytest.fixture(scope="module")
-def float_logits(calibrated: tuple[DeployGraph, Ranges], validation: ContractPictures) -> np.ndarray:
-    twin = Twin(lower(calibrated[0]))
-    return np.concatenate([twin.logits(pixels) for pixels in validation])
+def float_logits(calibrated: tuple[FoldedGraph, Ranges], validation: ContractPictures) -> np.ndarray:
+    network = LoweredNetwork(lower(calibrated[0]))
+    return np.concatenate([network.logits(pixels) for pixels in validation])
 
 
 @pytest.mark.parametrize("blocks", [(), ("stem", "block_03", "block_04", "head", "classifier")])
-def test_the_switched_network_is_the_twin(calibrated: tuple[DeployGraph, Ranges], validation: ContractPictures,
+def test_the_switched_network_is_the_rebuilt_one(calibrated: tuple[FoldedGraph, Ranges], validation: ContractPictures,
                                           blocks: tuple[str, ...]) -> None:
     graph, ranges = calibrated
     found = SwitchedNetwork(graph, ranges, validation).logits(blocks)
-    twin = Twin(lower(leave_float(graph, blocks)), ranges)
-    np.testing.assert_allclose(found, np.concatenate([twin.logits(pixels) for pixels in validation]), atol=1e-5)
+    network = LoweredNetwork(lower(leave_float(graph, blocks)), ranges)
+    np.testing.assert_allclose(found, np.concatenate([network.logits(pixels) for pixels in validation]), atol=1e-5)
 
 
 def test_answers_are_compared_as_computed_by_hand() -> None:
@@ -64,14 +64,14 @@ def test_weight_bytes_as_computed_by_hand() -> None:
     def conv(name: str, inputs: int, outputs: int) -> Op:
         return Op(name, "conv", ("image",), np.zeros((1, 1, inputs, outputs), np.float32), np.zeros(outputs, np.float32))
 
-    graph = DeployGraph((Op("image", "input"), conv("block_01_expand", 2, 5), conv("block_01_project", 5, 3),
+    graph = FoldedGraph((Op("image", "input"), conv("block_01_expand", 2, 5), conv("block_01_project", 5, 3),
                          conv("head_conv", 3, 100)), 4, 4, 1.0, 0.0)
     # 10 + 15 weights, 5 + 3 biases of four bytes.
     assert _weight_bytes(graph, "block_01") == (25 + 4 * 8, 4 * (25 + 8))
 
 
 @pytest.mark.parametrize("block", ["block_03", "block_04"])
-def test_a_planted_fault_comes_first(calibrated: tuple[DeployGraph, Ranges], validation: ContractPictures,
+def test_a_planted_fault_comes_first(calibrated: tuple[FoldedGraph, Ranges], validation: ContractPictures,
                                      float_logits: np.ndarray, block: str) -> None:
     """The ranges of one block ten times too wide: most damage alone, most gained when it is left float."""
     graph, ranges = calibrated
@@ -85,7 +85,7 @@ def test_a_planted_fault_comes_first(calibrated: tuple[DeployGraph, Ranges], val
     assert found.unquantized.divergence < 1e-3 and found.pictures == 36
 
 
-def test_there_must_be_pictures(calibrated: tuple[DeployGraph, Ranges], validation: ContractPictures) -> None:
+def test_there_must_be_pictures(calibrated: tuple[FoldedGraph, Ranges], validation: ContractPictures) -> None:
     network = SwitchedNetwork(*calibrated, validation)
     with pytest.raises(InputError, match="needs pictures"):
         analyse(network, np.zeros((0, 3)), np.zeros(0, np.int64), Silent())
@@ -96,7 +96,7 @@ class _Stub:
 
     def __init__(self, wrong: dict[str, int], lost_ties: dict[str, int]) -> None:
         ones = np.ones((1, 1, 1, 1), np.float32)
-        self.graph = DeployGraph((Op("image", "input"), *(Op(name, "conv", ("image",), ones, ones[0, 0, 0])
+        self.graph = FoldedGraph((Op("image", "input"), *(Op(name, "conv", ("image",), ones, ones[0, 0, 0])
                                                           for name in ("stem_conv", "head_conv", "classifier"))), 4, 4, 1.0, 0.0)
         self.labels = np.zeros(100, np.int64)
         self.float_logits = np.tile([4.0, 0.0], (100, 1))

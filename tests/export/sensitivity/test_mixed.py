@@ -1,4 +1,4 @@
-"""Mixed files: float exactly in the blocks that are left float, clean int8 elsewhere, one partition, the twin's answers."""
+"""Mixed files: float exactly in the blocks that are left float, clean int8 elsewhere, one partition, the network's answers."""
 
 import dataclasses
 from pathlib import Path
@@ -21,7 +21,7 @@ from mnv3_tf.models import MobileNetV3
 from mnv3_tf.network.layer_names import block_of
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization.calibration import calibrate
-from mnv3_tf.quantization.fake_quantized import Twin
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import leave_float, load_graph
 from mnv3_tf.quantization.lower import lower
@@ -49,8 +49,8 @@ def mixed_file(converted: Converted) -> Path:
 
 
 @pytest.fixture(scope="module")
-def twin_logits(source: Source, test_pixels: np.ndarray) -> np.ndarray:
-    return Twin(lower(source.graph), source.ranges).logits(test_pixels)
+def network_logits(source: Source, test_pixels: np.ndarray) -> np.ndarray:
+    return LoweredNetwork(lower(source.graph), source.ranges).logits(test_pixels)
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +85,11 @@ def test_a_mixed_file_is_one_partition_with_conversions_at_the_borders(mixed_fil
     assert not any(dtype == "hybrid" for _, dtype in counts)
 
 
-def test_a_mixed_file_answers_as_its_twin(mixed_file: Path, test_pixels: np.ndarray, twin_logits: np.ndarray) -> None:
+def test_a_mixed_file_answers_as_its_network(mixed_file: Path, test_pixels: np.ndarray, network_logits: np.ndarray) -> None:
     model = LiteRTModel(mixed_file)
     found = model.predict(test_pixels)
-    assert (found.argmax(axis=1) == twin_logits.argmax(axis=1)).mean() >= 0.97
-    assert np.abs(found - twin_logits).mean() < 3 * model.output_quantization[0]
+    assert (found.argmax(axis=1) == network_logits.argmax(axis=1)).mean() >= 0.97
+    assert np.abs(found - network_logits).mean() < 3 * model.output_quantization[0]
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_a_stem_of_one_convolution_stays_float() -> None:
     ranges, mixed = calibrate(graph, [pixels]).ranges, leave_float(graph, ["stem"])
     content = convert_graph(mixed, ranges, format="int8", io="int8", lowering="xnnpack")
     assert check_int8(content, "stem", LiteRTModel(content), "xnnpack", mixed) == []
-    found, expected = LiteRTModel(content).predict(pixels), Twin(lower(mixed), ranges).logits(pixels)
+    found, expected = LiteRTModel(content).predict(pixels), LoweredNetwork(lower(mixed), ranges).logits(pixels)
     assert np.abs(found - expected).mean() < 0.02 * np.ptp(expected)
     stem = next(op for op in parse_tflite(content).operators if op.name == "CONV_2D")
     assert operator_dtype(parse_tflite(content), stem) == "float32"

@@ -22,7 +22,7 @@ from mnv3_tf.models import MobileNetV3
 from mnv3_tf.network.keras_io import save_keras
 from mnv3_tf.network.spec import read_block_table
 from mnv3_tf.progress import Silent
-from mnv3_tf.quantization.graph import DeployGraph, Op, load_graph, save_graph
+from mnv3_tf.quantization.graph import FoldedGraph, Op, load_graph, save_graph
 
 Ranges = dict[str, tuple[float, float]]
 
@@ -63,7 +63,7 @@ def test_every_tensor_has_a_row_under_the_networks_name(sound: Verification, sma
     assert graph.classes == 3
 
 
-def kernel_of(graph: DeployGraph, name: str, change: Callable[[Op], dict]) -> DeployGraph:
+def kernel_of(graph: FoldedGraph, name: str, change: Callable[[Op], dict]) -> FoldedGraph:
     return dataclasses.replace(graph, ops=tuple(
         dataclasses.replace(op, **change(op)) if op.name == name else op for op in graph.ops))
 
@@ -77,8 +77,8 @@ def without_a_channel(op: Op) -> dict:
     return {"kernel": kernel}
 
 
-def plant(fault: str, graph: DeployGraph, ranges: Ranges) -> tuple[DeployGraph, Ranges]:
-    """A deploy form with one fault in it."""
+def plant(fault: str, graph: FoldedGraph, ranges: Ranges) -> tuple[FoldedGraph, Ranges]:
+    """A folded network with one fault in it."""
     if fault == "wide range":
         low, high = ranges["block_03_depthwise"]
         return graph, {**ranges, "block_03_depthwise": (10 * low, 10 * high)}
