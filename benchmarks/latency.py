@@ -68,7 +68,7 @@ def build(name: str, size: int, folder: Path) -> dict[str, Path]:
 
     from mnv3_tf.data.synthetic import synthetic_pictures
     from mnv3_tf.export.convert.convert import Format, convert_graph
-    from mnv3_tf.export.reference import convert_model_standard, estimate_batchnorm
+    from mnv3_tf.export.convert.standard import convert_model_standard, estimate_batchnorm
     from mnv3_tf.models import MobileNetV3
     from mnv3_tf.quantization.calibration import calibrate
     from mnv3_tf.quantization.fold import trace

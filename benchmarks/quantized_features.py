@@ -48,7 +48,7 @@ def measure(backbone: Path, data: Path, calibration_pictures: int) -> None:
     from mnv3_tf.quantization.cross_layer_equalization import equalize
     from mnv3_tf.quantization.fake_quantized import LoweredNetwork
     from mnv3_tf.quantization.fold import trace
-    from mnv3_tf.quantization.lower import lower
+    from mnv3_tf.quantization.lowering import lower
     from mnv3_tf.quantization.weight_reconstruction import compensate
     from mnv3_tf.tflite.runtime import LiteRTModel
 

@@ -240,7 +240,7 @@ class Kit(Worker):
         import keras
 
         from mnv3_tf.models import MobileNetV3
-        from mnv3_tf.training.choices import make_optimizer, settle
+        from mnv3_tf.training.defaults import make_optimizer, settle
 
         self.batches, classes = self._batches()
         settings = self.config.train

@@ -118,7 +118,7 @@ def benchmark(files: tuple[str, ...], targets: tuple[str, ...], threads: tuple[i
 
         records = append_records(out, records, logs)
     if as_json:
-        from mnv3_tf.export.benchmark.devices.compare import comparisons
+        from mnv3_tf.export.benchmark.devices.table import comparisons
 
         base = result.to_dict(against=against) if result else {"rows": [], "comparisons": [], "samples_ms": []}
         base["rows"] += [record for record in records if record["target"] != "host"]
@@ -216,7 +216,7 @@ class Lines:
 def _print_device(result: Any, baseline: str) -> None:
     from rich.console import Console
 
-    from mnv3_tf.export.benchmark.devices.compare import comparisons, device_lines, device_table
+    from mnv3_tf.export.benchmark.devices.table import comparisons, device_lines, device_table
 
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -239,7 +239,7 @@ def _with_baseline(files: tuple[str, ...], against: str | None) -> tuple[tuple[s
 def _print_text(result: "BenchmarkResult", records: "list[Record]", against: str | None) -> None:
     from rich.console import Console
 
-    from mnv3_tf.export.benchmark.devices.compare import profile_lines
+    from mnv3_tf.export.benchmark.devices.table import profile_lines
     from mnv3_tf.export.benchmark.host import compare_rows
     from mnv3_tf.export.benchmark.table import benchmark_table, machine_lines, warning_lines
 

@@ -64,7 +64,7 @@ def verify(model: str, data: str, against: str | None, quantized: str | None, sp
 def _elsewhere(arm: bool, target: str | None, terminal: Terminal) -> dict[str, Any]:
     from functools import partial
 
-    from mnv3_tf.export.verify.ladder import ARM, PHONE
+    from mnv3_tf.export.verify.stages import ARM, PHONE
 
     found: dict[str, Any] = {}
     if arm:
@@ -81,7 +81,7 @@ def _elsewhere(arm: bool, target: str | None, terminal: Terminal) -> dict[str, A
 def _print(result: "Verification") -> None:
     from rich.console import Console
 
-    from mnv3_tf.export.verify.ladder import printed
+    from mnv3_tf.export.verify.stages import printed
 
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -105,7 +105,7 @@ def _print(result: "Verification") -> None:
 def _ladder(result: "Verification") -> Any:
     from rich.table import Table
 
-    from mnv3_tf.export.verify.ladder import printed
+    from mnv3_tf.export.verify.stages import printed
 
     table = Table("stage", "", "top-1 (95% interval)", "same answers as", "as float", "equal", "mean", "largest",
                   title=f"equal: pictures with every logit the same; differences of a logit in steps of {result.step:.3g}",

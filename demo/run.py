@@ -108,7 +108,7 @@ def convert_peer(model: Path) -> dict[str, Path]:
     import keras
 
     from mnv3_tf.config import load_config
-    from mnv3_tf.export.reference import convert_model_standard
+    from mnv3_tf.export.convert.standard import convert_model_standard
     from mnv3_tf.tflite.runtime import captured_stderr
 
     ours = keras.models.load_model(model)

@@ -12,10 +12,10 @@ from mnv3_tf.data import Preprocessing, Sample, evaluation_split, open_dataset, 
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.export.bundle import contract as names
 from mnv3_tf.export.bundle.contract import app_contract
-from mnv3_tf.export.bundle.effect import Effect, measure_effect
 from mnv3_tf.export.bundle.goldens import generated_pictures, golden_pictures, write_goldens
 from mnv3_tf.export.bundle.metadata import Metadata, add_metadata
 from mnv3_tf.export.bundle.model_card import model_card
+from mnv3_tf.export.bundle.preprocessing_effect import Effect, measure_effect
 from mnv3_tf.export.bundle.scores import with_scores
 from mnv3_tf.files import sha256, write_json, write_text
 from mnv3_tf.progress import Progress

@@ -20,8 +20,8 @@ from mnv3_tf.files import read_json, write_bytes, write_json
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import FoldedGraph, leave_float, load_graph
-from mnv3_tf.quantization.integers import QuantizedNetwork
-from mnv3_tf.quantization.lower import FORMER_LOWERINGS, LoweredGraph, Lowering, lower
+from mnv3_tf.quantization.integer_network import QuantizedNetwork
+from mnv3_tf.quantization.lowering import FORMER_LOWERINGS, LoweredGraph, Lowering, lower
 from mnv3_tf.tflite.file import (
     TfliteFile,
     boundary_quantize_problems,

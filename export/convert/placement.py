@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mnv3_tf.quantization.lower import LoweredGraph, LoweredOp, Lowering
+from mnv3_tf.quantization.lowering import LoweredGraph, LoweredOp, Lowering
 from mnv3_tf.tflite.file import CONVERSIONS, OperatorInfo, TensorInfo, TfliteFile, float_front, unpacked_constants
 
 # What the converter makes of each kind of operation.

@@ -12,7 +12,7 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.export.diff.files import compare_files
 from mnv3_tf.export.diff.result import Artefact, Differences, Kind
 from mnv3_tf.files import sha256
-from mnv3_tf.quantization.lower import FORMER_LOWERINGS
+from mnv3_tf.quantization.lowering import FORMER_LOWERINGS
 from mnv3_tf.tflite.file import sidecar
 
 

@@ -94,7 +94,7 @@ def _keras(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 def _quantized(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     from mnv3_tf.quantization.graph import load_graph
-    from mnv3_tf.quantization.integers import QuantizedNetwork
+    from mnv3_tf.quantization.integer_network import QuantizedNetwork
 
     return QuantizedNetwork.of(*load_graph(path)).logits
 

@@ -25,7 +25,7 @@ from mnv3_tf.network.keras_io import batch_logits, load_keras
 from mnv3_tf.progress import Progress
 from mnv3_tf.quantization.fake_quantized import Ranges
 from mnv3_tf.quantization.graph import FoldedGraph, leave_float, save_graph
-from mnv3_tf.quantization.integers import QuantizedNetwork
+from mnv3_tf.quantization.integer_network import QuantizedNetwork
 from mnv3_tf.quantization.sensitivity import Recipe, RecipeSearch, Sensitivity, SwitchedNetwork, analyse
 
 

@@ -2,9 +2,9 @@
 
 from mnv3_tf.export.verify.chain import Chain, open_chain
 from mnv3_tf.export.verify.findings import Finding
-from mnv3_tf.export.verify.ladder import Check, Comparison, Rung
 from mnv3_tf.export.verify.layers import Layer, LayerTable
 from mnv3_tf.export.verify.result import Verification
 from mnv3_tf.export.verify.run import verify
+from mnv3_tf.export.verify.stages import Check, Comparison, Rung
 
 __all__ = ["Chain", "Check", "Comparison", "Finding", "Layer", "LayerTable", "Rung", "Verification", "open_chain", "verify"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from mnv3_tf.artefacts.run_folder import RunFolder, open_run
 from mnv3_tf.data import Preprocessing, read_labels
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.verify.ladder import QUANTIZED
+from mnv3_tf.export.verify.stages import QUANTIZED
 from mnv3_tf.quantization.fake_quantized import Ranges
 from mnv3_tf.quantization.graph import FoldedGraph, load_graph
 

@@ -14,13 +14,13 @@ from scipy.optimize import linear_sum_assignment
 
 from mnv3_tf.config import VerifyConfig
 from mnv3_tf.export.convert.placement import Constants, Placed
-from mnv3_tf.export.verify.ladder import FLOAT, QUANTIZED, REFERENCE, RUNGS, Form
 from mnv3_tf.export.verify.layers import Layer, LayerTable
+from mnv3_tf.export.verify.stages import FLOAT, QUANTIZED, REFERENCE, RUNGS, Form
 from mnv3_tf.metrics import Scores
 from mnv3_tf.network.layer_names import display_name
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, input_units, shifted_bias
 from mnv3_tf.quantization.graph import FoldedGraph
-from mnv3_tf.quantization.lower import GATE_RANGE, LoweredGraph
+from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph
 
 # A channel is called lost where the file keeps less of its weights' direction or size than this.
 _LEAST_COSINE = 0.5
@@ -253,7 +253,7 @@ def input_findings(table: LayerTable, float_graph: FoldedGraph, own_graph: Folde
 
 
 def _lowered(graph: FoldedGraph) -> LoweredGraph:
-    from mnv3_tf.quantization.lower import lower
+    from mnv3_tf.quantization.lowering import lower
 
     return lower(graph, "native")
 

@@ -10,7 +10,7 @@ import numpy as np
 from mnv3_tf.export.convert.placement import Constants, Placed, detect_lowering, place
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, input_units
 from mnv3_tf.quantization.graph import FoldedGraph
-from mnv3_tf.quantization.lower import LoweredGraph, LoweredOp, lower, range_rule
+from mnv3_tf.quantization.lowering import LoweredGraph, LoweredOp, lower, range_rule
 from mnv3_tf.tflite.file import TfliteFile, parse_tflite
 from mnv3_tf.tflite.runtime import LiteRTModel
 

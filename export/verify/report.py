@@ -10,10 +10,10 @@ import numpy as np
 
 from mnv3_tf.export.drawing import page_style
 from mnv3_tf.export.verify.flips import Flip, flips, mcnemar, reliability
-from mnv3_tf.export.verify.ladder import FLOAT, XNNPACK, printed
 from mnv3_tf.export.verify.layers import decibels
 from mnv3_tf.export.verify.plots import convergence_plot, layer_plot, reliability_plot, save_layer_plot
 from mnv3_tf.export.verify.result import Verification
+from mnv3_tf.export.verify.stages import FLOAT, XNNPACK, printed
 from mnv3_tf.files import write_json, write_text
 from mnv3_tf.metrics import Scores
 from mnv3_tf.network.layer_names import display_name

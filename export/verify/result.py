@@ -9,8 +9,8 @@ import numpy as np
 from mnv3_tf.config import VerifyConfig
 from mnv3_tf.data import Sample
 from mnv3_tf.export.verify.findings import Finding
-from mnv3_tf.export.verify.ladder import Rung, printed
 from mnv3_tf.export.verify.layers import LayerTable
+from mnv3_tf.export.verify.stages import Rung, printed
 from mnv3_tf.tflite.file import TfliteFile
 
 

@@ -17,10 +17,13 @@ from mnv3_tf.export.bundle.contract import input_tensor
 from mnv3_tf.export.convert.convert import check_int8, convert_graph, output_step
 from mnv3_tf.export.convert.placement import Constants, detect_lowering, place
 from mnv3_tf.export.verify import findings as checks
+from mnv3_tf.export.verify.card_findings import calibration_of, claim_findings
 from mnv3_tf.export.verify.chain import Chain
-from mnv3_tf.export.verify.claims import calibration_of, claim_findings
 from mnv3_tf.export.verify.findings import Finding
-from mnv3_tf.export.verify.ladder import (
+from mnv3_tf.export.verify.layers import LayerTable, examine_layers
+from mnv3_tf.export.verify.reference_kernels import ReferenceKernels
+from mnv3_tf.export.verify.result import Verification
+from mnv3_tf.export.verify.stages import (
     AS_REFERENCE,
     DEPLOY,
     FLOAT,
@@ -32,17 +35,14 @@ from mnv3_tf.export.verify.ladder import (
     Rung,
     climb,
 )
-from mnv3_tf.export.verify.layers import LayerTable, examine_layers
-from mnv3_tf.export.verify.reference import ReferenceKernels
-from mnv3_tf.export.verify.result import Verification
 from mnv3_tf.network.keras_io import batch_logits, load_keras
 from mnv3_tf.progress import Progress
 from mnv3_tf.quantization.cross_layer_equalization import like
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, input_shift
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import FoldedGraph, leave_float
-from mnv3_tf.quantization.integers import QuantizedNetwork
-from mnv3_tf.quantization.lower import lower
+from mnv3_tf.quantization.integer_network import QuantizedNetwork
+from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.tflite.file import FLOAT_TYPES, TfliteFile, parse_tflite, read_tflite_bytes
 from mnv3_tf.tflite.runtime import LiteRTModel
 

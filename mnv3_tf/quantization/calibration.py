@@ -15,7 +15,7 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.quantization.calibration_check import Step
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, input_units
 from mnv3_tf.quantization.graph import FoldedGraph
-from mnv3_tf.quantization.lower import lower, range_rule
+from mnv3_tf.quantization.lowering import lower, range_rule
 
 # Pixels uint8 (n, height, width, 3) -> the number of every tensor with its values, one after the other.
 Look = Callable[[np.ndarray], Iterator[tuple[int, Any]]]

@@ -18,7 +18,7 @@ import numpy as np
 
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, input_units
 from mnv3_tf.quantization.graph import FoldedGraph, Op
-from mnv3_tf.quantization.lower import PRE_SWISH_FLOOR, lower
+from mnv3_tf.quantization.lowering import PRE_SWISH_FLOOR, lower
 
 # The stem is split where its largest channel is so many times the smallest that is not dead.
 SPLIT_RATIO = 16.0

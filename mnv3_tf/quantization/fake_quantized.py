@@ -23,7 +23,7 @@ from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapp
 
 from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.integer_arithmetic import Grid
-from mnv3_tf.quantization.lower import GATE_RANGE, LoweredGraph, LoweredOp, range_rule
+from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph, LoweredOp, range_rule
 from mnv3_tf.quantization.quantizers import (
     BITS,
     HardSwishGate,

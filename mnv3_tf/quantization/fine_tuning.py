@@ -11,7 +11,7 @@ import tf_keras
 
 from mnv3_tf.config import Config
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, count_values, input_shift
-from mnv3_tf.quantization.lower import LoweredGraph
+from mnv3_tf.quantization.lowering import LoweredGraph
 
 # Memory for the activations of one training step, and how often each value is held (measured: quantizers and gradients).
 _STEP_BYTES = 1_200_000_000

@@ -1,7 +1,7 @@
 """The folded network: the trained network as plain data, with BatchNorm and activations folded into the convolutions.
 
 It computes the same function as the Keras model, in the same units, with a handful of operation kinds. Lowering
-(:mod:`mnv3_tf.quantization.lower`) rewrites it for a target.
+(:mod:`mnv3_tf.quantization.lowering`) rewrites it for a target.
 """
 
 import dataclasses

@@ -28,8 +28,8 @@ from mnv3_tf.quantization.fake_quantized import LoweredNetwork, count_values, in
 from mnv3_tf.quantization.fine_tuning import BestEpoch, FineTuning
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import FoldedGraph, save_graph
-from mnv3_tf.quantization.integers import QuantizedNetwork
-from mnv3_tf.quantization.lower import lower
+from mnv3_tf.quantization.integer_network import QuantizedNetwork
+from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.weight_reconstruction import compensate
 from mnv3_tf.text import nearest
 from mnv3_tf.training.batches import TrainingBatches

@@ -19,7 +19,7 @@ from mnv3_tf.network.layer_names import block_of
 from mnv3_tf.progress import Progress
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, input_range, input_units
 from mnv3_tf.quantization.graph import FoldedGraph, leave_float
-from mnv3_tf.quantization.lower import GATE_RANGE, LoweredGraph, lower
+from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph, lower
 from mnv3_tf.quantization.quantizers import BITS
 
 _LEAST_PROBABILITY = 1e-12

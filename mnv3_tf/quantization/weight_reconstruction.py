@@ -14,7 +14,7 @@ import numpy as np
 
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, input_shift, input_units
 from mnv3_tf.quantization.graph import FoldedGraph
-from mnv3_tf.quantization.lower import LoweredOp, lower
+from mnv3_tf.quantization.lowering import LoweredOp, lower
 
 # Rows of the least-squares problem of a convolution, at most: pictures times places.
 _ROWS = 10_000

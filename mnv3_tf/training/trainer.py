@@ -25,9 +25,9 @@ from mnv3_tf.models import MobileNetV3
 from mnv3_tf.network.keras_io import batch_logits, load_keras, save_keras
 from mnv3_tf.progress import Advance, Progress
 from mnv3_tf.training.batches import Batch, TrainingBatches
-from mnv3_tf.training.beginning import facts_of, take_over
-from mnv3_tf.training.choices import Choices, balanced_weights, make_optimizer, settle
+from mnv3_tf.training.defaults import Choices, balanced_weights, make_optimizer, settle
 from mnv3_tf.training.distill import DistillationLoss, LabelAccuracy, Teacher, TeacherAnswers, open_teacher, with_answers
+from mnv3_tf.training.first_weights import facts_of, take_over
 from mnv3_tf.training.freezing import FreezingPlan, make_plan
 from mnv3_tf.training.state import Counters, load_state, read_counters, save_state
 from mnv3_tf.weights.loading import with_their_normalization

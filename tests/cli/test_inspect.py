@@ -31,7 +31,7 @@ def standard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import keras
 
     from mnv3_tf.data.synthetic import synthetic_pictures
-    from mnv3_tf.export.reference import convert_model_standard
+    from mnv3_tf.export.convert.standard import convert_model_standard
 
     x = pixels = keras.Input((32, 32, 3))
     for width in (8, 16):

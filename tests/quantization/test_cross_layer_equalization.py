@@ -15,7 +15,7 @@ from mnv3_tf.quantization.cross_layer_equalization import SPLIT_RATIO, equalize,
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import FoldedGraph, Op, load_graph, save_graph
-from mnv3_tf.quantization.lower import LOWERINGS, LoweredOp, lower, range_rule
+from mnv3_tf.quantization.lowering import LOWERINGS, LoweredOp, lower, range_rule
 from mnv3_tf.quantization.weight_reconstruction import _Places, _round, compensate
 from mnv3_tf.tflite.runtime import LiteRTModel
 

@@ -19,8 +19,8 @@ from mnv3_tf.quantization.calibration import calibrate
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, input_shift, input_units
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import FoldedGraph, load_graph, save_graph
-from mnv3_tf.quantization.integers import IntegerNetwork
-from mnv3_tf.quantization.lower import lower
+from mnv3_tf.quantization.integer_network import IntegerNetwork
+from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.tflite.runtime import LiteRTModel
 
 # What a dialect's stem takes for zero, as a pixel's byte: the mean of its three channels' means.

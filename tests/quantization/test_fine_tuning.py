@@ -10,7 +10,7 @@ from mnv3_tf.quantization.calibration import calibrate
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, input_units
 from mnv3_tf.quantization.fine_tuning import BestEpoch, FineTuning
 from mnv3_tf.quantization.fold import trace
-from mnv3_tf.quantization.lower import lower
+from mnv3_tf.quantization.lowering import lower
 
 SPEC = NetworkSpec("two", (Block(3, 16, 16, True, "relu", 2), Block(3, 32, 16, False, "hard_swish", 2)), "hard_swish",
                    class_expand=32)

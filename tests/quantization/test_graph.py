@@ -13,7 +13,7 @@ from mnv3_tf.quantization.calibration import calibrate
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import FoldedGraph, Op, load_graph, save_graph
-from mnv3_tf.quantization.lower import LOWERINGS, lower, range_rule
+from mnv3_tf.quantization.lowering import LOWERINGS, lower, range_rule
 
 
 def randomized(model: keras.Model, seed: int = 0) -> keras.Model:

@@ -13,7 +13,7 @@ from mnv3_tf.quantization.calibration import calibrate
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import FoldedGraph, leave_float, load_graph, save_graph
-from mnv3_tf.quantization.lower import lower
+from mnv3_tf.quantization.lowering import lower
 
 SIDE = (32, 48)
 

@@ -24,7 +24,7 @@ from mnv3_tf.quantization.calibration import _best_range, calibrate
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, count_values, input_range, input_units, tensor_shapes
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import leave_float, load_graph
-from mnv3_tf.quantization.lower import lower
+from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.quantize import quantize
 from mnv3_tf.quantization.quantizers import KernelQuantizer, OpConfig, RangeQuantizer
 

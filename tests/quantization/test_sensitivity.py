@@ -14,7 +14,7 @@ from mnv3_tf.network.layer_names import block_of
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges
 from mnv3_tf.quantization.graph import FoldedGraph, Op, leave_float, load_graph
-from mnv3_tf.quantization.lower import lower
+from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.sensitivity import (
     Answers,
     BlockSensitivity,

@@ -21,8 +21,8 @@ from mnv3_tf.models import MobileNetV3
 from mnv3_tf.network.keras_io import load_keras
 from mnv3_tf.progress import Silent
 from mnv3_tf.training.batches import TrainingBatches
-from mnv3_tf.training.beginning import take_over
-from mnv3_tf.training.choices import make_optimizer, settle
+from mnv3_tf.training.defaults import make_optimizer, settle
+from mnv3_tf.training.first_weights import take_over
 from mnv3_tf.training.freezing import make_plan
 from mnv3_tf.training.trainer import train
 from mnv3_tf.training.transfer import is_folded, transfer

@@ -19,7 +19,7 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_json
 from mnv3_tf.interrupts import Interrupted
 from mnv3_tf.progress import Silent
-from mnv3_tf.training.choices import balanced_weights, settle
+from mnv3_tf.training.defaults import balanced_weights, settle
 from mnv3_tf.training.trainer import train
 
 
@@ -231,7 +231,7 @@ def test_balanced_weights() -> None:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
 def test_schedule_warms_up_and_ends_at_zero(optimizer: str) -> None:
-    from mnv3_tf.training.choices import make_optimizer
+    from mnv3_tf.training.defaults import make_optimizer
 
     config = load_config(None, [f"train.optimizer={optimizer}", "train.epochs=10", "train.warmup_epochs=2",
                                 "train.learning_rate=0.5"]).train

@@ -10,8 +10,8 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.export.benchmark.devices.adb import Adb, AdbDevice
 from mnv3_tf.export.benchmark.devices.cores import CORES_SCRIPT, CoreLayout, parse_cores
 from mnv3_tf.export.benchmark.devices.identity import DeviceIdentity, identify
-from mnv3_tf.export.benchmark.devices.load import load_flags, other_load
 from mnv3_tf.export.benchmark.devices.measure import Job, JobResult, Measurement, StateAt, measure
+from mnv3_tf.export.benchmark.devices.other_load import load_flags, other_load
 from mnv3_tf.export.benchmark.devices.remote import RemoteDevice
 from mnv3_tf.export.benchmark.devices.session import DeviceSession, opened
 from mnv3_tf.export.benchmark.devices.ssh import SshDevice

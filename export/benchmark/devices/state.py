@@ -4,7 +4,7 @@ import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from mnv3_tf.export.benchmark.devices.load import PROCESSES_SCRIPT, ProcessTimes, parse_processes
+from mnv3_tf.export.benchmark.devices.other_load import PROCESSES_SCRIPT, ProcessTimes, parse_processes
 from mnv3_tf.export.benchmark.runners.printed_numbers import read_number
 
 #: Android's names of its thermal status.
@@ -60,7 +60,7 @@ class DeviceState:
         screen_on: whether it is.
         power_save: whether the battery saver is on.
         load_average: of the last minute.
-        processes: CPU times of what runs, for :func:`mnv3_tf.export.benchmark.devices.load.other_load`; it is not
+        processes: CPU times of what runs, for :func:`mnv3_tf.export.benchmark.devices.other_load.other_load`; it is not
             part of :meth:`to_dict`.
     """
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mnv3_tf.weights.graphs.blocks import find_network
 from mnv3_tf.weights.graphs.graph import Graph
-from mnv3_tf.weights.graphs.network import ForeignConvolution, ForeignNetwork
+from mnv3_tf.weights.graphs.recovered import ForeignConvolution, ForeignNetwork
 from mnv3_tf.weights.graphs.tfjs import is_tfjs, read_tfjs
 from mnv3_tf.weights.graphs.walk import walk
 

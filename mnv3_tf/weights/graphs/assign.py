@@ -7,7 +7,7 @@ import numpy as np
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.weights.graphs.match import Candidate
-from mnv3_tf.weights.graphs.network import Channels, ForeignConvolution, ForeignNetwork
+from mnv3_tf.weights.graphs.recovered import Channels, ForeignConvolution, ForeignNetwork
 
 
 @dataclass(frozen=True, eq=False)

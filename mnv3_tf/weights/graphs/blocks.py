@@ -8,7 +8,7 @@ import numpy as np
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.weights.graphs.graph import Operator, Tensor
-from mnv3_tf.weights.graphs.network import Channels, ForeignConvolution, ForeignNetwork, Role
+from mnv3_tf.weights.graphs.recovered import Channels, ForeignConvolution, ForeignNetwork, Role
 from mnv3_tf.weights.graphs.values import Base, Clip, Convolution, Gated, Mean, Out, Pixels, Raw, Sum, Unknown, Value
 from mnv3_tf.weights.graphs.walk import Walked
 

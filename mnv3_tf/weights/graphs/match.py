@@ -8,7 +8,7 @@ import numpy as np
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.network.spec import DIALECTS, SPECS, NetworkSpec, ScaledBlock, head_widths, in_dialect, scale_blocks, stem_width
-from mnv3_tf.weights.graphs.network import ForeignConvolution, ForeignNetwork
+from mnv3_tf.weights.graphs.recovered import ForeignConvolution, ForeignNetwork
 
 # Published width multipliers first; of several that give the same widths, the first is reported.
 _ALPHAS = (1.0, 0.75, 0.5, 0.35, 0.25, 1.25, 1.5, 2.0, *(step / 20 for step in range(2, 41)))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mnv3_tf.weights.graphs.graph import Operator
-from mnv3_tf.weights.graphs.network import Pads
+from mnv3_tf.weights.graphs.recovered import Pads
 
 _ONE, _ZERO = np.float64(1), np.float64(0)
 # Constants such as 3 or 1/6 come through float16 and 8 bits; what differs by more than this is another function.

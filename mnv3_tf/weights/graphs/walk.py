@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mnv3_tf.weights.graphs.graph import Constant, Graph, Operator, Tensor
-from mnv3_tf.weights.graphs.network import Pads
+from mnv3_tf.weights.graphs.recovered import Pads
 from mnv3_tf.weights.graphs.values import (
     Convolution,
     Mean,

@@ -24,7 +24,7 @@ from mnv3_tf.quantization.calibration import calibrate
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import leave_float, load_graph
-from mnv3_tf.quantization.lower import lower
+from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.tflite.file import TfliteFile, operator_counts, operator_dtype, parse_tflite, read_tflite
 from mnv3_tf.tflite.runtime import LiteRTModel
 

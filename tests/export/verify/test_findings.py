@@ -15,7 +15,7 @@ from mnv3_tf.export.verify.findings import (
     without_echoes,
 )
 from mnv3_tf.export.verify.flips import flips, mcnemar, reliability
-from mnv3_tf.export.verify.ladder import FLOAT, QUANTIZED, REFERENCE, Form
+from mnv3_tf.export.verify.stages import FLOAT, QUANTIZED, REFERENCE, Form
 from mnv3_tf.metrics import score
 
 RNG = np.random.default_rng(0)

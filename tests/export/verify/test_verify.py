@@ -14,9 +14,9 @@ from mnv3_tf.data import read_labels, write_labels
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.export.convert.convert import convert, open_source, sidecar
 from mnv3_tf.export.verify import Verification, open_chain, verify
-from mnv3_tf.export.verify.ladder import AS_REFERENCE, DEPLOY, FLOAT, QUANTIZED, REFERENCE, XNNPACK
-from mnv3_tf.export.verify.reference import ReferenceKernels
+from mnv3_tf.export.verify.reference_kernels import ReferenceKernels
 from mnv3_tf.export.verify.report import write_report
+from mnv3_tf.export.verify.stages import AS_REFERENCE, DEPLOY, FLOAT, QUANTIZED, REFERENCE, XNNPACK
 from mnv3_tf.files import read_json
 from mnv3_tf.models import MobileNetV3
 from mnv3_tf.network.keras_io import save_keras

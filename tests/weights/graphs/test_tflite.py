@@ -11,7 +11,7 @@ from foreign_models import SIDE, SPEC, answers, build, folded, noise, randomize,
 from mnv3_tf import MobileNetV3
 from mnv3_tf.data.synthetic import synthetic_pictures
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.reference import convert_model_standard
+from mnv3_tf.export.convert.standard import convert_model_standard
 from mnv3_tf.network.spec import Block, NetworkSpec
 from mnv3_tf.tflite.file import TensorInfo, TfliteFile, parse_tflite
 from mnv3_tf.weights.graphs import ForeignNetwork, read_convolutions

@@ -19,10 +19,10 @@ from device_lab.waiting import PATIENCE, wait
 from mnv3_tf.cli.main import main
 from mnv3_tf.errors import InputError, KitError, NoDeviceError
 from mnv3_tf.export.benchmark.devices.bench import DeviceSettings, benchmark_device, open_target
-from mnv3_tf.export.benchmark.devices.compare import comparisons
 from mnv3_tf.export.benchmark.devices.measure import Job, SliceFailed
 from mnv3_tf.export.benchmark.devices.remote import DeviceLost
 from mnv3_tf.export.benchmark.devices.session import opened
+from mnv3_tf.export.benchmark.devices.table import comparisons
 from mnv3_tf.export.benchmark.runners.runner_build import build_runner
 from mnv3_tf.export.benchmark.runners.runners import KitRunner
 from mnv3_tf.export.benchmark.store import REQUIRED

@@ -13,7 +13,7 @@ from device_lab.phone import SimulatedPhone
 from device_lab.waiting import PATIENCE, wait
 
 from mnv3_tf.export.benchmark.devices.bench import DeviceSettings, benchmark_device, open_target
-from mnv3_tf.export.benchmark.devices.load import OtherLoad, ProcessTimes, load_flags, other_load, parse_processes
+from mnv3_tf.export.benchmark.devices.other_load import OtherLoad, ProcessTimes, load_flags, other_load, parse_processes
 from mnv3_tf.export.benchmark.devices.state import STATE_SCRIPT, parse_state
 from mnv3_tf.progress import Silent
 

@@ -14,8 +14,8 @@ from mnv3_tf.errors import KitError
 from mnv3_tf.export.benchmark.devices.emulator import run_on_emulated_arm
 from mnv3_tf.export.benchmark.devices.parity import run_on_device
 from mnv3_tf.export.verify import open_chain, verify
-from mnv3_tf.export.verify.ladder import ARM, PHONE, XNNPACK
 from mnv3_tf.export.verify.result import Verification
+from mnv3_tf.export.verify.stages import ARM, PHONE, XNNPACK
 from mnv3_tf.progress import Silent
 from mnv3_tf.tflite.runtime import LiteRTModel
 

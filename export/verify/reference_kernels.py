@@ -35,7 +35,7 @@ class ReferenceKernels:
             np.save(given, part)
             self._outputs.append(answer)
             self._children.append(subprocess.Popen(
-                [sys.executable, "-m", "mnv3_tf.tflite.reference_worker", str(folder / "model.tflite"), str(given),
+                [sys.executable, "-m", "mnv3_tf.tflite.reference_kernels_worker", str(folder / "model.tflite"), str(given),
                  str(answer)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
 
     def __enter__(self) -> "ReferenceKernels":

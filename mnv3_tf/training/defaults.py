@@ -10,7 +10,7 @@ import numpy as np
 
 from mnv3_tf.backend import has_accelerator, prefers_xla
 from mnv3_tf.config import TrainConfig
-from mnv3_tf.training.rates import AdamByLayer, LaterSchedule, RMSpropByLayer, SGDByLayer
+from mnv3_tf.training.learning_rates import AdamByLayer, LaterSchedule, RMSpropByLayer, SGDByLayer
 
 # Peak learning rates at a batch of 64, for a network trained from scratch.
 _BASE_RATE = {"adamw": 3e-3, "sgd": 0.1, "rmsprop": 1e-3}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mnv3_tf.config import VerifyConfig
-from mnv3_tf.export.verify.ladder import AS_REFERENCE, DEPLOY, FLOAT, QUANTIZED, REFERENCE, XNNPACK, Form, climb, compare
+from mnv3_tf.export.verify.stages import AS_REFERENCE, DEPLOY, FLOAT, QUANTIZED, REFERENCE, XNNPACK, Form, climb, compare
 
 LABELS = np.array([0, 1, 0, 1])
 LOGITS = np.array([[2.0, 0.0], [0.0, 2.0], [1.0, 0.0], [0.0, 0.05]])

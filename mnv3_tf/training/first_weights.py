@@ -10,7 +10,7 @@ import numpy as np
 from mnv3_tf.progress import Progress
 from mnv3_tf.training.batches import TrainingBatches
 from mnv3_tf.training.batchnorm import adapt_statistics, measure, normalizations, set_statistics
-from mnv3_tf.training.choices import Choices
+from mnv3_tf.training.defaults import Choices
 from mnv3_tf.training.freezing import TOP, FreezingPlan
 from mnv3_tf.training.transfer import is_folded, lacks_head_conv, transfer
 from mnv3_tf.weights.starting import StartingWeights

@@ -15,7 +15,7 @@ from mnv3_tf.errors import KitError
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, convolve
 from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.integer_arithmetic import KERNELS, Grid
-from mnv3_tf.quantization.lower import LoweredGraph, LoweredOp, lower
+from mnv3_tf.quantization.lowering import LoweredGraph, LoweredOp, lower
 
 Kernels = Literal["xnnpack", "reference"]
 

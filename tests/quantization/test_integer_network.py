@@ -16,8 +16,8 @@ from mnv3_tf.quantization.cross_layer_equalization import equalize
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import FoldedGraph, leave_float
-from mnv3_tf.quantization.integers import IntegerNetwork, QuantizedNetwork, has_integer_form
-from mnv3_tf.quantization.lower import lower
+from mnv3_tf.quantization.integer_network import IntegerNetwork, QuantizedNetwork, has_integer_form
+from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.tflite.file import parse_tflite
 from mnv3_tf.tflite.runtime import LiteRTModel
 

@@ -1,6 +1,6 @@
 """Runs pictures through a `.tflite` file on the reference kernels, in a process of its own: they may end the process.
 
-``python -m mnv3_tf.tflite.reference_worker FILE.tflite PIXELS.npy LOGITS.npy``
+``python -m mnv3_tf.tflite.reference_kernels_worker FILE.tflite PIXELS.npy LOGITS.npy``
 """
 
 import sys

@@ -10,7 +10,7 @@ from mnv3_tf.export.convert.convert import sidecar
 from mnv3_tf.export.verify import findings as checks
 from mnv3_tf.export.verify.chain import Chain
 from mnv3_tf.export.verify.findings import Finding
-from mnv3_tf.export.verify.ladder import FLOAT, QUANTIZED, REFERENCE, Rung
+from mnv3_tf.export.verify.stages import FLOAT, QUANTIZED, REFERENCE, Rung
 from mnv3_tf.files import read_json
 
 

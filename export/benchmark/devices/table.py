@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnv3_tf.export.benchmark.devices.load import other_load
+from mnv3_tf.export.benchmark.devices.other_load import other_load
 from mnv3_tf.export.benchmark.ratio import latency_ratio
 from mnv3_tf.export.benchmark.store import Record, latency
 from mnv3_tf.export.benchmark.table import ms, short_names
