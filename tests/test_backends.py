@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from shared import HERE, TWO_BLOCKS, Shared
+from shared import HERE, Shared
 
 from mnv3_tf.files import read_json, write_json
 from mnv3_tf.models import MobileNetV3
@@ -51,10 +51,9 @@ from mnv3_tf.data import open_dataset
 from mnv3_tf.progress import Silent
 from mnv3_tf.training.trainer import train
 from mnv3_tf.weights.starting import load_settings
-for name, settings in json.load(open(folder + "/runs.json")).items():
-    progress = Silent()
-    train(open_dataset(pictures), load_settings(None, settings), folder + "/" + name, progress=progress)
-    assert any(line.startswith("jax on") for line in progress.lines), progress.lines
+progress = Silent()
+train(open_dataset(pictures), load_settings(None, json.load(open(folder + "/settings.json"))), folder + "/run", progress=progress)
+assert any(line.startswith("jax on") for line in progress.lines), progress.lines
 """
 
 
@@ -68,17 +67,16 @@ def randomize(model: keras.Model) -> keras.Model:
 
 @pytest.fixture(scope="module")
 def jax_folder(shared: Shared, pictures: Path, source_run: Path, tuning: tuple[str, ...]) -> Path:
-    """Files saved by TensorFlow, and what a process on JAX made of them: logits, facts, and two runs."""
+    """Files saved by TensorFlow, and what a process on JAX made of them: logits, facts, and a run."""
     pytest.importorskip("jax")
-    runs = {"trained": (*TWO_BLOCKS, "train.epochs=2"),
-            "tuned": (*tuning, "train.freeze=stem", "train.unfreeze_epochs=1", "train.batchnorm=reestimate",
-                      "train.layer_decay=0.9", f"train.teacher={source_run}")}
-    return shared("jax", lambda folder: _on_jax(folder, pictures, runs))
+    settings = (*tuning, "train.freeze=stem", "train.unfreeze_epochs=1", "train.batchnorm=reestimate", "train.layer_decay=0.9",
+                f"train.teacher={source_run}")
+    return shared("jax", lambda folder: _on_jax(folder, pictures, settings))
 
 
-def _on_jax(folder: Path, pictures: Path, runs: dict[str, tuple[str, ...]]) -> None:
+def _on_jax(folder: Path, pictures: Path, settings: tuple[str, ...]) -> None:
     folder.mkdir()
-    write_json(folder / "runs.json", runs)
+    write_json(folder / "settings.json", settings)
     pixels = np.random.default_rng(1).integers(0, 256, (4, *SIZE)).astype(np.float32)
     np.save(folder / "pixels.npy", pixels)
     whole = randomize(MobileNetV3(read_block_table(HERE / "two_blocks.yaml"), input_shape=SIZE, classes=3))
@@ -129,13 +127,13 @@ def test_what_jax_saves_opens_in_tensorflow(jax_folder: Path) -> None:
 
 @pytest.mark.slow
 def test_training_on_jax(jax_folder: Path, pictures: Path) -> None:
-    """Two epochs on JAX leave a whole run, and TensorFlow scores its model as JAX did."""
+    """Three epochs on JAX leave a whole run, and TensorFlow scores its model as JAX did."""
     from mnv3_tf.export.evaluate.classifier import open_classifier
     from mnv3_tf.export.evaluate.evaluate import evaluate
     from mnv3_tf.progress import Silent
 
-    run = jax_folder / "trained"
-    assert (run / "model.keras").exists() and len((run / "log.csv").read_text().splitlines()) == 3
+    run = jax_folder / "run"
+    assert (run / "model.keras").exists() and len((run / "log.csv").read_text().splitlines()) == 4
     recorded = read_json(run / "metrics.json")["test"]
     scores = evaluate(open_classifier(run), pictures, progress=Silent()).scores
     assert (scores.top1, scores.loss) == (recorded["top1"], pytest.approx(recorded["loss"], rel=1e-3))
@@ -144,7 +142,7 @@ def test_training_on_jax(jax_folder: Path, pictures: Path) -> None:
 @pytest.mark.slow
 def test_fine_tuning_on_jax(jax_folder: Path, source_run: Path) -> None:
     """Frozen stem, stages, rates by layer, re-estimated BatchNorm and a teacher, from weights that TensorFlow saved."""
-    run = jax_folder / "tuned"
+    run = jax_folder / "run"
     assert read_json(run / "metrics.json")["test"]["top1"] > 0.9
     before, after = (keras.models.load_model(folder / "model.keras") for folder in (source_run, run))
     # The kept epoch may be the first, which trains the top alone; the state holds the weights of the last.

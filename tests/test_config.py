@@ -93,6 +93,7 @@ def test_a_block_table_given_by_override_survives_the_run_folder(tmp_path: Path,
     assert differences(load_config(tmp_path / "run" / "config.yaml"), config) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["2024-99-99", "[" * 5000, "9" * 5001])
 def test_values_that_the_parser_chokes_on(value: str) -> None:
     with pytest.raises(InputError):

@@ -74,6 +74,7 @@ CONTRACTS = [
     {"resize": "pad", "background": (12, 200, 99)}, {"resize": "pad", "interpolation": "area"}]
 
 
+@pytest.mark.slow
 def test_the_apps_code_makes_the_goldens_bytes(program: list[str], small_runs: Path, small_file: Path, tmp_path: Path) -> None:
     """Every rule of the contract, with a uint8, an int8 and a float32 model, with logits and with probabilities."""
     bundles, source = [], open_source(small_runs / "ptq")

@@ -38,6 +38,7 @@ def own(tree: Path, tmp_path: Path) -> Path:
     return copy
 
 
+@pytest.mark.slow
 def test_every_kind_of_card_is_complete(tree: Path, tiny_config, pictures: Path) -> None:
     cards = {place: read_card(tree / place) for place in ("runs/float", "runs/ptq", "files/m.tflite")}
     weights = {"runs/float": "model.keras", "runs/ptq": "quantized.npz", "files/m.tflite": "m.tflite"}

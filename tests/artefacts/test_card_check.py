@@ -35,6 +35,7 @@ def only(remarks: tuple[CardRemark, ...]) -> CardRemark:
     return remarks[0]
 
 
+@pytest.mark.slow
 def test_nothing_is_said_about_what_was_just_made(file: Path, qat_run: Path) -> None:
     assert check_cards(file) == () and check_cards(qat_run) == () and check_cards(qat_run / "quantized.npz") == ()
 

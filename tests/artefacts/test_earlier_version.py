@@ -40,6 +40,7 @@ def test_its_models_answer() -> None:
         assert np.ptp(floats) > 1 and np.abs(close - floats).max() < 0.15 * np.ptp(floats)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), [("int8", {}), ("native", {"lowering": "native", "io": "int8"})])
 def test_its_run_becomes_the_same_file(name: str, options: dict, tmp_path: Path) -> None:
     """Operators, scales and constants; tensors have shorter names today. The former `fused` lowering is `native`."""

@@ -26,6 +26,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
     return int(stopped.value.code or 0), out.getvalue(), err.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_loads_neither_tensorflow_nor_keras(command: str) -> None:
     script = ("import sys; from mnv3_tf.cli.main import main\n"
@@ -83,6 +84,7 @@ def tflite(qat_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["run", "keras", "quantized", "tflite"])
 def test_evaluate_and_predict_take_every_kind_of_model(kind: str, float_run: Path, qat_run: Path, tflite: Path,
                                                        pictures: Path) -> None:
@@ -111,6 +113,7 @@ def test_predict_names_a_broken_picture_and_answers_the_rest(float_run: Path, pi
     assert code == 1 and "broken.jpg" in err and "red_1.png" in out
 
 
+@pytest.mark.slow
 def test_predict_clamps_top_k_and_says_so(float_run: Path, pictures: Path) -> None:
     code, out, err = run("predict", float_run, pictures / "test" / "red" / "red_1.png", "--top-k", "5")
     assert code == 0 and "3" in err and out.count("%") == 3
@@ -122,6 +125,7 @@ def test_predict_takes_a_folder(float_run: Path, pictures: Path) -> None:
     assert code == 0 and files[:3] == ["green_0.png", "green_1.png", "green_2.png"] and len(files) == 12
 
 
+@pytest.mark.slow
 def test_evaluate_a_folder_of_class_folders_scores_all_of_it(float_run: Path, pictures: Path) -> None:
     code, text, err = run("evaluate", float_run, "--data", pictures / "test", "--json")
     assert code == 0, err
@@ -129,6 +133,7 @@ def test_evaluate_a_folder_of_class_folders_scores_all_of_it(float_run: Path, pi
     assert "has no splits, so all its pictures are scored" in err
 
 
+@pytest.mark.slow
 def test_evaluate_as_text(float_run: Path, pictures: Path) -> None:
     code, out, err = run("evaluate", float_run, "--data", pictures, "--split", "val")
     assert code == 0 and "36 pictures of val" in out and "95% interval" in out, err
@@ -146,6 +151,7 @@ def test_evaluate_against_another_model(qat_run: Path, tflite: Path, float_run: 
     assert code == 0 and "on 100.00% of the pictures" in text and "0.0000 on average" in text
 
 
+@pytest.mark.slow
 def test_models_of_other_classes_are_not_compared(tflite: Path, float_run: Path, pictures: Path, tmp_path: Path) -> None:
     for file in tflite.parent.iterdir():
         shutil.copy(file, tmp_path)
@@ -170,6 +176,7 @@ def test_labels_longer_than_the_output_are_refused(tflite: Path, pictures: Path,
     assert code == 2 and "3 outputs" in err and "4 classes" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["run", "quantized", "tflite"])
 def test_summary(kind: str, float_run: Path, qat_run: Path, tflite: Path) -> None:
     model = {"run": float_run, "quantized": qat_run, "tflite": tflite}[kind]

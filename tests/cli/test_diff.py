@@ -30,6 +30,7 @@ def test_two_runs(ptq_run: Path, qat_run: Path) -> None:
     assert any(line.startswith("Equal: class names, preprocessing") for line in lines)
 
 
+@pytest.mark.slow
 def test_nothing_differs(float_run: Path) -> None:
     code, out, _ = run("diff", float_run, float_run)
     assert code == 0 and "A and B are identical in everything compared: kind, class names, " in out

@@ -42,6 +42,7 @@ def standard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_our_file_for_a_person_and_for_a_script(tflite: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, tflite, "--require", "int8", "--require", "one-partition")
     assert code == 0, err
@@ -110,6 +111,7 @@ def foreign(operators: list[tuple[str, int]]) -> bytes:
 ABS, CUSTOM = 101, 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "remedy"), [("Strange", "the app must register it"), ("FlexErf", "without SELECT_TF_OPS")])
 def test_an_operator_that_the_runtime_does_not_know(name: str, remedy: str, tmp_path: Path,
                                                     capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,6 +136,7 @@ def test_the_verdict_comes_first_and_tables_fit_into_80_columns(standard: Path, 
     assert verdict.endswith(": int8 throughout") and partitions.startswith("3 XNNPACK partitions") and problem.startswith("- ")
 
 
+@pytest.mark.slow
 def test_damaged_files_end_in_one_line(standard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A handful goes through the child; many more are parsed in tests/export."""
     whole, path = standard.read_bytes(), tmp_path / "m.tflite"

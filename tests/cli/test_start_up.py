@@ -52,6 +52,7 @@ def loaded_by(code: str, *arguments: object) -> str:
     return done.stdout.splitlines()[-1].removeprefix("loaded:").strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_that_needs_no_tensorflow_imports_none(command: str, places: dict[str, Path], tmp_path: Path) -> None:
     words = [word.format(**places, new=tmp_path / "new") for word in COMMANDS[command].split()]

@@ -101,6 +101,7 @@ def macs_of(model: keras.Model) -> int:
                if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "alpha", "size"), [key for key in GOLDENS if key[1] != 1.25 or key[2] == (224, 224)])
 def test_parameters_macs_and_stages(name: str, alpha: float, size: tuple[int, int]) -> None:
     model = without_values(MobileNetV3, name, input_shape=(*size, 3), alpha=alpha, outputs=["stride_*", "logits"])
@@ -111,6 +112,7 @@ def test_parameters_macs_and_stages(name: str, alpha: float, size: tuple[int, in
         zip(SIDES[size], CHANNELS[name.removesuffix("_minimalistic"), alpha], strict=True), start=1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "alpha", "classes", "size"), [
     ("large", 1.0, 7, (97, 65)), ("large", 0.6, 1, (64, 96)), ("large", 0.35, 7, (32, 48)),
     ("small", 1.0, 7, (97, 65)), ("small", 1.4, 2, (64, 64)), ("small", 0.5, 1000, (32, 32)),
@@ -134,6 +136,7 @@ def test_every_map_and_the_logits_equal_keras_applications(name: str, alpha: flo
         same(found, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "pooling", "size"), [
     ("small", None, (64, 96)), ("large", "avg", (97, 65)), ("small_minimalistic", "max", (32, 33))])
 def test_without_the_top(name: str, pooling: str | None, size: tuple[int, int]) -> None:
@@ -211,6 +214,7 @@ def test_softmax_on_request_only() -> None:
     assert logits.layers[-1].name == "logits" and shares.layers[-1].name == "predictions"
 
 
+@pytest.mark.slow
 def test_an_open_size_gives_what_a_fixed_one_gives() -> None:
     anything = without_values(MobileNetV3Small, input_shape=(None, None, 3), alpha=0.35, classes=3)
     values = random_values(anything)
@@ -226,6 +230,7 @@ def test_minimalistic_by_argument() -> None:
     assert (small.count_params(), large.count_params()) == (1451976, 2288256)
 
 
+@pytest.mark.slow
 def test_pixels_are_scaled_exactly_once() -> None:
     """Scaled twice, a picture would be nearly black for the network; not at all, it would saturate it."""
     pixels = np.stack([np.zeros((32, 32, 3)), np.full((32, 32, 3), 255), np.full((32, 32, 3), 127.5)]).astype(np.float32)
@@ -246,6 +251,7 @@ READABLE = (r"image|rescale|(stem|head)_conv(_bn|_relu|_hard_swish)?|block_\d\d_
             r"head_(pool|dropout|expand|expand_relu|expand_hard_swish)|classifier|logits")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SPECS))
 def test_layers_of_every_variant_are_built_in_with_readable_names(name: str) -> None:
     model = without_values(MobileNetV3, name, input_shape=(32, 32, 3), alpha=0.35, classes=2)
@@ -287,6 +293,7 @@ def test_dropout_and_momentum_reach_their_layers() -> None:
     assert {(layer.momentum, layer.epsilon) for layer in norms} == {(0.9, 1e-3)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "widths"), [
     ({"class_squeeze": 64}, (16, 64, 1280)), ({"class_expand": 100}, (16, 960, 100)),
     ({"inplanes": 8, "class_squeeze": 100, "class_expand": 1}, (8, 104, 1)),
@@ -298,6 +305,7 @@ def test_widths_of_stem_and_head(arguments: dict, widths: tuple[int, int, int]) 
     assert np.asarray(answers_with(model, random_values(model), pixels_of(32, 32))).shape == (2, 2)
 
 
+@pytest.mark.slow
 def test_a_table_from_yaml_builds_runs_and_counts_by_hand(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(
         "name: tiny\nactivation: relu\ninplanes: 8\nclass_squeeze: 32\nclass_expand: 40\nblocks:\n"
@@ -321,6 +329,7 @@ def test_a_table_from_yaml_builds_runs_and_counts_by_hand(tmp_path: Path) -> Non
     assert np.abs(model.get_layer("stem_conv").get_weights()[0] - before).max() > 0
 
 
+@pytest.mark.slow
 def test_outputs_of_all_kinds() -> None:
     arguments = {"input_shape": (64, 32, 3), "alpha": 0.35, "classes": 3}
     whole = without_values(MobileNetV3Small, **arguments)
@@ -335,6 +344,7 @@ def test_outputs_of_all_kinds() -> None:
     assert list(adds.output) == names and len(names) == 7  # at 0.35 blocks 7 and 8 are as wide as 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("outputs", "message"), [
     ("stride_7", r"nothing is called 'stride_7'; did you mean 'stride_\d+'.*Stages: stride_2, stride_4"),
     (["stride_8", "clasifier"], "nothing is called 'clasifier'; did you mean 'classifier'"),

@@ -76,6 +76,7 @@ def test_nothing_to_remark() -> None:
     assert fine.remarks() == [] and fine.to_dict()["remarks"] == []
 
 
+@pytest.mark.slow
 def test_a_quantized_run_says_what_calibrated_it(ptq_run: Path, pictures: Path) -> None:
     facts = read_json(ptq_run / "calibration.json")
     assert facts["source"] == str(pictures) and facts["content"]["pictures"] == 96 and facts["smoke"] is False

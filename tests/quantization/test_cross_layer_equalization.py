@@ -54,6 +54,7 @@ def error(model: keras.Model, graph: FoldedGraph, ranges: dict[str, tuple[float,
     return float(np.sqrt(np.mean((LoweredNetwork(lower(graph), ranges).logits(pixels) - expected) ** 2)) / expected.std())
 
 
+@pytest.mark.slow
 def test_a_split_stem_is_the_same_function_in_one_partition(tmp_path: Path) -> None:
     pixels = pictures()
     model = uneven(60.0)
@@ -187,6 +188,7 @@ def test_both_can_be_switched_off(key: str) -> None:
     assert (settings.equalize, settings.compensate_pictures) in ((False, 128), (True, 0))
 
 
+@pytest.mark.slow
 def test_a_form_that_a_network_has_not_is_none() -> None:
     traced = trace(uneven(60.0))
     graph = equalize(traced, [pictures()])

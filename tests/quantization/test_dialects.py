@@ -89,6 +89,7 @@ def stem_of(dialect: str, size: tuple[int, int] = (32, 32)) -> tuple[keras.Model
     return keras.Model(model.input, layer.output), trace(model)
 
 
+@pytest.mark.slow
 def test_strided_padding_is_symmetric_or_tensorflows() -> None:
     # An even side with stride 2: TensorFlow's SAME pads the far side only, the others the near side.
     black = np.zeros((1, 32, 32, 3), np.float32)

@@ -40,6 +40,7 @@ class Network:
         return [variable.numpy() for variable in self.fake_quantized.trainable_variables(frozen)]
 
 
+@pytest.mark.slow
 def test_the_rate_rises_and_the_average_is_kept(config: Config) -> None:
     network = Network()
     tuning = FineTuning(network.fake_quantized, network.teacher, config, frozenset(), STEPS)
@@ -64,6 +65,7 @@ def test_the_rate_rises_and_the_average_is_kept(config: Config) -> None:
     assert all(np.array_equal(now, then) for now, then in zip(network.values(), before, strict=True))
 
 
+@pytest.mark.slow
 def test_frozen_weights_are_neither_moved_nor_averaged(config: Config) -> None:
     network = Network()
     frozen = frozenset({"stem_conv"})
@@ -104,6 +106,7 @@ def test_the_epoch_with_the_least_loss_is_kept_if_it_is_right_as_often_as_calibr
     assert best.epoch == 4
 
 
+@pytest.mark.slow
 def test_what_is_judged_is_what_a_file_gives_back() -> None:
     network = Network()
     rng = np.random.default_rng(1)

@@ -58,6 +58,7 @@ def test_batchnorm_folds_as_computed_by_hand() -> None:
     np.testing.assert_allclose(graph.ops[1].bias, [-43], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_hard_swish_factor_ends_in_the_next_kernel() -> None:
     graph = trace(MobileNetV3("small", input_shape=(32, 32, 3), alpha=0.25, classes=3))
     lowered = {op.name: op for op in lower(graph).ops}
@@ -69,6 +70,7 @@ def test_hard_swish_factor_ends_in_the_next_kernel() -> None:
     assert lowered["block_04_se_expand_hard_sigmoid"].bias_shift == 3.0
 
 
+@pytest.mark.slow
 def test_residual_on_the_stem_shares_its_factor() -> None:
     """Large's first block adds to the stem's hard-swish, which is six times too large: so is the projection then."""
     graph = trace(MobileNetV3("large", input_shape=(32, 32, 3), alpha=0.25, classes=3, inplanes=8))
@@ -78,6 +80,7 @@ def test_residual_on_the_stem_shares_its_factor() -> None:
     assert lowered["block_02_expand"].kernel_scale == pytest.approx(1 / 6)
 
 
+@pytest.mark.slow
 def test_the_mean_of_one_place_is_no_operation() -> None:
     """At 32x32 the last map has one place. The converter leaves its mean out; the network must have the same operations."""
     from mnv3_tf.export.convert.convert import convert_graph
@@ -112,6 +115,7 @@ def test_range_rules() -> None:
     assert range_rule(graph, graph["block_01_project"]) == (None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"classifier_activation": "softmax"}, "softmax.*logits"),
     ({"include_top": False}, "GlobalAverage|output|last"),
@@ -134,6 +138,7 @@ def test_an_unknown_layer_is_named() -> None:
         trace(keras.Model(image, x))
 
 
+@pytest.mark.slow
 def test_mixed_precision_models_are_traced_in_float32() -> None:
     keras.config.set_dtype_policy("mixed_float16")
     try:

@@ -106,6 +106,7 @@ def compare_pairs(kernels: str, seed: int, outputs: tuple[float, float], make: C
         np.testing.assert_array_equal(found, expected, err_msg=f"{one} {other} {output}")
 
 
+@pytest.mark.slow
 @BOTH
 def test_products_of_all_levels(kernels: str) -> None:
     def make(one: Grid, other: Grid, output: Grid) -> bytes:
@@ -117,6 +118,7 @@ def test_products_of_all_levels(kernels: str) -> None:
     compare_pairs(kernels, 1, (0.005, 1.0), make, compute)
 
 
+@pytest.mark.slow
 @BOTH
 def test_sums_of_all_levels(kernels: str) -> None:
     def make(one: Grid, other: Grid, output: Grid) -> bytes:
@@ -128,6 +130,7 @@ def test_sums_of_all_levels(kernels: str) -> None:
     compare_pairs(kernels, 2, (0.02, 2.0), make, compute)
 
 
+@pytest.mark.slow
 @BOTH
 def test_means_near_every_tie(kernels: str) -> None:
     rng = np.random.default_rng(3)

@@ -81,6 +81,7 @@ def case(request: pytest.FixtureRequest) -> tuple[LoweredNetwork, bytes, np.ndar
     return fake, convert_graph(fake.folded_graph(), fake.ranges(), format="int8", io="int8", lowering="xnnpack"), pixels
 
 
+@pytest.mark.slow
 def test_logits_are_xnnpacks(case: tuple[LoweredNetwork, bytes, np.ndarray]) -> None:
     fake, content, pixels = case
     file = LiteRTModel(content)
@@ -88,6 +89,7 @@ def test_logits_are_xnnpacks(case: tuple[LoweredNetwork, bytes, np.ndarray]) -> 
     np.testing.assert_array_equal(IntegerNetwork(fake).logits(pixels), file.predict(pixels))
 
 
+@pytest.mark.slow
 def test_every_tensor_is_the_reference_kernels(case: tuple[LoweredNetwork, bytes, np.ndarray]) -> None:
     fake, content, pixels = case
     placed = place(parse_tflite(content), fake.lowered)

@@ -69,6 +69,7 @@ def noise() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (32, 32, 48, 3)).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_every_pixel_value_is_one_step_of_the_input(random_graph) -> None:
     low, high = input_range(random_graph)
     units = input_units(random_graph, np.arange(256))
@@ -210,6 +211,7 @@ def test_a_stem_that_cannot_be_split_is_said(float_run: Path, pictures: Path, ti
     assert not (tmp_path / "q").exists()
 
 
+@pytest.mark.slow
 def test_a_wrong_folding_stops_everything(float_run: Path, pictures: Path, tiny_config: Config, tmp_path: Path,
                                               monkeypatch: pytest.MonkeyPatch) -> None:
     """One bias of the folded network off by a little: nothing is written."""

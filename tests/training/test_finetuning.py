@@ -57,6 +57,7 @@ def last_weights(run: Path, config: Config) -> dict[str, np.ndarray]:
 # Transfer -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_layers_are_taken_with_the_same_classes(tuned_config: Config, start: StartingWeights, source_run: Path) -> None:
     model = build(tuned_config)
     taken = transfer(model, start, CLASSES)
@@ -65,6 +66,7 @@ def test_all_layers_are_taken_with_the_same_classes(tuned_config: Config, start:
     np.testing.assert_array_equal(model.predict_on_batch(pixels), load_keras(source_run / "model.keras").predict_on_batch(pixels))
 
 
+@pytest.mark.slow
 def test_the_classifier_follows_the_datas_order(tuned_config: Config, start: StartingWeights, source_run: Path) -> None:
     model = build(tuned_config)
     taken = transfer(model, start, ("red", "blue", "green"))
@@ -229,6 +231,7 @@ def test_unfreezing_keeps_batchnorm_in_inference_mode_unless_asked() -> None:
     assert chosen("train.unfreeze_epochs=2", "train.batchnorm=train").batchnorm == "train"
 
 
+@pytest.mark.slow
 def test_folded_weights_without_a_head_conv(pictures: Path, tuned_config: Config, start: StartingWeights) -> None:
     """What is there keeps its function with statistics of the pictures; what is new gets normalized values."""
     folded = {name: dict(values) for name, values in start.tensors.items() if not name.startswith("head_conv")}
@@ -278,6 +281,7 @@ def unfreezing(config: Config, folder: Path) -> Config:
                               "train.batchnorm=reestimate", "train.layer_decay=0.9"], config)
 
 
+@pytest.mark.slow
 def test_what_is_frozen_keeps_every_bit(unfrozen: Path, tuned_config: Config, source_run: Path) -> None:
     before, after = tensors(source_run / "model.keras"), last_weights(unfrozen / "whole", tuned_config)
     for name in before:

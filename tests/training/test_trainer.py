@@ -49,6 +49,7 @@ def test_averaged_weights_are_of_use_from_the_first_epochs(float_run: Path) -> N
     assert float(rows[5]["ema_val_top1"]) > 0.9
 
 
+@pytest.mark.slow
 def test_the_saved_model_is_the_one_that_was_scored(float_run: Path, pictures: Path) -> None:
     from mnv3_tf.export.evaluate.classifier import open_classifier
     from mnv3_tf.export.evaluate.evaluate import evaluate

@@ -41,6 +41,7 @@ def hub_folder(folder: Path, tensors: dict[str, np.ndarray]) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_hub(timm_folder: Path, tmp_path: Path) -> None:
     """Name, normalization and preprocessing come from its config.json."""
     (tmp_path / "names.txt").write_text("".join(f"kind {n}\n" for n in range(12)))
@@ -66,6 +67,7 @@ def test_a_folder_of_the_hub(timm_folder: Path, tmp_path: Path) -> None:
     assert classifier.logits(np.zeros((1, 64, 96, 3), np.uint8)).shape == (1, 12)
 
 
+@pytest.mark.slow
 def test_json_and_the_given_name(timm_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "alone.safetensors"
     file.write_bytes((timm_folder / "model.safetensors").read_bytes())
@@ -104,6 +106,7 @@ def test_errors_are_of_the_user_and_leave_nothing(timm_folder: Path, tmp_path: P
         assert "Traceback" not in error and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_published_weights_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By their name alone, network, dialect, normalization and preprocessing are known."""
     from mnv3_tf.weights.sources.registry import cached_path, find_published
@@ -164,6 +167,7 @@ def test_a_run_folder_goes_down_the_road(pictures: Path, tmp_path: Path) -> None
     assert code == 2 and "already holds files" in error
 
 
+@pytest.mark.slow
 def test_settings_of_pictures_come_on_top(timm_folder: Path, tmp_path: Path) -> None:
     from mnv3_tf.artefacts.run_folder import open_run
     from mnv3_tf.weights.importing import import_weights
@@ -181,6 +185,7 @@ def test_settings_of_pictures_come_on_top(timm_folder: Path, tmp_path: Path) -> 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_config_of_another_network_is_left_alone(timm_folder: Path, tmp_path: Path) -> None:
     """The user's word comes before the file beside the weights, and two words that disagree are refused."""
     file, out = timm_folder / "model.safetensors", tmp_path / "m.keras"
@@ -202,6 +207,7 @@ def test_a_config_of_another_network_is_left_alone(timm_folder: Path, tmp_path: 
         assert code == 2 and said in error
 
 
+@pytest.mark.slow
 def test_a_part_of_a_checkpoint(timm_folder: Path, tmp_path: Path) -> None:
     import pickle
 

@@ -46,6 +46,7 @@ def answers(model: Any, count: int) -> np.ndarray:
     return np.asarray(model(pictures(count, height, width).astype(np.float32)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("package", "model_name", "alpha"), NETWORKS)
 def test_the_answers_are_the_packages_own(package: str, model_name: str, alpha: float) -> None:
     """The package ran with the same seeded weights and pictures (128 x 96 pixels) when the goldens were made."""
@@ -78,6 +79,7 @@ def test_the_seeded_weights_reach_all_sides_of_the_knees() -> None:
         assert min(shares) > least, (ending, shares)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [
     {"batchnorm_epsilon": 1e-3}, {"symmetric_padding": False}, {"std": (0.229, 0.224, 0.224)}, {"hard_sigmoid_slope": 0.17}])
 def test_the_smallest_mistake_in_a_dialect_would_be_noticed(change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,6 +137,7 @@ def test_saved_and_loaded_in_a_new_process(paddle: Imported, tmp_path: Path) -> 
     assert names == ["own.keras", "p.card.json", "p.keras", "p.labels.txt", "x.npz", "y.npz"]
 
 
+@pytest.mark.slow
 def test_card_labels_and_what_an_earlier_import_left(paddle: Imported, tmp_path: Path) -> None:
     from mnv3_tf.artefacts.card import read_card
     from mnv3_tf.data import read_labels
@@ -184,6 +187,7 @@ def test_another_normalization_of_the_same_network(tmp_path: Path) -> None:
         import_tensors(tensors, tmp_path / "x", "timm", dialect="timm", std=(1, 0, 1))
 
 
+@pytest.mark.slow
 def test_a_file_without_a_classifier(tmp_path: Path) -> None:
     """timm saves it like this with num_classes=0: the convolution before the classifier is still there."""
     tensors = tensors_of(golden("timm", "mobilenetv3_small_050", 0.5))
@@ -201,6 +205,7 @@ def test_a_file_without_a_classifier(tmp_path: Path) -> None:
     assert np.array_equal(features(picture), result.model(picture))
 
 
+@pytest.mark.slow
 def test_half_precision_and_a_policy_of_keras(tmp_path: Path) -> None:
     import keras
 

@@ -59,12 +59,14 @@ def test_alphas_that_there_are_are_said_before_any_download(monkeypatch: pytest.
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_another_network_is_refused_by_name(tmp_path: Path) -> None:
     MobileNetV3("small", alpha=0.35, classes=3, input_shape=(32, 32, 3)).save(tmp_path / "m.keras")
     with pytest.raises(InputError, match="Build the network as the weights are"):
         without_values(MobileNetV3, "small", alpha=0.5, classes=3, input_shape=(32, 32, 3), weights=tmp_path / "m.keras")
 
 
+@pytest.mark.slow
 def test_the_normalization_is_that_of_the_weights(tmp_path: Path) -> None:
     """Such as timm's `miil` weights, whose pixels are 0..1."""
     arguments = {"alpha": 0.35, "classes": 3, "input_shape": (32, 32, 3)}
@@ -74,6 +76,7 @@ def test_the_normalization_is_that_of_the_weights(tmp_path: Path) -> None:
     assert np.allclose(loaded.get_layer("rescale").scale, 1 / 255) and np.allclose(loaded.get_layer("rescale").offset, 0)
 
 
+@pytest.mark.slow
 def test_another_dialect_of_equal_shapes_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """timm's own networks and those it ported differ in padding and epsilon alone; keras and timm_tf at alpha 1 in nothing."""
     arguments = {"alpha": 1.0, "classes": 3, "input_shape": (32, 32, 3)}

@@ -27,6 +27,7 @@ def message(tensors: dict[str, np.ndarray], origin: str, **wanted: Any) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_shapes_say_which_network_it_is(package: str) -> None:
     """Also for what no package publishes, as long as the packages can build it; and never two of them."""
@@ -136,6 +137,7 @@ def test_tensors_of_something_else() -> None:
     assert "Give --model (large, small, large_minimalistic, small_minimalistic) and --alpha" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dialect", "alpha", "changes"), [
     ("small", "keras", 0.75, {}), ("large", "torchvision", 0.5, {}), ("large_minimalistic", "timm", 1.0, {}),
     ("small", "paddle", 0.35, {}), ("small", "timm_tf", 0.75, {}), ("small", "keras", 1.0, {"class_expand": 256}),

@@ -29,6 +29,7 @@ def test_every_tensor_of_every_published_network_has_its_place(package: str, var
     assert len({entry.target for entry in entries}) == len(entries) == len(saved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dialect", "alpha", "classes"), [
     ("large", "paddle", 0.35, 5), ("small", "timm", 0.5, 3), ("large", "torchvision", 1.25, None),
     ("small_minimalistic", "keras", 0.75, 4), ("small", "timm_tf", 1.5, 2)])

@@ -198,6 +198,7 @@ def test_a_storage_that_is_no_multiple_of_the_elements(tmp_path):
     np.testing.assert_array_equal(Tensor(raw, 0, (1,), (1,), np.dtype("<f4")).array(), [1.5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BOMBS)
 def test_a_file_cannot_take_more_memory_than_its_size_allows(case, tmp_path):
     path = tmp_path / "weights.pth"
@@ -239,6 +240,7 @@ def test_a_torchscript_program_is_refused_with_its_own_remedy(tmp_path):
     assert "TorchScript" in message and "torch.jit.load('model.pt'" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["zip.pth", "legacy.pth", "protocol2.pdparams", "protocol4.pdparams", "float32.safetensors"])
 def test_every_truncation_is_noticed(name, tmp_path):
     content = (DATA / name).read_bytes()
@@ -248,6 +250,7 @@ def test_every_truncation_is_noticed(name, tmp_path):
         refusal(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["zip.pth", "legacy.pth", "checkpoint_timm.pth", "protocol2.pdparams", "protocol4.pdparams",
                                   "bfloat16.safetensors"])
 def test_random_damage_ends_in_an_error_or_in_tensors_never_in_a_traceback(name, tmp_path):

@@ -190,6 +190,7 @@ def wanted(model) -> dict[tuple[str, int], np.ndarray]:
             for place, variable in enumerate(layer.trainable_weights + layer.non_trainable_weights)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind", "ordered"), [
     ("w.weights.h5", "keras h5", False), ("w.h5", "h5", True), ("w.keras", "keras", True), ("only.h5", "h5", True)])
 def test_keras_applications_come_back_whole(name, kind, ordered, network, tmp_path):
@@ -245,6 +246,7 @@ def small_model() -> keras.Model:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["w.weights.h5", "w.keras", "w.h5"])
 def test_the_optimizer_and_seeds_are_left_out(name, small_model, tmp_path):
     path = tmp_path / name
@@ -308,6 +310,7 @@ def h5(tmp_path: Path, make) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_hdf5_that_reaches_elsewhere_or_too_far_is_refused(tmp_path):
     secret = tmp_path / "secret.h5"
     with h5py.File(secret, "w") as file:
@@ -353,6 +356,7 @@ def test_a_file_over_which_the_library_fails_is_refused(tmp_path, monkeypatch, c
     assert words in h5(tmp_path, lambda group: group.create_dataset("0", data=np.ones(3)))
 
 
+@pytest.mark.slow
 def test_changed_bytes_of_hdf5_are_an_error_or_another_value(tmp_path):
     with h5py.File(tmp_path / "w.h5", "w") as file:
         group = file.create_group("layers/dense/vars")
@@ -379,6 +383,7 @@ def test_a_header_nested_too_deep_has_no_hints(tmp_path):
     assert read_hints(tmp_path / "w.safetensors").model_name is None
 
 
+@pytest.mark.slow
 def test_damaged_hdf5_and_archives_are_named(tmp_path, small_model):
     small_model.save(tmp_path / "w.h5")
     small_model.save(tmp_path / "w.keras")

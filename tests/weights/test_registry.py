@@ -121,6 +121,7 @@ def test_an_alpha_without_weights_is_refused_before_any_download(monkeypatch):
         imagenet_for("large", 1.0, "pytorch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dialect", "parameters"), [("torchvision", 5_483_032), ("keras", 5_507_432)])
 def test_the_network_of_an_entry_has_the_published_parameters(dialect, parameters):
     """torchvision's metadata (trainable) and Keras's own model count what this kit builds for the entry."""

@@ -33,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_weights_own_settings_come_before_yaml_and_overrides(folder: Path, tmp_path: Path) -> None:
     config = load_settings(None, [f"model.weights={folder / 'imported.keras'}", "train.seed=4"])
     assert (config.model.name, config.model.alpha, config.model.dialect, config.train.seed) == ("large", 0.35, "timm", 4)
@@ -70,6 +71,7 @@ def test_what_is_read(folder: Path) -> None:
     assert set(start.tensors["stem_conv_bn"]) == {"gamma", "beta", "moving_mean", "moving_variance"}
 
 
+@pytest.mark.slow
 def test_a_feature_extractor_without_a_card_is_recognised(folder: Path) -> None:
     config = without_values(load_settings, None, [f"model.weights={folder / 'extractor.keras'}"])
     assert (config.model.name, config.model.alpha, config.model.dialect) == ("small", 0.5, "keras")
@@ -122,6 +124,7 @@ def test_alphas_without_imagenet_weights_are_refused_before_any_download() -> No
         load_settings(None, ["model.weights=timm/mobilenetv3_small_100.lamb_in1k", "model.alpha=0.5"])
 
 
+@pytest.mark.slow
 def test_published_weights_by_name_and_as_imagenet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A file in the cache, such as the registry downloads, goes through the importer."""
     from mnv3_tf.weights.sources.names import source_entries
@@ -147,6 +150,7 @@ def test_published_weights_by_name_and_as_imagenet(monkeypatch: pytest.MonkeyPat
     np.testing.assert_array_equal(np.asarray(model.get_layer("head_conv").kernel), first.tensors["head_conv"]["kernel"])
 
 
+@pytest.mark.slow
 def test_the_weights_normalization_is_kept(folder: Path) -> None:
     """Imported weights may have been trained with another one than their dialect's."""
     plain = network_spec(ModelConfig(name="small"))

@@ -59,6 +59,7 @@ def ask(client: Path, model: Path, pictures: list[np.ndarray], folder: Path) -> 
     return list(json.loads((folder / "answers.json").read_text())["answers"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scores", [False, True])
 def test_the_client_gives_the_same_scores_to_the_last_bit(scores: bool, small_file: Path, client: Path, tmp_path: Path) -> None:
     """Through MediaPipe's own resize, normalization and labels, on 120 pictures."""
@@ -75,6 +76,7 @@ def test_the_client_gives_the_same_scores_to_the_last_bit(scores: bool, small_fi
     assert len(set(found.argmax(axis=1).tolist())) > 1
 
 
+@pytest.mark.slow
 def test_the_models_own_contract_is_not_the_clients(small_file: Path, client: Path, tmp_path: Path) -> None:
     """Where a bundle asks for antialiasing, MediaPipe's answers differ: that is why the client's contract is offered."""
     folder = make_bundle(small_file, tmp_path / "b", options=BundleOptions(goldens=1), progress=Silent()).folder

@@ -33,6 +33,7 @@ def test_pixels(pictures: Path, qat_run: Path) -> np.ndarray:
     return np.concatenate(list(ContractPictures(open_dataset(pictures).split("test"), contract)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("io", ["uint8", "int8"])
 def test_an_integer_file_is_one_partition_without_float(int8_files: dict[str, Path], io: str) -> None:
     model, file = LiteRTModel(int8_files[io]), read_tflite(int8_files[io])
@@ -142,6 +143,7 @@ def test_sources_that_are_none(tmp_path: Path, name: str, message: str) -> None:
         open_source(tmp_path / name)
 
 
+@pytest.mark.slow
 def test_a_hybrid_file_does_not_pass_the_gate(float_run: Path) -> None:
     """Weights alone in 8 bits is no int8 file, however small it is."""
     content = convert_graph(open_source(float_run).graph, None, format="dynamic", io="float32", lowering="native")

@@ -40,6 +40,7 @@ def group(found: Differences, heading: str) -> tuple[str, ...]:
     return next((group.sentences for group in found.groups if group.heading.startswith(heading)), ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["float", "quantized", "keras", "tflite"])
 def test_a_copy_is_identical_in_everything(kind: str, copy: Path, float_run: Path, ptq_run: Path, files: dict[str, Path]) -> None:
     a, b = {"float": (float_run, copy / "float"), "quantized": (ptq_run, copy / "ptq"),

@@ -101,6 +101,7 @@ def inspected(request: pytest.FixtureRequest) -> tuple[str, dict[str, Inspection
     return request.param, {name: inspect_file(path) for name, path in fetch(request.param).items()}
 
 
+@pytest.mark.slow
 def test_every_file_gets_its_verdict(inspected: tuple[str, dict[str, Inspection]]) -> None:
     package, found = inspected
     assert len(found) == COUNTS[package], sorted(found)

@@ -17,6 +17,7 @@ from mnv3_tf.tflite.delegate_rules import CONSTANTS, FLOAT_ONLY_RARE, NEVER_RARE
 from mnv3_tf.tflite.file import operator_dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind", "partitions"), [
     ("plain_int8", INT8, 1), ("swish_int8", INT8, 3), ("plain_float32", "float32", 1),
     ("plain_float16", "float16 weights, computed in float32", 1), ("pixel_uint8", INT8, 1), ("pixel_float_io", INT8, 1)])
@@ -198,6 +199,7 @@ def test_a_quantized_file_that_is_not_smaller(files: dict[str, Path]) -> None:
     assert examine(files["plain_int8"].read_bytes()).problems == ()
 
 
+@pytest.mark.slow
 def test_damaged_files_are_one_line_and_never_a_traceback(files: dict[str, Path]) -> None:
     whole = files["plain_int8"].read_bytes()
     rng = random.Random(0)

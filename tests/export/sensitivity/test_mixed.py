@@ -140,6 +140,7 @@ def test_the_gate_allows_float_in_the_declared_blocks_alone(mixed_file: Path, so
     assert "the operation block_04_expand is int8 and should be float32" in more
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_as_declared_is_not_written(source: Source, qat_run: Path, tmp_path: Path,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     plain = convert_graph(open_source(qat_run).graph, source.ranges, format="int8", io="uint8", lowering="xnnpack")

@@ -36,6 +36,7 @@ def sound(small_file: Path, pictures: Path) -> Verification:
     return check(small_file, pictures)
 
 
+@pytest.mark.slow
 def test_every_rung_of_a_sound_file_holds(sound: Verification, small_runs: Path) -> None:
     assert sound.passed, sound.verdict()
     assert [rung.status for rung in sound.rungs] == ["holds"] * 5
@@ -147,6 +148,7 @@ def copied(small_file: Path, tmp_path: Path) -> Path:
     return tmp_path / small_file.name
 
 
+@pytest.mark.slow
 def test_class_names_in_another_order_are_named(copied: Path, small_runs: Path, pictures: Path) -> None:
     labels = sidecar(copied, "labels.txt")
     write_labels(labels, read_labels(labels)[::-1])
@@ -155,6 +157,7 @@ def test_class_names_in_another_order_are_named(copied: Path, small_runs: Path, 
     assert (result.findings[0].kind, result.findings[0].where) == ("class order", str(labels))
 
 
+@pytest.mark.slow
 def test_another_contract_is_named(copied: Path, small_runs: Path, pictures: Path) -> None:
     contract = sidecar(copied, "preprocessing.json")
     contract.write_text(contract.read_text().replace('"stretch"', '"crop"'))
@@ -163,6 +166,7 @@ def test_another_contract_is_named(copied: Path, small_runs: Path, pictures: Pat
     assert "resize is 'crop' instead of 'stretch'" in result.findings[0].text
 
 
+@pytest.mark.slow
 def test_a_file_that_was_changed_afterwards_is_named(copied: Path, small_runs: Path, pictures: Path) -> None:
     """Bytes at the end change no answer, and still it is not the file that the card is about."""
     copied.write_bytes(copied.read_bytes() + b"tail")
@@ -171,6 +175,7 @@ def test_a_file_that_was_changed_afterwards_is_named(copied: Path, small_runs: P
     assert (result.findings[0].kind, result.findings[0].where, result.findings[0].rung) == ("card", str(copied), REFERENCE)
 
 
+@pytest.mark.slow
 def test_an_accuracy_that_no_longer_holds_is_named(small_runs: Path, pictures: Path, tmp_path: Path) -> None:
     shutil.copytree(small_runs / "ptq", tmp_path / "ptq")
     card = read_json(tmp_path / "ptq" / "run.json")
@@ -184,6 +189,7 @@ def test_an_accuracy_that_no_longer_holds_is_named(small_runs: Path, pictures: P
     assert f"the card says {before - 0.25:.4f}, now it is {before:.4f}" in found.text and "at least 9 of them" in found.text
 
 
+@pytest.mark.slow
 def test_without_the_quantized_run_its_rung_is_absent(copied: Path, small_runs: Path, pictures: Path) -> None:
     sidecar(copied, "card.json").unlink()
     result = check(copied, pictures, against=small_runs / "float")
@@ -193,6 +199,7 @@ def test_without_the_quantized_run_its_rung_is_absent(copied: Path, small_runs: 
         open_chain(copied)
 
 
+@pytest.mark.slow
 def test_a_float_file_is_compared_with_the_float_model(small_runs: Path, pictures: Path, tmp_path: Path) -> None:
     file = convert(open_source(small_runs / "float"), tmp_path / "half.tflite", format="float16").path
     result = check(file, pictures)
@@ -202,6 +209,7 @@ def test_a_float_file_is_compared_with_the_float_model(small_runs: Path, picture
     assert result.layers["stem_conv"].own_sqnr_db > 50
 
 
+@pytest.mark.slow
 def test_a_file_whose_rounding_is_not_known_is_said_to_be_one(small_runs: Path, pictures: Path, tmp_path: Path) -> None:
     fused = convert(open_source(small_runs / "ptq"), tmp_path / "fused.tflite", lowering="native", io="int8").path
     result = check(fused, pictures)
@@ -222,6 +230,7 @@ def test_wrong_subjects_are_refused(small_runs: Path, small_file: Path, float_ru
         open_chain(small_file, against=small_runs / "ptq")
 
 
+@pytest.mark.slow
 def test_a_foreign_structure_is_said(small_file: Path, float_run: Path, pictures: Path, tmp_path: Path) -> None:
     """Another network of the same classes and size: answers are compared, tensors cannot be."""
     shutil.copytree(float_run, tmp_path / "other")
@@ -286,6 +295,7 @@ def test_the_report_is_one_offline_page(sound: Verification, tmp_path: Path) -> 
     json.dumps(facts, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_without_the_quantized_run_the_card_says_how_channels_were_divided(small_runs: Path, small_file: Path, pictures: Path,
                                                                            tmp_path: Path) -> None:
     """The same tensors are compared; without the card they are not judged rather than called broken."""

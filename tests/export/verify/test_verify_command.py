@@ -30,6 +30,7 @@ def test_a_sound_file_exits_with_0_and_leaves_a_report(small_file: Path, picture
     assert f"Report: {tmp_path / 'report' / 'index.html'}" in out and (tmp_path / "report" / "index.html").exists()
 
 
+@pytest.mark.slow
 def test_a_script_reads_where_it_broke_and_exit_code_3(small_file: Path, small_runs: Path, pictures: Path, tmp_path: Path,
                                                        capsys: pytest.CaptureFixture[str]) -> None:
     for file in small_file.parent.glob("small.*"):
@@ -49,6 +50,7 @@ def test_a_script_reads_where_it_broke_and_exit_code_3(small_file: Path, small_r
     assert facts["limits"]["agreement"] == 0.99 and facts["partitions"] == 1
 
 
+@pytest.mark.slow
 def test_the_limits_are_settings(small_file: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, small_file, "--data", pictures, "-o", "verify.layer_sqnr_db=60")
     assert code == 3 and "60 are needed (verify.layer_sqnr_db)" in out and "The first broken stage is" in out

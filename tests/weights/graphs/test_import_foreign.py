@@ -44,6 +44,7 @@ def float_file(network: keras.Model, tmp_path_factory: pytest.TempPathFactory) -
     return written(network, tmp_path_factory.mktemp("float") / "m.tflite")
 
 
+@pytest.mark.slow
 def test_a_float_file(network: keras.Model, float_file: Path, table: Path, tmp_path: Path) -> None:
     imported = import_foreign(float_file, "tflite", table=table,
                               labels=["a", "b", "c", "d", "e"])
@@ -61,6 +62,7 @@ def test_a_float_file(network: keras.Model, float_file: Path, table: Path, tmp_p
     assert len(rows) == 2 * len([layer for layer in imported.model.layers if hasattr(layer, "kernel")])
 
 
+@pytest.mark.slow
 def test_the_command(float_file: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from mnv3_tf.cli.main import main
 
@@ -161,6 +163,7 @@ def test_pixels_that_the_file_does_not_tell(float_file: Path, table: Path, tmp_p
         import_foreign(float_file, "tflite", table=table, mean=mean, std=std)
 
 
+@pytest.mark.slow
 def test_a_graph_model(tfjs: Path, network: keras.Model, table: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is a tfjs file\. Give --from tfjs"):
         import_foreign(tfjs, "tflite", table=table)

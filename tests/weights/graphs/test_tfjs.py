@@ -27,6 +27,7 @@ def test_unfused_graph_gives_the_same_logits(network: keras.Model, tfjs: Path) -
     assert relative(answers(assigned.model), answers(network)) < 1e-5
 
 
+@pytest.mark.slow
 def test_fused_graph_in_a_folder_with_shards(network: keras.Model, tmp_path: Path) -> None:
     graph = fused(frozen(folded_network(network), (1, SIDE, SIDE, 3)))
     assert {"_FusedConv2D", "FusedDepthwiseConv2dNative"} <= {node.op for node in graph.node}
@@ -37,6 +38,7 @@ def test_fused_graph_in_a_folder_with_shards(network: keras.Model, tmp_path: Pat
     assert relative(answers(assigned.model), answers(network)) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("storage", "limit"), [("float16", 1e-2), ("uint16", 1e-3)])
 def test_smaller_storage(network: keras.Model, tmp_path: Path, storage: str, limit: float) -> None:
     """The older layout too: the files share a base name of their own."""

@@ -83,6 +83,7 @@ DEEP = NetworkSpec("deep", (Block(3, 16, 16, False, "relu", 2), Block(3, 32, 24,
                             Block(3, 48, 24, True, "relu", 1)), "hard_swish", class_expand=64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["float32", pytest.param("int8", marks=pytest.mark.slow)])
 def test_maps_of_one_place(tmp_path: Path, kind: str) -> None:
     """The converter leaves the means of such maps out, in the gates and in the head."""
@@ -111,6 +112,7 @@ def deployed(network: keras.Model) -> tuple[Any, Any]:
     return graph, calibrate(graph, [noise(16)]).ranges
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "io", "lowering"), [
     ("float32", "float32", "xnnpack"), ("float16", "float32", "native"), ("int8", "uint8", "xnnpack"),
     ("int8", "float32", "native"), pytest.param("int8", "int8", "xnnpack", marks=pytest.mark.slow)])

@@ -54,6 +54,7 @@ SWISHES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [0, 4])
 def test_forms_of_hard_swish(network: keras.Model, tmp_path: Path, first: int) -> None:
     """Each activation of the network is written in another form."""
@@ -68,6 +69,7 @@ def test_forms_of_hard_swish(network: keras.Model, tmp_path: Path, first: int) -
         np.testing.assert_allclose(conv.bias, bias, atol=2e-6, rtol=1e-5, err_msg=f"{conv.layer} {forms}")
 
 
+@pytest.mark.slow
 def test_channels_that_a_batchnorm_switches_off(tmp_path: Path) -> None:
     model = build()
     for name in ("block_03_expand_bn", "block_03_project_bn", "block_02_expand_bn"):
@@ -84,6 +86,7 @@ GATES = {"sixth": lambda x: relu6(x + 3) * (1 / 6), "slope": lambda x: ops.clip(
          "off centre": lambda x: ops.clip(0.25 * x + 0.1, 0, 1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [("sixth", "of 0.2"), ("slope", "off centre"), ("left out", "of 0.2")])
 def test_forms_of_the_gate(network: keras.Model, tmp_path: Path, first: str, second: str) -> None:
     """Whatever slope, middle and factor: the gate's and the next convolution take them, and the logits stay."""
@@ -98,6 +101,7 @@ def test_forms_of_the_gate(network: keras.Model, tmp_path: Path, first: str, sec
         np.testing.assert_allclose(gate.kernel, np.asarray(network.get_layer(gate.layer).kernel) * factor, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_swish_with_another_middle_is_none(network: keras.Model, tmp_path: Path) -> None:
     model = rewritten(network, {"block_03_depthwise_hard_swish": lambda x: x * relu6(x + 2.9) / 6})
     path = graph_file(model, tmp_path)
@@ -108,6 +112,7 @@ def test_a_swish_with_another_middle_is_none(network: keras.Model, tmp_path: Pat
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "function", "message"), [
     ("block_02_expand_relu", ops.elu, r"node \d+ (Elu|Select).*block_02_expand"),
     ("block_02_depthwise_relu", relu6, r"node \d+ .*block_02.*clipped to 0..6"),
@@ -120,6 +125,7 @@ def test_the_operator_that_is_not_understood_is_named(network: keras.Model, tmp_
         require_match(found, specs=[SPEC])
 
 
+@pytest.mark.slow
 def test_the_backbone_of_a_detector(network: keras.Model, tmp_path: Path) -> None:
     """Taps inside of blocks and a decoder after the last one are left out."""
     layers = keras.layers
@@ -139,6 +145,7 @@ def test_the_backbone_of_a_detector(network: keras.Model, tmp_path: Path) -> Non
     assert relative(answers(backbone.model), answers(wanted)) < 1e-5
 
 
+@pytest.mark.slow
 def test_features_without_the_top(tmp_path: Path) -> None:
     model = build(include_top=False)
     found = read_convolutions(graph_file(model, tmp_path))
@@ -147,6 +154,7 @@ def test_features_without_the_top(tmp_path: Path) -> None:
     assert relative(answers(to_keras(found, best).model), answers(model)) < 1e-5
 
 
+@pytest.mark.slow
 def test_pixels_of_a_float_input_are_not_guessed(network: keras.Model, tmp_path: Path) -> None:
     """The file takes -1..1; the model takes pixels all the same."""
     model = build(include_preprocessing=False)

@@ -83,6 +83,7 @@ def test_an_old_phone_without_exit_codes(phone: Phone, files: dict[str, Path]) -
     assert result.rows[0]["failure"] is None and result.rows[0]["runs"] >= 40 and sim.settled()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("faults", "words"), [
     ({"read_only": True}, "the file system there is read-only"), ({"disk_full": 100_000}, "the device is full"),
     ({"drop_after_bytes": 3_000_000}, "127")])
@@ -97,6 +98,7 @@ def test_pushes_that_fail(faults: dict[str, object], words: str, phone: Phone, f
         assert sim.settled()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opens", [8, 18, 28])
 def test_a_cable_that_is_pulled_in_the_middle(opens: int, phone: Phone, files: dict[str, Path]) -> None:
     """While files are copied, and while they run."""
@@ -207,6 +209,7 @@ def test_the_tools_memory_and_operators_come_from_starts_of_their_own(phone: Pho
     assert heads == [*(f"#=== round {n}: timed" for n in range(1, 5)), "#=== memory, not timed", "#=== operators, not timed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("profile", "problem"), [
     (table(*PLAIN), "does not fit the file"), (table(inside=False), "not of what is in them"),
     ("", "printed no table of operators")])
@@ -222,6 +225,7 @@ def test_the_tools_profile_becomes_operators(phone: Phone, files: dict[str, Path
     assert row["failure"] is None and len(row["ops"]) == 115 and row["ops"][0]["kind"] == "QUANTIZE"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [
     "WARN: Unconsumed cmdline flags: --use_gpu=true\n", "",
     "WARN: Though GPU delegate is explicitly applied, the model graph will not be executed by the delegate.\n"])
@@ -259,6 +263,7 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "mnv3_tf.cli.main", *map(str, arguments)]
 
 
+@pytest.mark.slow
 def test_two_phones_and_the_host_at_once(phone: Phone, files: dict[str, Path], tmp_path: Path,
                                          capsys: pytest.CaptureFixture[str]) -> None:
     one, two, shy = phone(), phone(properties={"ro.serialno": "SIM0002", "ro.product.model": "Other"}), phone(unauthorized=True)

@@ -83,6 +83,7 @@ def test_lists_and_masks_agree(cpus: set[int]) -> None:
     assert THREE.mask(hex(mask)) == (mask, f"cpu{spans(tuple(sorted(cpus)))}")
 
 
+@pytest.mark.slow
 @given(st.one_of(st.text(max_size=100), st.text("0123456789 -,\nMNV3CORES", max_size=60)),
        st.text("0123456789abcdefx,- ²", max_size=12))
 def test_any_text_is_read_or_refused(text: str, choice: str) -> None:

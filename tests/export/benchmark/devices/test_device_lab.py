@@ -280,6 +280,7 @@ def check_survival(client: AdbClient, phone: SimulatedPhone, table: tuple[tuple[
         path.unlink()
 
 
+@pytest.mark.slow
 def test_when_the_client_is_killed(client: AdbClient, make: Make) -> None:
     phone = make()
     check_survival(client, phone, SURVIVAL)

@@ -125,6 +125,7 @@ def printed(draw: st.DrawFn) -> tuple[list[str], BenchmarkLog]:
                                std_ms=std / 1000, **extra)
 
 
+@pytest.mark.slow
 @given(printed(), st.data())
 def test_any_form_with_anything_around_it(log: tuple[list[str], BenchmarkLog], data: st.DataObject) -> None:
     lines, expected = log

@@ -38,6 +38,7 @@ def running(mark: str) -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not find_clients(), reason="there is no adb client for this machine")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, None])
 def test_nothing_outlives_the_process_that_started_it(number: signal.Signals | None, tmp_path: Path) -> None:

@@ -164,6 +164,7 @@ class TestOnThisMachine:
 
 @needs_compiler
 class TestCompiling:
+    @pytest.mark.slow
     @pytest.mark.parametrize("architecture", ["x86_64", "aarch64"])
     def test_the_program_is_for_the_architecture(self, architecture: str, tmp_path: Path) -> None:
         program = runner_build._compile(architecture, tmp_path, Silent())

@@ -38,6 +38,7 @@ def old_phone(client: AdbClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         yield make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell_v2", [True, False])
 def test_a_model_is_measured(shell_v2: bool, client: AdbClient, old_phone: Make, files: dict[str, Path]) -> None:
     pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip install ziglang")

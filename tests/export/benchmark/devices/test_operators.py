@@ -150,6 +150,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernels", ["xnnpack", "builtin"])
 @pytest.mark.parametrize("name", ["plain_int8", "plain_float32", "plain_float16", "plain_dynamic", "swish_int8", "pixel_uint8",
                                   "pixel_float_io"])

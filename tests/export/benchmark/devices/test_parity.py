@@ -39,6 +39,7 @@ def verification(phone: Callable[..., SimulatedPhone], small_file: Path, picture
     return found
 
 
+@pytest.mark.slow
 def test_the_rungs_of_other_processors(verification: Verification) -> None:
     """The phone's holds; the other's alone breaks, so that the file does not pass."""
     right, wrong = verification.rungs[-2:]

@@ -17,6 +17,7 @@ pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip ins
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.slow
 def test_two_models_and_equal_bytes(real_phone: SimulatedPhone, files: dict[str, Path], tmp_path: Path) -> None:
     device = open_target(f"adb:{real_phone.serial}")
     assert "shell_v2" in device.features  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ from mnv3_tf.tflite.runtime import LiteRTModel
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.slow
 def test_two_models_and_equal_bytes(board: Board, files: dict[str, Path], tmp_path: Path,
                                     monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip install ziglang")
