@@ -291,6 +291,7 @@ def test_what_is_frozen_keeps_every_bit(unfrozen: Path, tuned_config: Config, so
         assert not name.startswith(("stem", "block_01")) or np.array_equal(before[name], values), name
 
 
+@pytest.mark.slow
 def test_the_run_says_what_it_started_from(unfrozen: Path, source_run: Path) -> None:
     card = read_json(unfrozen / "whole" / "run.json")["weights"]
     assert card["source"] == str(unfrozen / "weights") and card["sha256"] == sha256(source_run / "model.keras")
@@ -300,6 +301,7 @@ def test_the_run_says_what_it_started_from(unfrozen: Path, source_run: Path) -> 
     assert "nothing is new" in said and "to the end of block_01" in said and "BatchNorm's statistics measured on 96" in said
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_where_the_weights_were(unfrozen: Path) -> None:
     """After each epoch of 6 steps, the network is still as good as the one it started from."""
     rows = list(csv.DictReader((unfrozen / "whole" / "log.csv").open()))
