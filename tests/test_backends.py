@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from shared import HERE, Shared
+from shared import HERE, Shared, random_values
 
 from mnv3_tf.files import read_json, write_json
 from mnv3_tf.models import MobileNetV3
@@ -57,14 +57,6 @@ assert any(line.startswith("jax on") for line in progress.lines), progress.lines
 """
 
 
-def randomize(model: keras.Model) -> keras.Model:
-    """Weights that let no difference hide, BatchNorm's statistics included."""
-    rng = np.random.default_rng(0)
-    model.set_weights([np.abs(w) + rng.uniform(0.3, 1, w.shape) if "variance" in v.path else w + rng.normal(0, 0.1, w.shape)
-                       for v, w in zip(model.weights, model.get_weights(), strict=True)])
-    return model
-
-
 @pytest.fixture(scope="module")
 def jax_folder(shared: Shared, pictures: Path, source_run: Path, tuning: tuple[str, ...]) -> Path:
     """Files saved by TensorFlow, and what a process on JAX made of them: logits, facts, and a run."""
@@ -79,11 +71,13 @@ def _on_jax(folder: Path, pictures: Path, settings: tuple[str, ...]) -> None:
     write_json(folder / "settings.json", settings)
     pixels = np.random.default_rng(1).integers(0, 256, (4, *SIZE)).astype(np.float32)
     np.save(folder / "pixels.npy", pixels)
-    whole = randomize(MobileNetV3(read_block_table(HERE / "two_blocks.yaml"), input_shape=SIZE, classes=3))
+    whole = MobileNetV3(read_block_table(HERE / "two_blocks.yaml"), input_shape=SIZE, classes=3)
+    whole.set_weights(random_values(whole))
     whole.save(folder / "whole.keras")
     np.save(folder / "whole_tf.npy", np.asarray(whole(pixels)))
     (folder / "minimalistic.yaml").write_text(MINIMALISTIC)
-    minimalistic = randomize(MobileNetV3(read_block_table(folder / "minimalistic.yaml"), input_shape=SIZE, classes=3))
+    minimalistic = MobileNetV3(read_block_table(folder / "minimalistic.yaml"), input_shape=SIZE, classes=3)
+    minimalistic.set_weights(random_values(minimalistic))
     minimalistic.save_weights(folder / "minimalistic.weights.h5")
     np.save(folder / "minimalistic_tf.npy", np.asarray(minimalistic(pixels)))
     done = subprocess.run([sys.executable, "-c", ON_JAX, str(folder), str(pictures)], capture_output=True, text=True,
