@@ -84,7 +84,8 @@ def convert_model_standard(model: Any, format: str = "int8", calibration: Any = 
     # A SavedModel on the way would make the same file in five times the time.
     traced = tf.function(lambda pixels: model(pixels, training=False)).get_concrete_function(
         tf.TensorSpec(shape, tf.float32, name="pixels"))
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
+    with _quiet():
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
     if format != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if format == "float16":
@@ -143,9 +144,16 @@ def _calibration(calibration: Any, shape: tuple[int, ...]) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Python's own chatter of conversion, off; errors are exceptions and still come."""
+    """Chatter of Python and TensorFlow during conversion, off; errors are exceptions and still come."""
+    import logging
     import warnings
 
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+    log = logging.getLogger("absl")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)

@@ -75,7 +75,8 @@ def load_state(path: Path, variables: list[Any]) -> list[np.ndarray] | None:
     saved, ema, _ = _read(path)
     if [value.shape for value in saved] != [tuple(v.shape) for v in variables]:
         raise InputError(f"{path}: the saved state belongs to another network or optimizer. "
-                         "Resume with the configuration that the run was started with.")
+                         "Resume with the configuration that the run was started with, or start again with another --out; "
+                         "a float16 run of version 0.1 cannot be resumed.")
     for variable, value in zip(variables, saved, strict=True):
         variable.assign(value)
     return ema or None
