@@ -208,10 +208,10 @@ class _Verification:
         model = load_keras(chain.float_run.model)
         source = str(chain.float_run.model)
         graph = trace(model)
-        deploy = LoweredNetwork(lower(graph), exact_input=True)
+        folded = LoweredNetwork(lower(graph), exact_input=True)
         graph = self._in_form(graph)
         forms = [Form(FLOAT, source, self._batched("Float Keras", lambda pixels: batch_logits(model, pixels))),
-                 Form(DEPLOY, source, self._batched("Folded network", deploy.logits))]
+                 Form(DEPLOY, source, self._batched("Folded network", folded.logits))]
         if chain.graph is None or chain.quantized_run is None:
             forms.append(Form(QUANTIZED, "", None, absent=chain.missing.get(QUANTIZED, "there is no quantized run")))
             return graph, forms

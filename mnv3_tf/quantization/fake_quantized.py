@@ -104,22 +104,20 @@ class LoweredNetwork:
         self._given: Ranges = ranges or {}
         self._has_range = {op.name: self._quantized and lowered.has_range(op) for op in lowered.ops}
         self._floors = {op.name: self.kernel_floor(op) for op in lowered.ops if self._has_quantized_kernel(op)}
-        self._parameters: dict[str, tuple[Any, Any]] = {}
-        for op in lowered.ops:
-            if op.kind in ("conv", "depthwise"):
-                kernel, bias = lowered.weights(op)
-                self._parameters[op.name] = _Value(kernel), _Value(bias)
+        weights = {op.name: lowered.weights(op) for op in lowered.ops if op.kind in ("conv", "depthwise")}
+        self._parameters: dict[str, tuple[Any, Any]] = {name: (_Value(kernel), _Value(bias))
+                                                        for name, (kernel, bias) in weights.items()}
         self._ends: dict[str, dict[str, Any]] = {
             name: {"low": _Value(GATE_RANGE[0]), "high": _Value(GATE_RANGE[1])}
             for name, ranged in self._has_range.items() if ranged}
         if ranges is not None:
             self.set_ranges(ranges)
-        self.set_weights({name: lowered.weights(op) for op in lowered.ops if (name := op.name) in self._parameters})
+        self.set_weights(weights)
 
     @cached_property
     @tf.autograph.experimental.do_not_convert  # no layer's code depends on values; converting it takes as long as building
     def model(self) -> Any:
-        """The fake-quantized network in tfmot's wrappers, tf_keras, from input units to logits; its variables are shared."""
+        """The fake-quantized network in tfmot's wrappers, tf_keras, from input units to logits; both have the same variables."""
         graph = self.lowered.folded
         tensors: dict[str, Any] = {}
         for op in self.lowered.ops:

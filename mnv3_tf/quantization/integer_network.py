@@ -28,7 +28,7 @@ _THREE = Grid.of_range(0.0, 3.0)
 def has_integer_form(lowered: LoweredGraph) -> bool:
     """Whether all of a network's file is integer arithmetic that is known here.
 
-    It is not where blocks are left float, nor for the native HARD_SWISH of the "native" lowering.
+    It is not where blocks are left float, nor for the HARD_SWISH operator of the "native" lowering.
     """
     return lowered.lowering == "xnnpack" and not lowered.folded.float_blocks
 

@@ -22,7 +22,7 @@ from mnv3_tf.quantization.graph import FoldedGraph, Op
 
 Lowering = Literal["xnnpack", "native"]
 LOWERINGS: tuple[Lowering, ...] = ("xnnpack", "native")
-# What cards and commands of version 0.1 called them.
+# What cards and commands of version 0.1 say, and what it is called now.
 FORMER_LOWERINGS: dict[str, Lowering] = {"fused": "native"}
 
 GATE_RANGE = (0.0, 6.0)
