@@ -50,8 +50,7 @@ def bundle(file: str | None, out: str | None, checked: str | None, data: str | N
     if app:
         copy_app(made.folder, app)
     if as_json:
-        print_json({"folder": str(made.folder), "size_bytes": made.size_bytes, "partitions": made.partitions,
-                    "effect": made.effect.to_dict() if made.effect else None, "notes": list(made.notes)})
+        print_json(made)
         return
     for note in made.notes:
         click.echo(f"Note: {note}.", err=True)
@@ -66,7 +65,7 @@ def _check(folder: str, as_json: bool) -> None:
 
     problems = check_bundle(folder)
     if as_json:
-        print_json({"folder": folder, "passed": not problems, "problems": list(problems)})
+        print_json({"folder": folder, "passed": not problems, "problems": problems})
     elif not problems:
         click.echo(f"{folder}: no file was changed, and every golden gives its output bytes.")
     if problems:

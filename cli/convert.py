@@ -1,7 +1,5 @@
 """`mnv3 convert`."""
 
-from dataclasses import asdict
-
 import click
 
 from mnv3_tf.cli.options import json_option, print_json, quiet_libraries
@@ -34,7 +32,7 @@ def convert(model: str, out: str, format: str, io: str | None, lowering: str | N
 
     result = run_conversion(open_source(model), out, format=format, io=io, lowering=lowering)  # type: ignore[arg-type]
     if as_json:
-        print_json({**asdict(result), "path": str(result.path)})
+        print_json(result)
         return
     for warning in result.warnings:
         click.echo(f"Warning: {warning}.", err=True)

@@ -20,6 +20,6 @@ def diff(a: str, b: str, as_json: bool) -> None:
 
     found = compare(a, b)
     if as_json:
-        print_json(found.to_dict())
+        print_json(found)
         return
     click.echo("\n".join(found.lines()))

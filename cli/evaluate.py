@@ -1,6 +1,5 @@
 """`mnv3 evaluate`."""
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -27,6 +26,7 @@ def evaluate(model: str, data: str, split: str | None, strict: bool, against: st
     quiet_libraries_for(model, against)
     from mnv3_tf.export.evaluate.classifier import open_classifier
     from mnv3_tf.export.evaluate.evaluate import evaluate as run_evaluation
+    from mnv3_tf.files import plain
 
     classifier = open_classifier(model, threads=threads)
     other = open_classifier(against, threads=threads) if against else None
@@ -34,10 +34,9 @@ def evaluate(model: str, data: str, split: str | None, strict: bool, against: st
     for warning in result.warnings:
         click.echo(f"Warning: {warning}.", err=True)
     if as_json:
-        print_json({"model": model, "kind": classifier.kind, "split": result.split, "skipped": list(result.skipped),
-                    "warnings": list(result.warnings),
-                    **({"agreement": {"model": against, **asdict(result.agreement)}} if result.agreement else {}),
-                    **result.scores.to_dict()})
+        print_json({"model": model, "kind": classifier.kind, "split": result.split, "skipped": result.skipped,
+                    "warnings": result.warnings, **({"agreement": {"model": against, **plain(result.agreement)}}
+                                                    if result.agreement else {}), **plain(result.scores)})
         return
     _print(result.scores, result.split, len(result.skipped))
     if result.agreement:

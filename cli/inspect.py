@@ -31,7 +31,7 @@ def inspect(file: str, threads: int, require: tuple[str, ...], as_json: bool) ->
     found = inspect_file(file, threads=threads)
     failures = found.failures(require)  # type: ignore[arg-type]
     if as_json:
-        print_json({**found.to_dict(), "required": list(require), "failures": failures})
+        print_json({**found.to_dict(), "required": require, "failures": failures})
     else:
         _print(found)
     if failures:

@@ -1,7 +1,6 @@
 """Options and output that several subcommands share."""
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,8 +31,10 @@ def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def print_json(value: Any) -> None:
-    """Prints a JSON document on standard output."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Prints a JSON document of anything that :func:`mnv3_tf.files.plain` takes."""
+    from mnv3_tf.files import json_text
+
+    click.echo(json_text(value))
 
 
 def quiet_libraries() -> None:

@@ -24,7 +24,7 @@ def predict(model: str, pictures: tuple[str, ...], top_k: int, as_json: bool) ->
     if note:
         click.echo(note, err=True)
     if as_json:
-        print_json([answer.to_dict() for answer in answers])
+        print_json(answers)
     else:
         for answer in answers:
             click.echo(answer.file)

@@ -41,7 +41,7 @@ def sensitivity(qrun: str, data: str, out: str, against: str | None, budget: flo
     result = analyse_run(qrun, data, out, against=against, budget=budget, agreement=agreement, float_blocks=names, blocks=blocks,
                          progress=Terminal())
     if as_json:
-        print_json(result.to_dict())
+        print_json(result)
     else:
         _print(result, out)
     if result.refused or not (result.recipe.meets or result.recipe.asked):

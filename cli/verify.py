@@ -52,7 +52,7 @@ def verify(model: str, data: str, against: str | None, quantized: str | None, sp
 
         page = write_report(result, report)
     if as_json:
-        print_json(result.to_dict())
+        print_json(result)
     else:
         _print(result)
         if report:

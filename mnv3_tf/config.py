@@ -14,6 +14,7 @@ import yaml
 
 from mnv3_tf.coercion import coerce
 from mnv3_tf.errors import InputError
+from mnv3_tf.files import plain, write_text
 from mnv3_tf.text import nearest
 from mnv3_tf.yaml_text import YamlDocument, read_yaml
 
@@ -227,11 +228,6 @@ class Config:
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)
 
-    def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Plain nested values, as written to YAML."""
-        return {section: {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-                for section, values in dataclasses.asdict(self).items()}
-
 
 # Settings that name a file or a folder.
 _PATHS = {("model", "block_table"), ("model", "weights"), ("train", "teacher")}
@@ -284,14 +280,12 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = (), b
 
 def save_config(path: str | Path, config: Config) -> None:
     """Writes every value, defaults included, as YAML."""
-    from mnv3_tf.files import write_text
-
-    write_text(path, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
+    write_text(path, yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
 
 
 def differences(old: Config, new: Config) -> list[str]:
     """The keys whose values differ, as ``train.epochs: 40 -> 60``."""
-    before, after = old.to_dict(), new.to_dict()
+    before, after = plain(old), plain(new)
     return [f"{section}.{key}: {before[section][key]} -> {after[section][key]}"
             for section in before for key in before[section] if before[section][key] != after[section][key]]
 

@@ -1,12 +1,14 @@
 """Files: written whole or not at all, read with errors that name them."""
 
 import contextlib
+import dataclasses
+import enum
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
 from typing import Any
 
 from mnv3_tf.errors import InputError, KitError
@@ -60,9 +62,39 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def plain(value: Any) -> Any:
+    """A value as JSON types.
+
+    Args:
+        value: made of dataclasses (one with a method `to_dict` is what that gives), mappings, lists, tuples, paths,
+            enumerations, NumPy's numbers and arrays, and what JSON has.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(value.to_dict()) if hasattr(value, "to_dict") else plain_fields(value)
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def plain_fields(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass as JSON types, for a `to_dict` that adds something to them."""
+    return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON of anything that :func:`plain` takes."""
+    return json.dumps(plain(value), indent=2, ensure_ascii=False)
+
+
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes JSON atomically, indented, ending in a line end."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Writes JSON of anything that :func:`plain` takes atomically, indented, ending in a line end."""
+    write_text(path, json_text(value) + "\n")
 
 
 def read_bytes(path: str | Path) -> bytes:

@@ -1,10 +1,12 @@
 """Scores of a classifier, from logits and labels."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from mnv3_tf.files import plain_fields
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,8 @@ class Scores:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        plain = asdict(self)
-        plain["per_class"] = [{"label": name, "samples": count, "recall": recall} for name, count, recall in self.per_class]
-        plain["confusion"] = [list(row) for row in self.confusion]
-        return plain
+        return {**plain_fields(self), "per_class": [{"label": name, "samples": count, "recall": recall}
+                                                    for name, count, recall in self.per_class]}
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

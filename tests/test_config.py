@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mnv3_tf.config import Config, differences, load_config, save_config
 from mnv3_tf.errors import InputError
+from mnv3_tf.files import plain
 
 
 def test_overrides_are_read_by_type() -> None:
@@ -111,13 +112,13 @@ def test_defaults() -> None:
     assert (config.model.name, config.model.alpha, config.model.block_table) == ("small", 1.0, None)
     assert (config.data.resize, config.data.interpolation, config.data.validation_fraction) == ("stretch", "bilinear", 0.15)
     assert (config.train.optimizer, config.train.learning_rate, config.train.mixed_precision) == ("adamw", None, None)
-    assert list(config.to_dict()) == ["model", "data", "augment", "train", "quantize", "verify"]
+    assert list(plain(config)) == ["model", "data", "augment", "train", "quantize", "verify"]
 
 
 def test_every_default_passes_its_own_check() -> None:
     """Each key, given its default as YAML would write it, is accepted and changes nothing."""
     overrides = [f"{section}.{key}={'null' if value is None else value}"
-                 for section, values in Config().to_dict().items() for key, value in values.items()]
+                 for section, values in plain(Config()).items() for key, value in values.items()]
     assert load_config(None, overrides) == Config()
 
 
@@ -169,7 +170,7 @@ def test_all_sections_of_a_file(tmp_path: Path) -> None:
     assert (config.data.height_width, config.data.resize, config.data.crop_fraction) == ((96, 160), "crop", 0.9)
     assert (config.augment.rotation, config.augment.mixup, config.quantize.temperature) == (0.0, 0.1, 4.0)
     assert config.train.learning_rate == 1e-3 and config.train.xla is False
-    assert config.to_dict()["data"]["image_size"] == [96, 160]
+    assert plain(config)["data"]["image_size"] == [96, 160]
 
 
 def test_base_then_file_then_overrides(tmp_path: Path) -> None:

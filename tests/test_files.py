@@ -1,16 +1,19 @@
 """Files: written whole or not at all, with errors that name them. (Overwriting and permissions: see also test_metrics.)"""
 
+import enum
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.files import atomic_path, read_bytes, read_json, sha256, write_bytes, write_json, write_text
+from mnv3_tf.files import atomic_path, plain, plain_fields, read_bytes, read_json, sha256, write_bytes, write_json, write_text
 
 
 @pytest.mark.parametrize(("write", "content"), [
@@ -127,3 +130,32 @@ def test_sha256_at_the_edges_of_its_blocks(tmp_path: Path, size: int) -> None:
 def test_sha256_of_nothing(tmp_path: Path) -> None:
     (tmp_path / "f").touch()
     assert sha256(str(tmp_path / "f")) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@dataclass(frozen=True)
+class Inner:
+    ends: tuple[float, float]
+    where: Path
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner
+    colour: Colour
+    counts: dict[str, object]
+
+    def to_dict(self) -> dict[str, object]:
+        return {**plain_fields(self), "more": (self.inner, None)}
+
+
+def test_values_as_json_has_them(tmp_path: Path) -> None:
+    inner = {"ends": [0.5, 1.0], "where": "a/b"}
+    outer = Outer(Inner((0.5, 1.0), Path("a/b")), Colour.RED, {"n": np.int64(3), "mean": np.float32(0.5), "of": np.arange(2)})
+    expected = {"inner": inner, "colour": "red", "counts": {"n": 3, "mean": 0.5, "of": [0, 1]}, "more": [inner, None]}
+    assert plain([outer, "x", True]) == [expected, "x", True] and list(plain(outer)) == list(expected)
+    write_json(tmp_path / "f.json", outer)
+    assert read_json(tmp_path / "f.json") == expected

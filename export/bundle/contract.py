@@ -5,7 +5,7 @@ from typing import Any
 
 from mnv3_tf.data import Preprocessing
 from mnv3_tf.errors import InputError
-from mnv3_tf.files import read_json
+from mnv3_tf.files import plain, read_json
 from mnv3_tf.tflite.runtime import LiteRTModel
 
 FORMAT = "mnv3-bundle/1"
@@ -38,7 +38,7 @@ def app_contract(contract: Preprocessing, model: LiteRTModel, classes: int, *, s
         rule = (f"logit = {real}; the probability of class i is exp(logit[i] - m) / sum over j of exp(logit[j] - m), with m the "
                 "largest logit.")
     return {
-        "format": FORMAT, "preprocessing": contract.to_dict(),
+        "format": FORMAT, "preprocessing": plain(contract),
         "input": {"dtype": model.input_dtype, "shape": list(model.input_shape), "layout": "NHWC", "scale": in_scale,
                   "zero_point": in_zero, "rule": _INPUT_RULES[model.input_dtype]},
         "output": {"dtype": dtype, "shape": list(model.output_shape), "scale": out_scale, "zero_point": out_zero,

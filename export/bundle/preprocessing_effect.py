@@ -1,9 +1,8 @@
 """What it changes when a client prepares pictures in its own way: measured, not guessed."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -35,10 +34,6 @@ class Effect:
         return (f"MediaPipe's ImageClassifier samples pictures without antialiasing: {self.changed} of {self.pictures} pictures "
                 f"({self.changed / self.pictures:.1%}) get another answer, and top-1 is {self.mediapipe_top1:.4f} instead of "
                 f"{self.top1:.4f}.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 def measure_effect(file: Path, samples: Sequence[Sample], progress: Progress) -> Effect:

@@ -11,7 +11,7 @@ from mnv3_tf.data import Preprocessing, read_labels
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.diff.files import compare_files
 from mnv3_tf.export.diff.result import Artefact, Differences, Kind
-from mnv3_tf.files import sha256
+from mnv3_tf.files import plain, sha256
 from mnv3_tf.quantization.lowering import FORMER_LOWERINGS
 from mnv3_tf.tflite.file import sidecar
 
@@ -51,7 +51,7 @@ def compare(a: str | Path, b: str | Path) -> Differences:
     _compare_kinds(found)
     _both(found, "class names", found.a.labels, found.b.labels, _class_names)
     _both(found, "preprocessing", found.a.contract, found.b.contract,
-          lambda old, new: _changed_keys(old.to_dict(), new.to_dict()))
+          lambda old, new: _changed_keys(plain(old), plain(new)))
     _parentage(found)
     if found.a.is_tflite and found.b.is_tflite:
         compare_files(found)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from mnv3_tf.config import Config
 from mnv3_tf.data import Preprocessing
+from mnv3_tf.files import plain
 
 Kind = Literal["float run", "quantized run", ".keras file", ".tflite file"]
 
@@ -81,10 +82,9 @@ class Differences:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with every sentence."""
-        return {**{side: {"path": str(one.path), "kind": one.kind} for side, one in (("a", self.a), ("b", self.b))},
-                "identical": self.identical, "relations": self.relations,
-                "groups": [{"heading": group.heading, "sentences": list(group.sentences)} for group in self.groups],
-                "compared": self.compared, "not_compared": self.not_compared}
+        return plain({**{side: {"path": one.path, "kind": one.kind} for side, one in (("a", self.a), ("b", self.b))},
+                      "identical": self.identical, "relations": self.relations, "groups": self.groups,
+                      "compared": self.compared, "not_compared": self.not_compared})
 
     def lines(self, shown: int = SHOWN) -> list[str]:
         """The comparison as text; at most `shown` sentences a group."""

@@ -3,12 +3,13 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.inspection.worker import Run, run_apart
+from mnv3_tf.files import plain
 from mnv3_tf.text import counted
 from mnv3_tf.tflite.delegate_rules import CONTROL, details, reason
 from mnv3_tf.tflite.file import (
@@ -144,19 +145,19 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
+        return plain({
             "file": self.file.path, "size_bytes": self.file.size_bytes, "sha256": self.file.sha256, "kind": self.kind,
-            "partitions": self.run.partitions, "refused": self.run.refused or None, "problems": list(self.problems),
+            "partitions": self.run.partitions, "refused": self.run.refused or None, "problems": self.problems,
             "inputs": [_tensor_facts(tensor) for tensor in self.file.inputs],
             "outputs": [_tensor_facts(tensor) for tensor in self.file.outputs], "operators": _counts(self.file),
-            "outside": [asdict(item) for item in self.outside], "float_islands": [asdict(island) for island in self.islands],
-            "stray_conversions": list(self.conversions), "dynamic_shapes": self.dynamic_shapes,
+            "outside": self.outside, "float_islands": self.islands,
+            "stray_conversions": self.conversions, "dynamic_shapes": self.dynamic_shapes,
             "custom_operators": self.custom_operators, "constant_bytes": self.constant_bytes,
             "float32_bytes": self.float32_bytes,
             "graphs": [{"name": graph.name, "operators": len(graph.file.operators), "types": _counts(graph.file)}
                        for graph in self.graphs],
-            "signatures": list(self.signatures), "metadata": list(self.metadata),
-            "tflite_metadata": TFLITE_METADATA in self.metadata}
+            "signatures": self.signatures, "metadata": self.metadata,
+            "tflite_metadata": TFLITE_METADATA in self.metadata})
 
 
 def inspect_file(path: str | Path, *, threads: int = 1) -> Inspection:

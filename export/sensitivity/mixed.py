@@ -3,7 +3,7 @@
 import dataclasses
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from mnv3_tf.export.benchmark.host import Comparison, benchmark_files, compare_r
 from mnv3_tf.export.convert.convert import Source, convert
 from mnv3_tf.export.sensitivity.plot import draw_sensitivity
 from mnv3_tf.export.verify.chain import Chain, open_chain
-from mnv3_tf.files import read_json, write_json
+from mnv3_tf.files import plain, read_json, write_json
 from mnv3_tf.metrics import score
 from mnv3_tf.network.keras_io import batch_logits, load_keras
 from mnv3_tf.progress import Progress
@@ -84,10 +84,9 @@ class Analysis:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, the remarks included."""
-        paths = {key: str(value) if value else None for key, value in (
-            ("quantized_run", self.quantized_run), ("float_run", self.float_run), ("run", self.run))}
-        return {**paths, "sensitivity": self.sensitivity.to_dict(), "recipe": self.recipe.to_dict(),
-                "cost": asdict(self.cost) if self.cost else None, "refused": self.refused, "remarks": self.remarks()}
+        return plain({"quantized_run": self.quantized_run, "float_run": self.float_run, "run": self.run,
+                      "sensitivity": self.sensitivity, "recipe": self.recipe, "cost": self.cost, "refused": self.refused,
+                      "remarks": self.remarks()})
 
     def remarks(self) -> list[str]:
         """What follows from the numbers, a line each."""
@@ -166,7 +165,7 @@ def analyse_run(quantized_run: str | Path, data: str | Path, out: str | Path, *,
         run = _write_run(target, chain, mixed, ranges, recipe, dataset).path
     result = Analysis(Path(quantized_run), chain.float_run.path, sensitivity, recipe, cost, refused, run)
     draw_sensitivity(target.path / "sensitivity.png", sensitivity, graph.blocks)
-    write_json(target.path / "sensitivity.json", result.to_dict())
+    write_json(target.path / "sensitivity.json", result)
     return result
 
 
@@ -253,5 +252,5 @@ def _write_run(target: RunFolder, chain: Chain, graph: FoldedGraph, ranges: Rang
     target.write_card(
         kind="quantized run", **made, float_blocks=list(recipe.float_blocks), parent=chain.float_run.model,
         quantized_parent=origin.quantized, classes=list(chain.labels), preprocessing=chain.contract.fingerprint(),
-        config=origin.config().to_dict(), metrics=target.write_scores(scores))
+        config=origin.config(), metrics=target.write_scores(scores))
     return target

@@ -11,7 +11,7 @@ from mnv3_tf.export.verify import findings as checks
 from mnv3_tf.export.verify.chain import Chain
 from mnv3_tf.export.verify.findings import Finding
 from mnv3_tf.export.verify.stages import FLOAT, QUANTIZED, REFERENCE, Rung
-from mnv3_tf.files import read_json
+from mnv3_tf.files import plain, read_json
 
 
 def calibration_of(chain: Chain) -> dict[str, Any] | None:
@@ -34,7 +34,7 @@ def claim_findings(chain: Chain, calibration: dict[str, Any] | None, rungs: tupl
     labels_file = str(sidecar(chain.tflite, "labels.txt") if chain.tflite else chain.subject / "labels.txt")
     found = checks.label_findings(chain.labels, chain.own_labels, rung, labels_file)
     if chain.own_contract is not None and chain.own_contract != chain.contract:
-        ours, theirs = chain.own_contract.to_dict(), chain.contract.to_dict()
+        ours, theirs = plain(chain.own_contract), plain(chain.contract)
         differing = [f"{key} is {ours[key]!r} instead of {theirs[key]!r}" for key in ours if ours[key] != theirs[key]]
         found.append(Finding("preprocessing", labels_file.replace("labels.txt", "preprocessing.json"), rung,
                              f"prepares pictures differently from the training of the float model: {', '.join(differing)}",

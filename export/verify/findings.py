@@ -6,8 +6,7 @@ from its conversion.
 
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -53,10 +52,6 @@ class Finding:
     text: str
     broken: bool = True
     score: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from mnv3_tf.export.convert.placement import Constants, Placed, detect_lowering, place
+from mnv3_tf.files import plain_fields
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, input_units
 from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.lowering import LoweredGraph, LoweredOp, lower, range_rule
@@ -74,7 +75,7 @@ class Layer:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; an infinite ratio is null."""
-        plain = asdict(self)
+        plain = plain_fields(self)
         for key in ("sqnr_db", "own_sqnr_db"):
             plain[key] = plain[key] if math.isfinite(plain[key]) else None
         if self.channels and not math.isfinite(self.channels.sqnr_db):

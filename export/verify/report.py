@@ -44,7 +44,7 @@ def write_report(result: Verification, folder: str | Path) -> Path:
 
 
 def _flip_facts(flip: Flip) -> dict[str, Any]:
-    return {"file": str(flip.path), "label": flip.label, "before": flip.before, "after": flip.after, "effect": flip.effect,
+    return {"file": flip.path, "label": flip.label, "before": flip.before, "after": flip.after, "effect": flip.effect,
             "before_score": flip.before_score, "after_score": flip.after_score}
 
 

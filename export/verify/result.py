@@ -1,6 +1,6 @@
 """What `verify` has proved."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from mnv3_tf.data import Sample
 from mnv3_tf.export.verify.findings import Finding
 from mnv3_tf.export.verify.layers import LayerTable
 from mnv3_tf.export.verify.stages import Rung, printed
+from mnv3_tf.files import plain
 from mnv3_tf.tflite.file import TfliteFile
 
 
@@ -79,11 +80,9 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; logits are left out."""
-        broken = self.broken_rungs()
-        return {"subject": str(self.subject), "float_run": str(self.float_run), "data": str(self.data), "split": self.split,
-                "samples": len(self.samples), "passed": self.passed, "first_broken": broken[0] if broken else None,
-                "verdict": self.verdict(), "step": self.step, "partitions": self.partitions,
-                "rungs": [rung.to_dict() for rung in self.rungs], "findings": [f.to_dict() for f in self.findings],
-                "layers": [layer.to_dict() for layer in self.layers.layers], "layers_refused": self.layers.refused,
-                "limits": asdict(self.limits), "calibration": self.calibration,
-                "notes": list(self.notes)}
+        return plain({
+            "subject": self.subject, "float_run": self.float_run, "data": self.data, "split": self.split,
+            "samples": len(self.samples), "passed": self.passed, "first_broken": next(iter(self.broken_rungs()), None),
+            "verdict": self.verdict(), "step": self.step, "partitions": self.partitions, "rungs": self.rungs,
+            "findings": self.findings, "layers": self.layers.layers, "layers_refused": self.layers.refused,
+            "limits": self.limits, "calibration": self.calibration, "notes": self.notes})

@@ -1,11 +1,12 @@
 """The parity stages: the same pictures through every form of the network, each compared with the one before."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from mnv3_tf.config import VerifyConfig
+from mnv3_tf.files import plain_fields
 from mnv3_tf.metrics import Scores, score
 
 FLOAT = "float Keras"
@@ -99,9 +100,7 @@ class Rung:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        plain = asdict(self)
-        plain["scores"] = self.scores.to_dict() if self.scores else None
-        return {**plain, "status": self.status}
+        return {**plain_fields(self), "status": self.status}
 
 
 @dataclass(frozen=True)

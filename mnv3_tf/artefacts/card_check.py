@@ -20,7 +20,7 @@ from mnv3_tf.artefacts.card import (
 from mnv3_tf.artefacts.run_folder import RunFolder
 from mnv3_tf.data import Preprocessing, read_labels
 from mnv3_tf.errors import InputError
-from mnv3_tf.files import sha256
+from mnv3_tf.files import plain, sha256
 from mnv3_tf.metrics import Scores
 from mnv3_tf.tflite.file import sidecar
 
@@ -219,7 +219,7 @@ def _configuration(artefact: Path, card: dict[str, Any]) -> Iterator[CardRemark]
     if card.get("kind") == "tflite" or not isinstance(config, dict) or not file.is_file():
         return
     try:
-        now = RunFolder(folder_of(artefact)).config().to_dict()
+        now = plain(RunFolder(folder_of(artefact)).config())
     except InputError as error:
         yield CardRemark("broken", str(file), f"cannot be used: {error}")
         return

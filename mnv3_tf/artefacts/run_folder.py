@@ -77,7 +77,7 @@ class RunFolder:
 
     def write_scores(self, scores: dict[str, Scores]) -> dict[str, dict[str, float]]:
         """Writes `metrics.json`, whole scores by split; returns the few of them that the card repeats."""
-        write_json(self.path / "metrics.json", {split: values.to_dict() for split, values in scores.items()})
+        write_json(self.path / "metrics.json", scores)
         return {split: {"top1": values.top1, "samples": values.samples, "loss": values.loss}
                 for split, values in scores.items()}
 

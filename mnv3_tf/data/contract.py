@@ -18,7 +18,7 @@ from PIL import Image
 from mnv3_tf.data.decode import WHITE, Source, as_rgb, read_picture, upright
 from mnv3_tf.data.resample import INTERPOLATIONS, resample
 from mnv3_tf.errors import InputError
-from mnv3_tf.files import read_json, write_json
+from mnv3_tf.files import plain, read_json, write_json
 from mnv3_tf.text import nearest
 
 VERSION = 1
@@ -196,14 +196,9 @@ class Preprocessing:
         if low < -0.5 or high > 255.5:
             raise InputError(f"{given}; the model expects pixels from 0 to 255. {remedy}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON types."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
-        """The contract from `to_dict`'s form; every field must be there.
+        """The contract from the form that :meth:`save` writes; every field must be there.
 
         Raises:
             InputError: a key is missing or unknown, or its value is of the wrong type or out of range.
@@ -224,7 +219,7 @@ class Preprocessing:
 
     def save(self, path: str | Path) -> None:
         """Writes the contract as JSON, whole or not at all."""
-        write_json(path, self.to_dict())
+        write_json(path, self)
 
     @classmethod
     def read(cls, path: str | Path) -> "Preprocessing":
@@ -241,7 +236,7 @@ class Preprocessing:
 
     def fingerprint(self) -> str:
         """SHA-256, hexadecimal, of the fields as JSON with sorted keys and no spaces: equal if and only if they are."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(plain(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from mnv3_tf.data import PictureDataset, Sample
 from mnv3_tf.errors import InputError
-from mnv3_tf.files import read_bytes
+from mnv3_tf.files import plain_fields, read_bytes
 from mnv3_tf.text import counted
 
 # Neighbours at a sixteenth of the picture's side are alike in a photo (0.5 to 0.9) and not at all in noise.
@@ -106,7 +106,7 @@ class CalibrationAudit:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, the remarks included."""
-        return {**asdict(self), "remarks": self.remarks()}
+        return {**plain_fields(self), "remarks": self.remarks()}
 
 
 def measure_content(batches: Iterable[np.ndarray]) -> Content:

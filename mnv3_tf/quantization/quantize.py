@@ -101,7 +101,7 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
         progress.say(line)
     facts: dict[str, Any] = {
         "kind": "quantized run", "method": method, "parent": run.model, "data": data_facts(dataset, report),
-        "classes": list(class_names), "preprocessing": contract.fingerprint(), "config": config.to_dict(),
+        "classes": list(class_names), "preprocessing": contract.fingerprint(), "config": config,
         "calibration": {"fingerprint": fingerprint_samples(samples, dataset.class_names), "pictures": calibration.pictures},
         "split_stem": integer.split_stem, "deploy_form_difference": difference,
         "seeds": {"train": config.train.seed, "quantize": config.quantize.seed}}

@@ -6,7 +6,7 @@ every picture, where top-1 moves in steps of one picture and may do so by chance
 
 import dataclasses
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -82,10 +82,6 @@ class Sensitivity:
         """How many points of top-1 a form loses against the float model."""
         return 100 * (self.float_top1 - answers.top1)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Step:
@@ -120,10 +116,6 @@ class Recipe:
     needed: bool
     meets: bool
     steps: tuple[Step, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 class SwitchedNetwork:

@@ -70,7 +70,7 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
     dataset, report = check_pictures(dataset, strict=config.data.strict, progress=progress, report_path=run.path / "scan.json")
     training = _Training(dataset, data_facts(dataset, report), config, run, progress, start, answers)
     run.path.mkdir(parents=True, exist_ok=True)
-    write_json(run.path / "scan.json", report.to_dict())
+    write_json(run.path / "scan.json", report)
     run.write_head(config, training.contract, dataset.class_names)
     return training.run()
 
@@ -260,7 +260,7 @@ class _Training:
             scores[split] = self._scores(pictures)
         rate = counters.pictures / max(counters.seconds, 1e-9)
         run.write_card(
-            kind="float run", config=self.config.to_dict(), classes=list(self.dataset.class_names),
+            kind="float run", config=self.config, classes=list(self.dataset.class_names),
             preprocessing=self.contract.fingerprint(), notes=self._notes(), best=counters.best,
             **({"weights": counters.start} if counters.start else {}),
             **({"teacher": self.answers.facts} if self.answers else {}),

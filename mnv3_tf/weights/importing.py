@@ -12,6 +12,7 @@ import numpy as np
 from mnv3_tf.config import ModelConfig
 from mnv3_tf.data import Preprocessing
 from mnv3_tf.errors import InputError
+from mnv3_tf.files import plain
 from mnv3_tf.network.spec import DIALECTS, SPECS, NetworkSpec, check_alpha, find_spec, in_dialect, read_block_table
 from mnv3_tf.progress import Progress
 from mnv3_tf.text import nearest
@@ -77,12 +78,10 @@ class Imported:
     @property
     def report(self) -> dict[str, Any]:
         """Everything but the model, as JSON types."""
-        return {"source": str(self.source), "origin": self.origin, "model": dataclasses.asdict(self.settings),
-                "include_top": self.include_top, "classes": self.classes,
-                "input": list(self.model.input_shape[1:]), "mean": list(self.mean), "std": list(self.std),
-                "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None, "notes": list(self.notes),
-                **self.facts, "tensors": [dataclasses.asdict(tensor) for tensor in self.tensors],
-                "left_out": list(self.left_out)}
+        return plain({"source": self.source, "origin": self.origin, "model": self.settings, "include_top": self.include_top,
+                      "classes": self.classes, "input": self.model.input_shape[1:], "mean": self.mean, "std": self.std,
+                      "preprocessing": self.preprocessing, "notes": self.notes, **self.facts, "tensors": self.tensors,
+                      "left_out": self.left_out})
 
 
 def import_weights(source: str | Path, origin: str | None = None, *, name: str | None = None, alpha: float | None = None,

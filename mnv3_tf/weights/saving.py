@@ -77,7 +77,7 @@ def save_run(imported: Imported, folder: str | Path, overrides: Sequence[str] = 
     run.write_head(config, prepared, imported.labels)
     save_keras(imported.model, run.model)
     facts = imported.report
-    run.write_card(kind="float run", config=config.to_dict(), classes=list(imported.labels), data={}, seeds={},
+    run.write_card(kind="float run", config=config, classes=list(imported.labels), data={}, seeds={},
                    preprocessing=prepared.fingerprint(), notes=facts["notes"],
                    imported={"origin": imported.origin, "file": imported.source.name, "sha256": sha256(imported.source),
                              "mean": facts["mean"], "std": facts["std"], **imported.facts})

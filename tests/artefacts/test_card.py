@@ -12,7 +12,7 @@ from mnv3_tf.artefacts.card import CARD_FORMAT, card_path, find_float_run, find_
 from mnv3_tf.data import PictureDataset, Sample, fingerprint_samples, open_dataset, scan_dataset
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.convert.convert import convert, open_source, sidecar
-from mnv3_tf.files import read_json, sha256, write_json
+from mnv3_tf.files import plain, read_json, sha256, write_json
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_every_kind_of_card_is_complete(tree: Path, tiny_config, pictures: Path)
     fingerprints = scan_dataset(open_dataset(pictures)).fingerprints
     for place in ("runs/float", "runs/ptq"):
         card = cards[place]
-        assert card["config"] == json.loads(json.dumps(tiny_config.to_dict()))
+        assert card["config"] == plain(tiny_config)
         assert card["data"] == {split: {"fingerprint": fingerprints[split], "pictures": count}
                                 for split, count in (("train", 96), ("val", 36), ("test", 36))}
         assert set(card["metrics"]) == {"val", "test"} and card["metrics"]["test"].keys() == {"top1", "samples", "loss"}

@@ -10,6 +10,7 @@ from PIL import Image
 
 from mnv3_tf.data import PictureError, Preprocessing, inspect_picture, read_picture
 from mnv3_tf.errors import InputError
+from mnv3_tf.files import plain
 
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:
@@ -181,7 +182,7 @@ def test_one_contract_gives_one_tensor(tmp_path: Path) -> None:
     ({"interpolation": "lanczos"}, "bilinear"), ({"channel_order": "BGR"}, "RGB"),
 ])
 def test_wrong_contracts_are_refused(tmp_path: Path, change: dict, message: str) -> None:
-    values = Preprocessing(height=32, width=32).to_dict() | change
+    values = plain(Preprocessing(height=32, width=32)) | change
     (tmp_path / "p.json").write_text(json.dumps(values))
     with pytest.raises(InputError, match=rf"p\.json.*{message}"):
         Preprocessing.read(tmp_path / "p.json")
