@@ -4,8 +4,8 @@ Every value is checked against its field's type; an unknown key is an error that
 """
 
 import dataclasses
-import typing
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,19 @@ from mnv3_tf.coercion import coerce
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import plain, write_text
 from mnv3_tf.text import nearest
-from mnv3_tf.yaml_text import YamlDocument, read_yaml
+from mnv3_tf.yaml_text import read_yaml
+
+
+def _number(default: Any, low: float, high: float, *, above: bool = False, says: str = "") -> Any:
+    """A field that holds numbers from `low` (if `above`, greater ones) to `high`; `says` is what an error says of that."""
+    says = says or f"it must be {'above' if above else 'at least'} {low:g} and at most {high:g}"
+    return field(default=default, metadata={"fits": lambda number: (low < number if above else low <= number) and number <= high,
+                                            "says": says})
+
+
+def _path() -> Any:
+    """A field that names a file or a folder, kept as an absolute path."""
+    return field(default=None, metadata={"path": True})
 
 
 @dataclass(frozen=True)
@@ -28,15 +40,15 @@ class ModelConfig:
             weights of this network), or the name of published weights.
     """
 
-    weights: str | None = None
+    weights: str | None = _path()
     name: Literal["large", "small", "large_minimalistic", "small_minimalistic"] = "small"
-    block_table: str | None = None
-    alpha: float = 1.0
+    block_table: str | None = _path()
+    alpha: float = _number(1.0, 0, 16, above=True)
     dialect: Literal["keras", "torchvision", "timm", "timm_tf", "paddle"] = "keras"
-    dropout: float = 0.2
-    inplanes: int | None = None
-    class_squeeze: int | None = None
-    class_expand: int | None = None
+    dropout: float = _number(0.2, 0, 0.99)
+    inplanes: int | None = _number(None, 1, 1e5)
+    class_squeeze: int | None = _number(None, 1, 1e5)
+    class_expand: int | None = _number(None, 1, 1e5)
 
 
 @dataclass(frozen=True)
@@ -55,14 +67,14 @@ class DataConfig:
         workers: threads that prepare training pictures; null chooses by the machine.
     """
 
-    image_size: int | tuple[int, int] = 224
+    image_size: int | tuple[int, int] = _number(224, 32, math.inf, says="each side must be at least 32 pixels")
     resize: Literal["stretch", "crop", "pad"] = "stretch"
-    crop_fraction: float = 1.0
+    crop_fraction: float = _number(1.0, 0, 1, above=True)
     interpolation: Literal["bilinear", "bicubic", "area", "nearest", "mediapipe"] = "bilinear"
-    validation_fraction: float = 0.15
+    validation_fraction: float = _number(0.15, 0, 0.9, above=True)
     strict: bool = False
-    cache_mb: int = 1024
-    workers: int | None = None
+    cache_mb: int = _number(1024, 0, 1e7)
+    workers: int | None = _number(None, 1, 512)
 
     @property
     def height_width(self) -> tuple[int, int]:
@@ -85,16 +97,16 @@ class AugmentConfig:
         mixup: alpha of the Beta distribution that mixes pairs of pictures and their labels.
     """
 
-    smallest_area: float = 0.35
-    aspect: float = 0.33
+    smallest_area: float = _number(0.35, 0, 1, above=True)
+    aspect: float = _number(0.33, 0, 4)
     horizontal_flip: bool = True
     vertical_flip: bool = False
-    rotation: float = 15.0
-    brightness: float = 0.3
-    contrast: float = 0.3
-    saturation: float = 0.3
-    erase: float = 0.25
-    mixup: float = 0.0
+    rotation: float = _number(15.0, 0, 180)
+    brightness: float = _number(0.3, 0, 1)
+    contrast: float = _number(0.3, 0, 1)
+    saturation: float = _number(0.3, 0, 1)
+    erase: float = _number(0.25, 0, 1)
+    mixup: float = _number(0.0, 0, 10)
 
 
 @dataclass(frozen=True)
@@ -125,28 +137,28 @@ class TrainConfig:
         teacher_temperature: of the teacher's and the network's probabilities in that share.
     """
 
-    epochs: int = 100
-    batch_size: int = 64
+    epochs: int = _number(100, 1, 1e6)
+    batch_size: int = _number(64, 1, 1e6)
     optimizer: Literal["adamw", "sgd", "rmsprop"] = "adamw"
-    learning_rate: float | None = None
-    weight_decay: float = 0.02
-    warmup_epochs: float | None = None
-    label_smoothing: float = 0.1
+    learning_rate: float | None = _number(None, 0, 100, above=True)
+    weight_decay: float = _number(0.02, 0, 10)
+    warmup_epochs: float | None = _number(None, 0, 1e6)
+    label_smoothing: float = _number(0.1, 0, 0.9)
     class_weights: Literal["none", "balanced"] = "none"
-    ema_decay: float = 0.99
-    batchnorm_momentum: float | None = None
+    ema_decay: float = _number(0.99, 0, 0.999999)
+    batchnorm_momentum: float | None = _number(None, 0, 0.9999)
     mixed_precision: bool | None = None
     xla: bool | None = None
-    checkpoint_minutes: float = 10.0
+    checkpoint_minutes: float = _number(10.0, 0, 1e6, above=True)
     freeze: str | None = None
-    unfreeze_epochs: int | tuple[int, ...] | None = None
-    backbone_rate: float | None = None
-    layer_decay: float | None = None
+    unfreeze_epochs: int | tuple[int, ...] | None = _number(None, 1, 1e6)
+    backbone_rate: float | None = _number(None, 0, 100, above=True)
+    layer_decay: float | None = _number(None, 0, 1, above=True)
     batchnorm: Literal["auto", "train", "frozen", "reestimate"] = "auto"
-    teacher: str | None = None
-    teacher_weight: float = 0.5
-    teacher_temperature: float = 2.0
-    seed: int = 0
+    teacher: str | None = _path()
+    teacher_weight: float = _number(0.5, 0, 1)
+    teacher_temperature: float = _number(2.0, 0, 100, above=True)
+    seed: int = _number(0, 0, 2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -167,17 +179,17 @@ class QuantizeConfig:
         freeze: a block, such as "block_08": fine-tuning leaves the kernels from the input to its end as they are.
     """
 
-    epochs: int = 10
-    batch_size: int = 64
-    learning_rate: float = 3e-4
-    calibration_pictures: int = 512
+    epochs: int = _number(10, 0, 1e6)
+    batch_size: int = _number(64, 1, 1e6)
+    learning_rate: float = _number(3e-4, 0, 100, above=True)
+    calibration_pictures: int = _number(512, 1, 1e6)
     equalize: bool = True
     split_stem: bool | None = None
-    compensate_pictures: int = 128
-    teacher_weight: float = 1.0
-    temperature: float = 2.0
+    compensate_pictures: int = _number(128, 0, 1e5)
+    teacher_weight: float = _number(1.0, 0, 1)
+    temperature: float = _number(2.0, 0, 100, above=True)
     freeze: str | None = None
-    seed: int = 0
+    seed: int = _number(0, 0, 2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -203,18 +215,18 @@ class VerifyConfig:
         saturated_share: share of a tensor's values that its range may cut off, in 0..1.
     """
 
-    pictures: int = 1000
-    layer_pictures: int = 32
-    deploy_difference: float = 1e-4
-    accuracy_drop: float = 0.015
-    quantized_agreement: float = 0.9
-    agreement: float = 0.99
-    mean_steps: float = 2.0
-    reference_steps: float = 8.0
-    tie_steps: float = 1.0
-    layer_sqnr_db: float = 10.0
-    range_excess: float = 4.0
-    saturated_share: float = 0.05
+    pictures: int = _number(1000, 1, 1e6)
+    layer_pictures: int = _number(32, 1, 1e4)
+    deploy_difference: float = _number(1e-4, 0, 1)
+    accuracy_drop: float = _number(0.015, 0, 1)
+    quantized_agreement: float = _number(0.9, 0, 1)
+    agreement: float = _number(0.99, 0, 1)
+    mean_steps: float = _number(2.0, 0, 255)
+    reference_steps: float = _number(8.0, 0, 255)
+    tie_steps: float = _number(1.0, 0, 255)
+    layer_sqnr_db: float = _number(10.0, -100, 200)
+    range_excess: float = _number(4.0, 1, 1e6)
+    saturated_share: float = _number(0.05, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -229,52 +241,57 @@ class Config:
     verify: VerifyConfig = field(default_factory=VerifyConfig)
 
 
-# Settings that name a file or a folder.
-_PATHS = {("model", "block_table"), ("model", "weights"), ("train", "teacher")}
-# What each number may be: (lowest, highest, lowest itself allowed). Anything not listed is free.
-_RANGES: dict[str, tuple[float, float, bool]] = {
-    "model.alpha": (0, 16, False), "model.dropout": (0, 0.99, True), "model.inplanes": (1, 1e5, True),
-    "model.class_squeeze": (1, 1e5, True), "model.class_expand": (1, 1e5, True),
-    "data.crop_fraction": (0, 1, False), "data.validation_fraction": (0, 0.9, False), "data.cache_mb": (0, 1e7, True),
-    "data.workers": (1, 512, True),
-    "augment.smallest_area": (0, 1, False), "augment.aspect": (0, 4, True), "augment.rotation": (0, 180, True),
-    "augment.brightness": (0, 1, True), "augment.contrast": (0, 1, True), "augment.saturation": (0, 1, True),
-    "augment.erase": (0, 1, True), "augment.mixup": (0, 10, True),
-    "train.epochs": (1, 1e6, True), "train.batch_size": (1, 1e6, True), "train.learning_rate": (0, 100, False),
-    "train.weight_decay": (0, 10, True), "train.warmup_epochs": (0, 1e6, True), "train.label_smoothing": (0, 0.9, True),
-    "train.ema_decay": (0, 0.999999, True), "train.batchnorm_momentum": (0, 0.9999, True),
-    "train.unfreeze_epochs": (1, 1e6, True), "train.backbone_rate": (0, 100, False), "train.layer_decay": (0, 1, False),
-    "train.teacher_weight": (0, 1, True), "train.teacher_temperature": (0, 100, False),
-    "train.checkpoint_minutes": (0, 1e6, False), "train.seed": (0, 2**32 - 1, True),
-    "quantize.epochs": (0, 1e6, True), "quantize.batch_size": (1, 1e6, True), "quantize.learning_rate": (0, 100, False),
-    "quantize.calibration_pictures": (1, 1e6, True), "quantize.compensate_pictures": (0, 1e5, True),
-    "quantize.teacher_weight": (0, 1, True),
-    "quantize.temperature": (0, 100, False), "quantize.seed": (0, 2**32 - 1, True),
-    "verify.pictures": (1, 1e6, True), "verify.layer_pictures": (1, 1e4, True), "verify.deploy_difference": (0, 1, True),
-    "verify.accuracy_drop": (0, 1, True), "verify.quantized_agreement": (0, 1, True), "verify.agreement": (0, 1, True),
-    "verify.mean_steps": (0, 255, True), "verify.reference_steps": (0, 255, True), "verify.tie_steps": (0, 255, True),
-    "verify.layer_sqnr_db": (-100, 200, True), "verify.range_excess": (1, 1e6, True), "verify.saturated_share": (0, 1, True),
-}
+@dataclass(frozen=True)
+class Setting:
+    """One key with its value, as a file or an override gives it.
+
+    Attributes:
+        section, key: of :class:`Config`.
+        value: checked, of the field's type.
+        where: file and line, or the override.
+    """
+
+    section: str
+    key: str
+    value: Any
+    where: str
+
+
+_SECTIONS: dict[str, Any] = {entry.name: entry.type for entry in dataclasses.fields(Config)}
 
 
 def load_config(path: str | Path | None = None, overrides: Iterable[str] = (), base: Config | None = None) -> Config:
     """The defaults (or `base`), changed by a YAML file, then by overrides in their order.
 
     Args:
+        path, overrides: as in :func:`read_settings`.
+        base: what to start from.
+
+    Raises:
+        InputError: as :func:`read_settings`.
+    """
+    return with_settings(base or Config(), read_settings(path, overrides))
+
+
+def read_settings(path: str | Path | None = None, overrides: Iterable[str] = ()) -> tuple[Setting, ...]:
+    """What a YAML file, then overrides set, each value checked.
+
+    Args:
         path: YAML with the sections of :class:`Config`; None for none.
         overrides: texts such as ``train.epochs=40`` or ``data.image_size=[160,128]``.
-        base: what to start from.
 
     Raises:
         InputError: unknown section or key (with the nearest match), a value of the wrong type or out of range; the message
             names the file and line, or the override.
     """
-    config = base or Config()
-    if path is not None:
-        document = read_yaml(path)
-        config = _apply_document(config, document)
-    for override in overrides:
-        config = _apply_override(config, override)
+    return (*(_of_file(path) if path is not None else ()), *map(_of_override, overrides))
+
+
+def with_settings(config: Config, settings: Iterable[Setting]) -> Config:
+    """A configuration with settings changed in their order."""
+    for setting in settings:
+        section = dataclasses.replace(getattr(config, setting.section), **{setting.key: setting.value})
+        config = dataclasses.replace(config, **{setting.section: section})
     return config
 
 
@@ -290,74 +307,51 @@ def differences(old: Config, new: Config) -> list[str]:
             for section in before for key in before[section] if before[section][key] != after[section][key]]
 
 
-def _apply_document(config: Config, document: YamlDocument) -> Config:
-    if document.value is None:
-        return config
-    sections = _fields(Config)
-    for section, values in document.mapping(set(sections)).items():
-        where = f"{document.path}, line {document.line(section)}"
-        if values is None:
-            continue
-        if not isinstance(values, Mapping):
-            raise InputError(f"{where}: section {section!r} must hold key: value lines, got {values!r}.")
-        for key, value in values.items():
-            value = _absolute(section, str(key), value, document.path.parent)
-            config = _set(config, section, str(key), value, f"{document.path}, line {document.line(section, key)}")
-    return config
+def _of_file(path: str | Path) -> Iterator[Setting]:
+    document = read_yaml(path)
+    for section, values in ({} if document.value is None else document.mapping(set(_SECTIONS))).items():
+        if values is not None and not isinstance(values, Mapping):
+            raise InputError(f"{path}, line {document.line(section)}: section {section!r} must hold key: value lines, got "
+                             f"{values!r}.")
+        for key, value in (values or {}).items():
+            yield _setting(section, str(key), value, f"{path}, line {document.line(section, key)}", document.path.parent)
 
 
-def _apply_override(config: Config, override: str) -> Config:
+def _of_override(override: str) -> Setting:
     name, equals, text = override.partition("=")
     section, dot, key = name.strip().partition(".")
     where = f"-o {override}"
     if not equals or not dot:
         raise InputError(f"{where}: an override is written section.key=value, such as train.epochs=40.")
-    if section not in _fields(Config):
-        raise InputError(f"{where}: there is no section {section!r}{nearest(section, _fields(Config))}. "
-                         f"Sections: {', '.join(_fields(Config))}.")
+    if section not in _SECTIONS:
+        raise InputError(f"{where}: there is no section {section!r}{nearest(section, _SECTIONS)}. "
+                         f"Sections: {', '.join(_SECTIONS)}.")
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: the value {text!r} cannot be read.") from error
-    return _set(config, section, key, _absolute(section, key, value, Path()), where)
+    return _setting(section, key, value, where, Path())
 
 
-def _absolute(section: str, key: str, value: Any, folder: Path) -> Any:
-    """A path as an absolute one: the run folder keeps the settings, and must find the file from wherever it is read."""
-    if not isinstance(value, str) or (section, key) not in _PATHS or Path(value).is_absolute():
-        return value
-    name = value == "imagenet" or (not value.endswith(".keras") and not (folder / value).exists())
-    if (section, key) == ("model", "weights") and name:
-        return value
-    return str((folder / value).resolve())
-
-
-def _fields(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def _replace(config: Config, section: str, key: str, value: Any) -> Config:
-    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{key: value})})
-
-
-def _set(config: Config, section: str, key: str, value: Any, where: str) -> Config:
-    hints = _fields(type(getattr(config, section)))
-    if key not in hints:
-        raise InputError(f"{where}: section {section!r} has no key {key!r}{nearest(key, hints)}. "
-                         f"Keys: {', '.join(hints)}.")
-    name = f"{section}.{key}"
+def _setting(section: str, key: str, value: Any, where: str, folder: Path) -> Setting:
+    """A checked setting; a path in it is meant from `folder`."""
+    fields = {entry.name: entry for entry in dataclasses.fields(_SECTIONS[section])}
+    if key not in fields:
+        raise InputError(f"{where}: section {section!r} has no key {key!r}{nearest(key, fields)}. Keys: {', '.join(fields)}.")
+    name, rules = f"{section}.{key}", fields[key].metadata
+    if "path" in rules and isinstance(value, str):
+        value = _absolute(name, value, folder)
     try:
-        typed = coerce(value, hints[key])
+        typed = coerce(value, fields[key].type)
     except ValueError as error:
         raise InputError(f"{where}: {name} is {value!r}; allowed: {error}.") from None
-    if name == "data.image_size":
-        sides = (typed,) if isinstance(typed, int) else typed
-        if min(sides) < 32:
-            raise InputError(f"{where}: {name} is {value!r}; each side must be at least 32 pixels.")
-    if name in _RANGES and typed is not None:
-        low, high, closed = _RANGES[name]
-        if any(not (low <= number <= high) or (number == low and not closed)
-               for number in (typed if isinstance(typed, tuple) else (typed,))):
-            raise InputError(f"{where}: {name} is {value!r}; it must be {'at least' if closed else 'above'} {low:g} "
-                             f"and at most {high:g}.")
-    return _replace(config, section, key, typed)
+    if "fits" in rules and typed is not None and not all(map(rules["fits"], typed if isinstance(typed, tuple) else (typed,))):
+        raise InputError(f"{where}: {name} is {value!r}; {rules['says']}.")
+    return Setting(section, key, typed, where)
+
+
+def _absolute(name: str, value: str, folder: Path) -> str:
+    """A path as an absolute one: the run folder keeps the settings, and must find the file from wherever it is read."""
+    if name == "model.weights" and (value == "imagenet" or not (value.endswith(".keras") or (folder / value).exists())):
+        return value  # published weights
+    return str((folder / value).resolve())
