@@ -48,10 +48,10 @@ def import_weights(source: str, origin: str | None, size: str | None, labels: st
     """
     quiet_libraries()
     from mnv3_tf.data import read_labels
-    from mnv3_tf.weights.saving import save_imported, save_run
+    from mnv3_tf.weights.saving import check_out, save_imported, save_run
 
     run = Path(out).suffix == ""
-    _check_out(run, out, overrides)
+    check_out(out, overrides, run=run)
     arguments = {**options, "input_size": _pixels(size), "labels": read_labels(labels) if labels else None}
     imported = _import(source, origin, arguments)
     save_run(imported, out, overrides) if run else save_imported(imported, out)
@@ -70,21 +70,6 @@ def import_weights(source: str, origin: str | None, size: str | None, labels: st
     if imported.left_out:
         click.echo(f"Left out, because nothing depends on them: {', '.join(imported.left_out[:5])}"
                    f"{f' and {len(imported.left_out) - 5} more' if len(imported.left_out) > 5 else ''}.")
-
-
-def _check_out(run: bool, out: str, overrides: tuple[str, ...]) -> None:
-    """Refuses, before anything is downloaded or read, a place that cannot be written to and settings that do not exist."""
-    from mnv3_tf.artefacts.run_folder import RunFolder
-    from mnv3_tf.errors import InputError
-    from mnv3_tf.weights.saving import check_out, check_picture_settings
-
-    if run:
-        check_picture_settings(overrides)
-        RunFolder(Path(out)).refuse_if_used("Choose another --out.")
-        return
-    if overrides:
-        raise InputError(f"-o {overrides[0]}: goes with a run folder; {out} is a file. Give --out a name without an ending.")
-    check_out(out)
 
 
 def _import(source: str, origin: str | None, arguments: dict[str, Any]) -> Any:

@@ -2,13 +2,15 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mnv3_tf.progress import Advance
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,6 +30,31 @@ def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the required ``--data``."""
     return click.option("--data", required=True, type=click.Path(), metavar="PATH",
                         help="Folder of class folders; or of train/, val/, test/; or with train_list.txt.")(command)
+
+
+def new_table(*headings: str, right: int = 0, **style: Any) -> "Table":
+    """An empty table whose last columns, `right` of them, are aligned to the right; `style` is rich's."""
+    from rich.table import Column, Table
+
+    columns = (Column(heading, justify="right" if number >= len(headings) - right else "left")
+               for number, heading in enumerate(headings))
+    return Table(*columns, title_justify="left", **style)
+
+
+def show(what: "str | Table", style: str | None = None, *, width: int | None = None) -> None:
+    """Prints a table or a line. Where standard output is no terminal, a table is `width` columns wide, and a line whole."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    if width is not None and not console.is_terminal:
+        console.width = width
+    console.print(what, style=style, soft_wrap=isinstance(what, str) and not console.is_terminal)
+
+
+def tell(word: str, lines: Iterable[str]) -> None:
+    """Prints lines such as ``Warning: ...`` on standard error."""
+    for line in lines:
+        click.echo(f"{word}: {line}.", err=True)
 
 
 def print_json(value: Any) -> None:
@@ -51,7 +78,7 @@ def quiet_libraries() -> None:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     from mnv3_tf.tflite.runtime import captured_stderr
 
-    with captured_stderr(is_noise=_is_start_up_noise), contextlib.suppress(ImportError):
+    with captured_stderr(is_noise=lambda line: any(part in line for part in _NOISE)), contextlib.suppress(ImportError):
         import tensorflow as tf
 
         tf.config.list_physical_devices()
@@ -63,25 +90,18 @@ def quiet_libraries_for(*models: str | None) -> None:
 
     A ``.tflite`` file needs neither, and what is missing or of another kind is refused without them.
     """
-    if any(model is not None and _needs_tensorflow(Path(model)) for model in models):
-        quiet_libraries()
+    from mnv3_tf.artefacts.open import open_artefact
+    from mnv3_tf.errors import InputError
 
-
-def _needs_tensorflow(model: Path) -> bool:
-    if model.is_dir():
-        from mnv3_tf.artefacts.run_folder import RunFolder
-
-        run = RunFolder(model)
-        return run.model.exists() or run.is_quantized
-    return model.suffix == ".keras" and model.exists()
+    for model in filter(None, models):
+        with contextlib.suppress(InputError):
+            if open_artefact(model).form != "tflite":
+                quiet_libraries()
+                return
 
 
 _NOISE = ("cuda", "oneDNN custom operations", "All log messages before absl", "cpu_feature_guard", "computation_placer",
           "rebuild TensorFlow with the appropriate compiler flags", "TF-TRT")
-
-
-def _is_start_up_noise(line: str) -> bool:
-    return any(part in line for part in _NOISE)
 
 
 class Terminal:

@@ -1,6 +1,5 @@
 """`mnv3 train`."""
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,26 +29,19 @@ def train(data: str, out: str, config_path: str | None, overrides: tuple[str, ..
     quiet_libraries()
     from mnv3_tf.training.trainer import train as run_training
 
-    teacher = None
-    if config.train.teacher:
-        from mnv3_tf.export.evaluate.teacher import open_teacher
-
-        teacher = open_teacher(config.train.teacher)
-    run = run_training(dataset, config, out, resume=resume, teacher=teacher, progress=Terminal())
+    run = run_training(dataset, config, out, resume=resume, progress=Terminal())
     click.echo(f"Trained: {run.path}. Next: mnv3 quantize {run.path} --data {data} --out {run.path}-int8")
 
 
 def _settings(stored: Path | None, config_path: str | None, overrides: tuple[str, ...]) -> "Config":
     """The settings of a new run, or of one that goes on (`stored`), which does not read the weights that it started from."""
-    from mnv3_tf.config import Config, load_config
+    from mnv3_tf.config import Config, ModelConfig, load_config
     from mnv3_tf.weights.starting import load_settings
 
     if stored is None or not stored.exists():
-        if load_config(config_path, overrides).model.weights:
-            quiet_libraries()  # the weights may have to be opened
-        return load_settings(config_path, overrides)
+        return load_settings(config_path, overrides, before_opening=quiet_libraries)
     base = load_config(stored)
     if config_path:
         # What the weights are came before the file then, and does now.
-        base = dataclasses.replace(Config(), model=base.model if base.model.weights else Config().model)
+        base = Config(model=base.model if base.model.weights else ModelConfig())
     return load_config(config_path, overrides, base)

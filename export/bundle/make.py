@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mnv3_tf.data import Preprocessing, Sample, evaluation_split, open_dataset, read_labels, write_labels
+from mnv3_tf.artefacts.open import open_artefact
+from mnv3_tf.data import Preprocessing, Sample, evaluation_split, open_dataset, write_labels
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.export.bundle import contract as names
 from mnv3_tf.export.bundle.contract import app_contract
@@ -19,7 +20,7 @@ from mnv3_tf.export.bundle.preprocessing_effect import Effect, measure_effect
 from mnv3_tf.export.bundle.scores import with_scores
 from mnv3_tf.files import sha256, write_json, write_text
 from mnv3_tf.progress import Progress
-from mnv3_tf.tflite.file import read_tflite_bytes, sidecar
+from mnv3_tf.tflite.file import read_tflite_bytes
 from mnv3_tf.tflite.runtime import LiteRTModel
 
 Client = Literal["contract", "mediapipe"]
@@ -101,7 +102,11 @@ def make_bundle(file: str | Path, out: str | Path, *, data: str | Path | None = 
         KitError: the runtime cannot run the file.
     """
     file, out, options = Path(file), Path(out), options or BundleOptions()
-    contract, labels = _beside(file)
+    artefact = open_artefact(file)
+    if artefact.form != "tflite":
+        raise InputError(f"{file}: is not a .tflite file. `mnv3 convert` makes one of a {artefact.kind}.")
+    contract, labels = artefact.contract_and_labels()
+    read_tflite_bytes(file)
     if options.goldens < 1:
         raise InputError(f"goldens is {options.goldens}; a bundle needs one at least, for the app's own test.")
     if out.exists() and not (force and _is_bundle(out)):
@@ -122,15 +127,6 @@ def make_bundle(file: str | Path, out: str | Path, *, data: str | Path | None = 
         shutil.rmtree(folder, ignore_errors=True)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return Bundle(out, size, partitions, effect, tuple(_notes(out, contract, options, effect)))
-
-
-def _beside(file: Path) -> tuple[Preprocessing, tuple[str, ...]]:
-    for kind in ("preprocessing.json", "labels.txt"):
-        if file.exists() and not sidecar(file, kind).exists():  # type: ignore[arg-type]
-            raise InputError(f"{file}: {sidecar(file, kind)} is missing. It is written beside the file by `mnv3 convert`, "  # type: ignore[arg-type]
-                             "and moves with it.")
-    read_tflite_bytes(file)
-    return Preprocessing.read(sidecar(file, "preprocessing.json")), read_labels(sidecar(file, "labels.txt"))
 
 
 def _is_bundle(folder: Path) -> bool:

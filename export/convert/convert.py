@@ -10,16 +10,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mnv3_tf.artefacts.card import fingerprint, make_card
+from mnv3_tf.artefacts.card import fingerprint, write_beside
+from mnv3_tf.artefacts.open import open_artefact
 from mnv3_tf.artefacts.run_folder import RunFolder
-from mnv3_tf.data import Preprocessing, write_labels
+from mnv3_tf.data import Preprocessing
 from mnv3_tf.errors import GateError, InputError, KitError
 from mnv3_tf.export.convert.placement import place
-from mnv3_tf.export.evaluate.classifier import contract_and_labels
-from mnv3_tf.files import read_json, write_bytes, write_json
+from mnv3_tf.files import read_json, write_bytes
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges
-from mnv3_tf.quantization.fold import trace
-from mnv3_tf.quantization.graph import FoldedGraph, leave_float, load_graph
+from mnv3_tf.quantization.graph import FoldedGraph, leave_float
 from mnv3_tf.quantization.integer_network import QuantizedNetwork
 from mnv3_tf.quantization.lowering import FORMER_LOWERINGS, LoweredGraph, Lowering, lower
 from mnv3_tf.tflite.file import (
@@ -30,7 +29,6 @@ from mnv3_tf.tflite.file import (
     has_dynamic_shapes,
     operator_dtype,
     parse_tflite,
-    sidecar,
 )
 from mnv3_tf.tflite.runtime import PIXEL_INPUT, LiteRTModel, captured_stderr
 
@@ -91,28 +89,12 @@ def open_source(path: str | Path) -> Source:
     Raises:
         InputError: it is neither, or its contract or labels are missing.
     """
-    path = Path(path)
-    if path.suffix == ".tflite":
+    if Path(path).suffix == ".tflite":
         raise InputError(f"{path}: is a .tflite file already. Give the run folder or .keras file that it was made from.")
-    if path.is_dir():
-        from mnv3_tf.artefacts.run_folder import open_run
-
-        run = open_run(path)
-        file = run.quantized if run.is_quantized else run.model
-    else:
-        run, file = RunFolder(path.parent), path
-        if not path.exists():
-            raise InputError(f"{path}: there is no such run folder or .keras file.")
-    if file.suffix == ".keras" and sidecar(file, "card.json").exists():
-        contract, labels = contract_and_labels(file)
-    else:
-        contract, labels = run.contract(), run.labels()
-    if run.is_quantized and file == run.quantized:
-        graph, ranges = load_graph(file)
-        return Source(file, graph, ranges, contract, labels)
-    from mnv3_tf.network.keras_io import load_keras
-
-    return Source(file, trace(load_keras(file)), None, contract, labels)
+    artefact = open_artefact(path)
+    contract, labels = artefact.contract_and_labels()
+    graph, ranges = artefact.folded
+    return Source(artefact.weights, graph, ranges or None, contract, labels)
 
 
 def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io | None = None,
@@ -149,17 +131,13 @@ def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io 
     _gate(out, content, model, format, lowering, source)
     warnings = _warnings(source, model, format)
     write_bytes(out, content)
-    source.contract.save(sidecar(out, "preprocessing.json"))
-    write_labels(sidecar(out, "labels.txt"), source.labels)
-    own = (out, sidecar(out, "labels.txt"), sidecar(out, "preprocessing.json"))
-    write_json(sidecar(out, "card.json"), make_card(
-        out.parent, own, kind="tflite", format=format, io=io, lowering=lowering, parent=source.path, file=fingerprint(out),
-        preprocessing=source.contract.fingerprint(), classes=list(source.labels),
-        float_blocks=list(source.graph.float_blocks) if format == "int8" else [], partitions=model.partitions,
-        form={"split_stem": source.graph.split_stem,
-              "channel_sizes": {name: [float(size) for size in sizes] for name, sizes in source.graph.channel_sizes.items()}},
+    write_beside(
+        out, source.labels, source.contract, kind="tflite", format=format, io=io, lowering=lowering, parent=source.path,
+        file=fingerprint(out), preprocessing=source.contract.fingerprint(), classes=source.labels,
+        float_blocks=source.graph.float_blocks if format == "int8" else (), partitions=model.partitions,
+        form={"split_stem": source.graph.split_stem, "channel_sizes": source.graph.channel_sizes},
         input=_tensor_facts(model.input_dtype, model.input_quantization),
-        output=_tensor_facts(model.output_dtype, model.output_quantization)))
+        output=_tensor_facts(model.output_dtype, model.output_quantization))
     return Converted(out, len(content), format, io, lowering, model.partitions, model.undelegated_operators, warnings)
 
 

@@ -4,38 +4,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mnv3_tf.artefacts.card import read_card
-from mnv3_tf.artefacts.run_folder import RunFolder, open_run
+from mnv3_tf.artefacts.open import Artefact, open_artefact
 from mnv3_tf.config import differences
-from mnv3_tf.data import Preprocessing, read_labels
-from mnv3_tf.errors import InputError
 from mnv3_tf.export.diff.files import compare_files
-from mnv3_tf.export.diff.result import Artefact, Differences, Kind
+from mnv3_tf.export.diff.result import Differences
 from mnv3_tf.files import plain, sha256
 from mnv3_tf.quantization.lowering import FORMER_LOWERINGS
-from mnv3_tf.tflite.file import sidecar
-
-
-def open_artefact(path: str | Path) -> Artefact:
-    """A run folder, `.keras` or `.tflite` file, with what lies beside it.
-
-    Raises:
-        InputError: it is not one of these, or what lies beside it is damaged.
-    """
-    path = Path(path)
-    if path.is_dir():
-        run = open_run(path)
-        kind: Kind = "quantized run" if run.is_quantized else "float run"
-        return _beside_run(path, kind, run.quantized if run.is_quantized else run.model, run)
-    if not path.exists():
-        raise InputError(f"{path}: there is no such run folder or file.")
-    if path.suffix == ".keras":
-        return _beside_run(path, ".keras file", path, RunFolder(path.parent))
-    if path.suffix != ".tflite":
-        raise InputError(f"{path}: is not a run folder, .keras or .tflite file; only these can be compared.")
-    labels, contract = sidecar(path, "labels.txt"), sidecar(path, "preprocessing.json")
-    return Artefact(path, ".tflite file", path, _card(path), _read(labels, read_labels),
-                    _read(contract, Preprocessing.read), None)
 
 
 def compare(a: str | Path, b: str | Path) -> Differences:
@@ -53,26 +27,21 @@ def compare(a: str | Path, b: str | Path) -> Differences:
     _both(found, "preprocessing", found.a.contract, found.b.contract,
           lambda old, new: _changed_keys(plain(old), plain(new)))
     _parentage(found)
-    if found.a.is_tflite and found.b.is_tflite:
+    files = [side for side in (found.a, found.b) if side.form == "tflite"]
+    if len(files) == 2:
         compare_files(found)
-    elif found.a.is_tflite or found.b.is_tflite:
+    elif files:
         found.not_compared.append("weights, because a .tflite file holds them in another form; `mnv3 verify` compares the "
                                   "answers")
     else:
         _compare_runs(found)
-    _both(found, "library versions", found.a.card.get("versions"), found.b.card.get("versions"), _changed_keys)
+    _both(found, "library versions", _card(found.a).get("versions"), _card(found.b).get("versions"), _changed_keys)
     return found
 
 
-def _beside_run(path: Path, kind: Kind, weights: Path, run: RunFolder) -> Artefact:
-    config = run.path / "config.yaml"
-    return Artefact(path, kind, weights, _card(weights), _read(run.path / "labels.txt", read_labels),
-                    _read(run.path / "preprocessing.json", Preprocessing.read), run.config() if config.exists() else None)
-
-
-def _card(artefact: Path) -> dict[str, Any]:
+def _card(artefact: Artefact) -> dict[str, Any]:
     """An artefact's card without what is not as it should be; empty where there is none."""
-    card = dict(read_card(artefact) or {})
+    card = dict(artefact.card)
     if card.get("lowering") in FORMER_LOWERINGS:
         card["lowering"] = FORMER_LOWERINGS[card["lowering"]]
     for key in ("metrics", "data", "calibration", "versions", "seeds"):
@@ -83,10 +52,6 @@ def _card(artefact: Path) -> dict[str, Any]:
             card[key] = {split: facts for split, facts in card[key].items()
                          if isinstance(facts, Mapping) and all(name in facts for name in needed)}
     return card
-
-
-def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
-    return reader(path) if path.exists() else None
 
 
 def _both(found: Differences, subject: str, a: Any, b: Any, compare_them: Callable[[Any, Any], Iterable[str]]) -> None:
@@ -102,7 +67,7 @@ def _compare_kinds(found: Differences) -> None:
     a, b = found.a, found.b
     sentences = [f"A is a {a.kind}, B is a {b.kind}"] if a.kind != b.kind else []
     for key in ("method", "format", "io", "lowering", "float_blocks"):
-        old, new = a.card.get(key), b.card.get(key)
+        old, new = _card(a).get(key), _card(b).get(key)
         if a.kind == b.kind and old != new:
             sentences.append(f"{key.replace('_', ' ')}: {_text(old)} -> {_text(new)}")
     found.add("kind", sentences)
@@ -132,8 +97,8 @@ def _text(value: Any) -> str:
 
 def _ancestry(artefact: Artefact) -> list[tuple[str, str, str]]:
     """(SHA-256 of the weights, how the artefact was made from it, its name), from the artefact upwards."""
-    card = artefact.card
-    verb = "was converted from" if artefact.is_tflite else "was quantized from"
+    card = _card(artefact)
+    verb = "was converted from" if artefact.form == "tflite" else "was quantized from"
     line = [(sha256(artefact.weights), "is", str(artefact.path))]
     steps = [(card.get("quantized_parent"), "was made, with blocks left float, from"), (card.get("parent"), verb)]
     above = card["parent"].get("parent") if isinstance(card.get("parent"), Mapping) else None
@@ -168,10 +133,10 @@ def _compare_runs(found: Differences) -> None:
     """What only runs and `.keras` files have: scores, pictures, networks and settings."""
     from mnv3_tf.export.diff.networks import compare_networks
 
-    a, b = found.a.card, found.b.card
+    a, b = _card(found.a), _card(found.b)
     _both(found, "metrics", a.get("metrics"), b.get("metrics"), lambda old, new: _metrics(old, new, _data(a), _data(b)))
     _both(found, "pictures", a.get("data"), b.get("data"), _pictures)
-    if found.a.kind == found.b.kind == "quantized run":
+    if found.a.form == found.b.form == "quantized":
         _both(found, "calibration pictures", a.get("calibration"), b.get("calibration"),
               lambda old, new: _pictures({"calibration": old}, {"calibration": new}))
     compare_networks(found)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mnv3_tf.export.diff.result import Differences
+from mnv3_tf.export.diff.result import Differences, ranked
 from mnv3_tf.tflite.file import (
     CONVERSIONS,
     TensorInfo,
@@ -68,8 +68,7 @@ def scales(pairs: list[tuple[TensorInfo, TensorInfo]]) -> list[str]:
         elif (a.scales, a.zero_points) != (b.scales, b.zero_points):
             change = max(abs(y - x) / max(abs(x), 1e-30) for x, y in zip(a.scales, b.scales, strict=True))
             rows.append((change, f"{_name(a)}: {_scale_text(a, b, change)}"))
-    rows.sort(key=lambda row: -row[0])
-    return ([f"{len(rows)} of {len(both)} quantized tensors differ"] if rows else []) + [text for _, text in rows]
+    return ranked(rows, f"{len(rows)} of {len(both)} quantized tensors differ")
 
 
 def constants(pairs: list[tuple[TensorInfo, TensorInfo]], old: tuple[bytes, ...], new: tuple[bytes, ...]) -> list[str]:
@@ -84,8 +83,7 @@ def constants(pairs: list[tuple[TensorInfo, TensorInfo]], old: tuple[bytes, ...]
             rows.append((2.0, f"{_name(a)}: {len(before)} -> {len(after)} bytes"))
         elif (share := float((before != after).mean())) > 0:
             rows.append((share, f"{_name(a)} ({a.dtype} {_shape(a)}): {share:.2%} of its bytes differ"))
-    rows.sort(key=lambda row: -row[0])
-    return ([f"{len(rows)} of {len(both)} constants differ"] if rows else []) + [text for _, text in rows]
+    return ranked(rows, f"{len(rows)} of {len(both)} constants differ")
 
 
 def _ends(old: TfliteFile, new: TfliteFile) -> Iterator[str]:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mnv3_tf.export.diff.result import Artefact, Differences
+from mnv3_tf.artefacts.open import Artefact
+from mnv3_tf.export.diff.result import Differences, ranked
 from mnv3_tf.network.layer_names import block_of, display_name
 from mnv3_tf.quantization.cross_layer_equalization import like
 from mnv3_tf.quantization.fake_quantized import Ranges
-from mnv3_tf.quantization.fold import trace
-from mnv3_tf.quantization.graph import FoldedGraph, load_graph
+from mnv3_tf.quantization.graph import FoldedGraph
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ def compare_networks(found: Differences) -> None:
     Two float networks are compared as Keras has them; otherwise both folded (BatchNorm in the convolutions).
     """
     sides = (found.a, found.b)
-    quantized = [side.kind == "quantized run" for side in sides]
+    quantized = [side.form == "quantized" for side in sides]
     if any(quantized):
-        (old_graph, old_ranges), (new_graph, new_ranges) = (_folded(side) for side in sides)
+        (old_graph, old_ranges), (new_graph, new_ranges) = (side.folded for side in sides)
         # A float network in the form that the quantized one has, or every rescaled layer would differ.
         if not quantized[0]:
             old_graph = like(old_graph, new_graph.channel_sizes, split_stem=new_graph.split_stem) or old_graph
@@ -84,12 +84,8 @@ def weights(old: Network, new: Network) -> list[str]:
         if parts:
             said = ", ".join(f"{key} {_percent(part)}" for key, part in parts.items())
             changed.append((_distance(before, after), f"{name}: {said}"))
-    if not changed:
-        return []
-    changed.sort(key=lambda row: -row[0])
-    rest = len(pairs) - len(changed)
-    return [f"{len(changed)} of {len(pairs)} layers differ, {rest} are equal bit for bit; in percent of their size, by root mean "
-            "square:", *(text for _, text in changed)]
+    return ranked(changed, f"{len(changed)} of {len(pairs)} layers differ, {len(pairs) - len(changed)} are equal bit for bit; in "
+                  "percent of their size, by root mean square:")
 
 
 def ranges(old: Ranges, new: Ranges) -> list[str]:
@@ -102,10 +98,7 @@ def ranges(old: Ranges, new: Ranges) -> list[str]:
             change = max(abs(new[name][0] - low), abs(new[name][1] - high)) / max(high - low, 1e-12)
             moved.append((change, f"{display_name(name)}: {low:.4g}..{high:.4g} -> {new[name][0]:.4g}..{new[name][1]:.4g} "
                                   f"({_percent(change)} of its span)"))
-    moved.sort(key=lambda row: -row[0])
-    if moved:
-        sentences.append(f"{len(moved)} of {len([name for name in old if name in new])} ranges differ")
-    return sentences + [text for _, text in moved]
+    return sentences + ranked(moved, f"{len(moved)} of {len(old.keys() & new.keys())} ranges differ")
 
 
 def relative_distance(old: np.ndarray, new: np.ndarray) -> float:
@@ -135,22 +128,13 @@ def _percent(share: float) -> str:
 
 
 def _of_keras(side: Artefact) -> Network:
-    from mnv3_tf.network.keras_io import load_keras
     from mnv3_tf.network.profile import profile
 
-    model = load_keras(side.weights)
+    model = side.model
     return {row.name: Layer(f"{row.kind}, output {'x'.join(map(str, row.output))}",
                             {variable.name: np.asarray(value) for variable, value in zip(layer.weights, layer.get_weights(),
                                                                                          strict=True)})
             for row, layer in zip(profile(model), model.layers, strict=True)}
-
-
-def _folded(side: Artefact) -> tuple[FoldedGraph, Ranges]:
-    if side.kind == "quantized run":
-        return load_graph(side.weights)
-    from mnv3_tf.network.keras_io import load_keras
-
-    return trace(load_keras(side.weights)), {}
 
 
 def _of_graph(graph: FoldedGraph) -> Network:

@@ -1,44 +1,20 @@
 """What a comparison of two artefacts finds, in words."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from mnv3_tf.config import Config
-from mnv3_tf.data import Preprocessing
+from mnv3_tf.artefacts.open import Artefact
 from mnv3_tf.files import plain
-
-Kind = Literal["float run", "quantized run", ".keras file", ".tflite file"]
 
 # Sentences of a group that are shown; all of them are kept.
 SHOWN = 10
 
 
-@dataclass(frozen=True)
-class Artefact:
-    """One side of a comparison; what is not there is None.
-
-    Attributes:
-        path: as it was given.
-        kind: of artefact.
-        weights: the file that holds them.
-        card: empty where there is none.
-        labels, contract, config: what lies in the run folder, or beside the file.
-    """
-
-    path: Path
-    kind: Kind
-    weights: Path
-    card: Mapping[str, Any]
-    labels: tuple[str, ...] | None
-    contract: Preprocessing | None
-    config: Config | None
-
-    @property
-    def is_tflite(self) -> bool:
-        """Whether this is a `.tflite` file."""
-        return self.kind == ".tflite file"
+def ranked(rows: Iterable[tuple[float, str]], head: str) -> list[str]:
+    """Sentences about what differs by how much, the largest difference first, below a heading; nothing without any."""
+    sentences = [text for _, text in sorted(rows, key=lambda row: -row[0])]
+    return [head, *sentences] if sentences else []
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv3_tf.data import Preprocessing, read_labels
+from mnv3_tf.artefacts.open import open_artefact
+from mnv3_tf.data import Preprocessing
 from mnv3_tf.data.batches import EVALUATION_BATCH
 from mnv3_tf.errors import InputError
 
@@ -47,67 +48,13 @@ def open_classifier(path: str | Path, *, threads: int = 1) -> Classifier:
     Raises:
         InputError: not found, of no known kind, or without its contract or labels.
     """
-    path = Path(path)
-    if path.is_dir():
-        from mnv3_tf.artefacts.run_folder import open_run
-
-        run = open_run(path)
-        if run.is_quantized:
-            return _checked(path, "quantized", run.contract(), run.labels(), _quantized(run.quantized))
-        return _checked(path, "keras", run.contract(), run.labels(), _keras(run.model))
-    if not path.exists():
-        raise InputError(f"{path}: there is no such run folder or file.")
-    if path.suffix == ".keras":
-        make: Callable[[Path], Callable[[np.ndarray], np.ndarray]] = _keras
-    elif path.suffix == ".tflite":
-        make = lambda file: _tflite(file, threads)  # noqa: E731
-    else:
-        raise InputError(f"{path}: is not a model. Give a run folder, a .keras file or a .tflite file.")
-    return _checked(path, path.suffix[1:], *contract_and_labels(path), make(path))
-
-
-def contract_and_labels(path: Path) -> tuple[Preprocessing, tuple[str, ...]]:
-    """What lies beside a `.keras` or `.tflite` file: its preprocessing contract and class names.
-
-    Raises:
-        InputError: one of them is missing.
-    """
-    own = f"{path.stem}." if path.suffix == ".tflite" or path.with_name(f"{path.stem}.card.json").exists() else ""
-    contract, labels = path.with_name(f"{own}preprocessing.json"), path.with_name(f"{own}labels.txt")
-    for file, what in ((contract, "preprocessing contract"), (labels, "class names")):
-        if not file.exists():
-            raise InputError(f"{path}: its {what} is missing; {file} was expected. It is written beside the model, and "
-                             "moves with it.")
-    return Preprocessing.read(contract), read_labels(labels)
-
-
-def _keras(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    from mnv3_tf.network.keras_io import batch_logits, load_keras
-
-    model = load_keras(path)
-    last = getattr(getattr(model.layers[-1], "activation", None), "__name__", "linear")
-    if last != "linear":
-        raise InputError(f"{path}: ends in {last}; a model that ends in logits is needed "
-                         "(classifier_activation=None).")
-    return lambda pixels: batch_logits(model, pixels)
-
-
-def _quantized(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    from mnv3_tf.quantization.graph import load_graph
-    from mnv3_tf.quantization.integer_network import QuantizedNetwork
-
-    return QuantizedNetwork.of(*load_graph(path)).logits
-
-
-def _tflite(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
-    from mnv3_tf.tflite.runtime import LiteRTModel
-
-    return LiteRTModel(path, threads=threads).predict
-
-
-def _checked(path: Path, kind: str, contract: Preprocessing, labels: tuple[str, ...],
-             forward: Callable[[np.ndarray], np.ndarray]) -> Classifier:
-    """Refuses a model whose outputs and labels differ in number, or that does not take the contract's size."""
+    artefact = open_artefact(path)
+    contract, labels = artefact.contract_and_labels()
+    forward, _ = artefact.answers(threads)
+    last = getattr(artefact.model.layers[-1], "activation", None) if artefact.form == "keras" else None
+    name = getattr(last, "__name__", "linear")
+    if name != "linear":
+        raise InputError(f"{path}: ends in {name}; a model that ends in logits is needed (classifier_activation=None).")
     probe = np.zeros((1, contract.height, contract.width, 3), np.uint8)
     try:
         classes = forward(probe).shape[1]
@@ -117,4 +64,4 @@ def _checked(path: Path, kind: str, contract: Preprocessing, labels: tuple[str, 
                          f"({reason}).") from error
     if classes != len(labels):
         raise InputError(f"{path}: has {classes} outputs, but its labels.txt names {len(labels)} classes.")
-    return Classifier(path, kind, contract, labels, forward)
+    return Classifier(artefact.path, artefact.form, contract, labels, forward)

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from mnv3_tf.artefacts.card import read_card
+from mnv3_tf.artefacts.card import read_card, sidecar
 from mnv3_tf.artefacts.card_check import CardRemark, check_cards, check_metrics
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.convert.convert import sidecar
 from mnv3_tf.export.verify import findings as checks
 from mnv3_tf.export.verify.chain import Chain
 from mnv3_tf.export.verify.findings import Finding
@@ -31,7 +30,7 @@ def claim_findings(chain: Chain, calibration: dict[str, Any] | None, rungs: tupl
         split, fingerprint: of the pictures that they were measured on.
     """
     rung = _own_rung(chain)
-    labels_file = str(sidecar(chain.tflite, "labels.txt") if chain.tflite else chain.subject / "labels.txt")
+    labels_file = str(sidecar(chain.subject, "labels.txt"))
     found = checks.label_findings(chain.labels, chain.own_labels, rung, labels_file)
     if chain.own_contract is not None and chain.own_contract != chain.contract:
         ours, theirs = plain(chain.own_contract), plain(chain.contract)

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mnv3_tf.artefacts.card import find_parent
+from mnv3_tf.artefacts.open import open_artefact
 from mnv3_tf.artefacts.run_folder import RunFolder, open_run
-from mnv3_tf.data import Preprocessing, read_labels
+from mnv3_tf.data import Preprocessing
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.verify.stages import QUANTIZED
 from mnv3_tf.quantization.fake_quantized import Ranges
@@ -50,47 +52,31 @@ def open_chain(subject: str | Path, *, against: str | Path | None = None, quanti
     Raises:
         InputError: the subject is of another kind, or the float run cannot be found.
     """
-    subject = Path(subject)
-    if subject.suffix == ".tflite" and not subject.is_dir():
-        return _chain_of_file(subject, against, quantized)
-    run = open_run(subject)
-    if not run.is_quantized:
-        raise InputError(f"{subject}: is a float run. Give a quantized run (mnv3 quantize {subject} --data PATH --out QRUN) or "
-                         "a .tflite file.")
-    if quantized is not None:
-        raise InputError(f"{subject}: is a quantized run itself; --quantized goes with a .tflite file.")
-    return _chain(subject, _float_run(subject, run, against), run, None, run.contract(), run.labels(), {})
-
-
-def _chain_of_file(file: Path, against: str | Path | None, quantized: str | Path | None) -> Chain:
-    from mnv3_tf.export.convert.convert import sidecar
-
-    if not file.exists():
-        raise InputError(f"{file}: there is no such file.")
+    own = open_artefact(subject)
+    subject = own.run.path if own.form == "quantized" else own.path
     missing: dict[str, str] = {}
-    parent, why = (open_run(quantized), "") if quantized is not None else _parent_run(file)
-    run = parent if parent is not None and parent.is_quantized else None
-    if parent is not None and run is None and against is None:
-        against = parent.path
-    if run is None:
-        missing[QUANTIZED] = why or "the file was converted from a float model"
-    contract, labels = sidecar(file, "preprocessing.json"), sidecar(file, "labels.txt")
-    return _chain(file, _float_run(file, run, against, why), run, file,
-                  Preprocessing.read(contract) if contract.exists() else None,
-                  read_labels(labels) if labels.exists() else None, missing)
-
-
-def _chain(subject: Path, float_run: RunFolder, run: RunFolder | None, tflite: Path | None,
-           contract: Preprocessing | None, labels: tuple[str, ...] | None, missing: dict[str, str]) -> Chain:
+    run: RunFolder | None = own.run
+    why = ""
+    if own.form == "tflite":
+        parent, why = (open_run(quantized), "") if quantized is not None else _parent_run(subject)
+        run = parent if parent is not None and parent.is_quantized else None
+        if parent is not None and run is None and against is None:
+            against = parent.path
+        if run is None:
+            missing[QUANTIZED] = why or "the file was converted from a float model"
+    elif own.form != "quantized":
+        raise InputError(f"{subject}: is a {own.kind}. Give a quantized run (mnv3 quantize {subject} --data PATH --out QRUN) or "
+                         "a .tflite file.")
+    elif quantized is not None:
+        raise InputError(f"{subject}: is a quantized run itself; --quantized goes with a .tflite file.")
+    float_run = _float_run(subject, run, against, why)
     graph, ranges = load_graph(run.quantized) if run is not None else (None, None)
-    return Chain(subject, float_run, run, graph, ranges, tflite, float_run.contract(), float_run.labels(), contract, labels,
-                 missing)
+    return Chain(subject, float_run, run, graph, ranges, subject if own.form == "tflite" else None, float_run.contract(),
+                 float_run.labels(), own.contract, own.labels, missing)
 
 
 def _parent_run(artefact: Path) -> tuple[RunFolder | None, str]:
     """The run that an artefact was made from, or why it cannot be found."""
-    from mnv3_tf.artefacts.card import find_parent
-
     try:
         found = find_parent(artefact)
     except InputError as error:
@@ -100,7 +86,7 @@ def _parent_run(artefact: Path) -> tuple[RunFolder | None, str]:
     return RunFolder(found if found.is_dir() else found.parent), ""
 
 
-def _float_run(subject: Path, run: RunFolder | None, against: str | Path | None, why: str = "") -> RunFolder:
+def _float_run(subject: Path, run: RunFolder | None, against: str | Path | None, why: str) -> RunFolder:
     if against is not None:
         found = open_run(against)
     else:

@@ -20,58 +20,60 @@ adds ``calibration`` (the same for the pictures that calibrated it); a `.tflite`
 ``mean`` and ``std`` of the input, ``class_count`` and ``include_top``.
 """
 
+import contextlib
 import os
 import platform
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from mnv3_tf.data import PictureDataset, ScanReport
+from mnv3_tf.data import PictureDataset, Preprocessing, ScanReport, write_labels
 from mnv3_tf.errors import InputError
-from mnv3_tf.files import read_json, sha256
+from mnv3_tf.files import read_json, sha256, write_json
 from mnv3_tf.machine import cpu_model
 
 CARD_FORMAT = 1
+Sidecar = Literal["preprocessing.json", "labels.txt", "config.yaml", "card.json"]
 # The entries of a card that name other artefacts: what it was made from, and, for a run made from two, the second.
 PARENTS = ("parent", "quantized_parent")
 # Weights that lie in a run folder: such a parent is the folder.
-_RUN_WEIGHTS = ("model.keras", "quantized.npz")
-_PACKAGES = ("tensorflow", "keras", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert", "jax", "numpy", "Pillow")
+RUN_WEIGHTS = ("model.keras", "quantized.npz")
+_PACKAGES = ("mnv3-tf", "tensorflow", "keras", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert", "jax", "numpy",
+             "Pillow")
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """One place where a parent was looked for.
+class Search(NamedTuple):
+    """Where a parent was looked for.
 
     Attributes:
-        file: the weights that should be there.
-        how: "absolute path" or "relative path".
-        found: the SHA-256 of what is there; None where there is no such file.
-        fits: it is the one that the card names.
+        file: the weights that the card names; None where they are in none of the places that it names.
+        tried: these places in words, with what is there instead.
+        replaced: another file of that name is there.
     """
 
-    file: Path
-    how: str
-    found: str | None
-    fits: bool
-
-    def __str__(self) -> str:
-        state = "there is no such file" if self.found is None else f"holds another file (SHA-256 {self.found[:12]}...)"
-        return f"{self.file} ({self.how}): {'fits' if self.fits else state}"
+    file: Path | None
+    tried: str
+    replaced: bool
 
 
-def card_path(artefact: str | Path) -> Path:
-    """Where the card of a run folder, of a file in one, of a `.tflite` file or of an imported `.keras` file lies."""
+def stands_alone(artefact: Path) -> bool:
+    """Whether it belongs to no run, so that what lies beside it is called after it: a `.tflite`, or an imported `.keras` file."""
+    if artefact.suffix == ".keras" and not artefact.is_dir():
+        return artefact.with_name(f"{artefact.stem}.card.json").exists()
+    return artefact.suffix == ".tflite" and not artefact.is_dir()
+
+
+def sidecar(artefact: str | Path, kind: Sidecar) -> Path:
+    """Where the card, the class names or the preprocessing contract of an artefact lie.
+
+    ``m.card.json`` beside a file that stands alone; ``run.json`` (and ``labels.txt``, ``preprocessing.json``) in a run folder.
+    """
     artefact = Path(artefact)
-    if artefact.is_dir():
-        return artefact / "run.json"
-    own = artefact.with_name(f"{artefact.stem}.card.json")
-    if artefact.suffix == ".tflite" or (artefact.suffix == ".keras" and own.exists()):
-        return own
-    return artefact.with_name("run.json")
+    if stands_alone(artefact):
+        return artefact.with_name(f"{artefact.stem}.{kind}")
+    return folder_of(artefact) / ("run.json" if kind == "card.json" else kind)
 
 
 def read_card(artefact: str | Path) -> dict[str, Any] | None:
@@ -81,9 +83,8 @@ def read_card(artefact: str | Path) -> dict[str, Any] | None:
         InputError: the card cannot be read, or is not a JSON object.
     """
     artefact = Path(artefact)
-    path = card_path(artefact)
-    known = artefact.is_dir() or artefact.name in _RUN_WEIGHTS or path.name == f"{artefact.stem}.card.json"
-    if not known or not path.exists():
+    path = sidecar(artefact, "card.json")
+    if not path.exists() or not (artefact.is_dir() or artefact.name in RUN_WEIGHTS or stands_alone(artefact)):
         return None
     card = read_json(path)
     if not isinstance(card, dict):
@@ -106,6 +107,28 @@ def make_card(folder: Path, files: Iterable[Path], **facts: Any) -> dict[str, An
             "parent": None, **entries, "versions": library_versions(), "machine": machine()}
 
 
+def write_beside(file: Path, labels: Sequence[str] | None, contract: Preprocessing | None, /, **facts: Any) -> None:
+    """Writes ``m.labels.txt``, ``m.preprocessing.json`` and ``m.card.json`` beside ``m.tflite`` or ``m.keras``.
+
+    What is not known is not left there either.
+
+    Args:
+        file: written already.
+        labels, contract: class names and preprocessing; None where they are not known.
+        facts: for :func:`make_card`.
+    """
+    names, rule, card = (file.with_name(f"{file.stem}.{kind}") for kind in ("labels.txt", "preprocessing.json", "card.json"))
+    if labels:
+        write_labels(names, labels)
+    else:
+        names.unlink(missing_ok=True)
+    if contract:
+        contract.save(rule)
+    else:
+        rule.unlink(missing_ok=True)
+    write_json(card, make_card(file.parent, [own for own in (file, names, rule) if own.exists()], **facts))
+
+
 def data_facts(dataset: PictureDataset, report: ScanReport) -> dict[str, dict[str, Any]]:
     """What a card says about the pictures of a scanned and cleaned dataset: split -> fingerprint and number."""
     return {split: {"fingerprint": report.fingerprints[split], "pictures": len(samples)}
@@ -122,37 +145,35 @@ def parent_entry(weights: Path, folder: Path) -> dict[str, Any]:
     entry = {"kind": card.get("kind"), **_place(weights.parent, folder), **fingerprint(weights)}
     above = card.get("parent")
     if isinstance(above, Mapping) and isinstance(above.get("file"), str):
-        found = next((attempt.file.parent for attempt in look_for(above, weights.parent) if attempt.fits), None)
-        run = found or above.get("run")
+        file = look_for(above, weights.parent).file
+        run = file.parent if file else above.get("run")
         entry["parent"] = {"kind": above.get("kind"), **(_place(Path(run), folder) if run else {}),
                            "file": above["file"], "sha256": above.get("sha256")}
     return entry
 
 
-def look_for(entry: Mapping[str, Any], folder: Path) -> tuple[Attempt, ...]:
-    """Looks for the weights that a parent's entry names, until they are found.
+def look_for(entry: Mapping[str, Any], folder: Path) -> Search:
+    """Looks for the weights that a parent's entry names.
 
     Args:
         entry: of the card.
         folder: that the card's artefact lies in.
-
-    Returns:
-        Every place that was looked at; the last one fits, or none does.
     """
-    name, wanted = str(entry.get("file")), entry.get("sha256")
-    places = []
+    places = {}
     if isinstance(entry.get("run"), str):
-        places.append(("absolute path", Path(entry["run"])))
+        places["absolute path"] = Path(entry["run"])
     if isinstance(entry.get("relative"), str):
-        places.append(("relative path", Path(os.path.normpath(folder.resolve() / PurePosixPath(entry["relative"])))))
-    attempts = []
-    for how, place in places:
-        file = place / name
+        places["relative path"] = Path(os.path.normpath(folder.resolve() / PurePosixPath(entry["relative"])))
+    tried, replaced = [], False
+    for how, place in places.items():
+        file = place / str(entry.get("file"))
         found = sha256(file) if file.is_file() else None
-        attempts.append(Attempt(file, how, found, found is not None and found == wanted))
-        if attempts[-1].fits:
-            break
-    return tuple(attempts)
+        if found is not None and found == entry.get("sha256"):
+            return Search(file, "", False)
+        replaced = replaced or found is not None
+        state = "there is no such file" if found is None else f"holds another file (SHA-256 {found[:12]}...)"
+        tried.append(f"{file} ({how}): {state}")
+    return Search(None, "; ".join(tried), replaced)
 
 
 def find_parent(artefact: str | Path) -> Path | None:
@@ -199,8 +220,10 @@ def find_float_run(artefact: str | Path) -> Path | None:
 
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that decide the numbers, of those installed."""
-    versions = {"python": platform.python_version(), "mnv3-tf": _version("mnv3-tf") or "source"}
-    versions.update({name: version for name in _PACKAGES if (version := _version(name))})
+    versions = {"python": platform.python_version(), "mnv3-tf": "source"}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
     return versions
 
 
@@ -221,12 +244,11 @@ def folder_of(artefact: Path) -> Path:
 
 def _find(entry: Any, artefact: Path) -> Path:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("file"), str):
-        raise InputError(f"{card_path(artefact)}: its entry about the parent is damaged. Make {artefact} again.")
-    attempts = look_for(entry, folder_of(artefact))
-    if attempts and attempts[-1].fits:
-        file = attempts[-1].file
-        return file.parent if file.name in _RUN_WEIGHTS else file
-    tried = "; ".join(map(str, attempts)) or "nothing, because the card does not say where it was"
+        raise InputError(f"{sidecar(artefact, 'card.json')}: its entry about the parent is damaged. Make {artefact} again.")
+    found = look_for(entry, folder_of(artefact))
+    if found.file is not None:
+        return found.file.parent if found.file.name in RUN_WEIGHTS else found.file
+    tried = found.tried or "nothing, because the card does not say where it was"
     raise InputError(f"{artefact}: was made from {entry['file']} with SHA-256 {str(entry.get('sha256'))[:12]}..., which cannot "
                      f"be found. Tried: {tried}. Put that file back, or make {artefact.name} again from what is there.")
 
@@ -238,10 +260,3 @@ def _place(run: Path, folder: Path) -> dict[str, str]:
         return {"run": str(run), "relative": Path(os.path.relpath(run, folder)).as_posix()}
     except ValueError:
         return {"run": str(run)}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

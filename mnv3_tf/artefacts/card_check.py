@@ -1,6 +1,6 @@
 """Whether an artefact is still what its card says: everything that can be recomputed without running the network."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,21 +8,20 @@ from typing import Any, Literal
 from mnv3_tf.artefacts.card import (
     CARD_FORMAT,
     PARENTS,
-    Attempt,
-    card_path,
+    Sidecar,
     find_parent,
     folder_of,
     library_versions,
     look_for,
     machine,
     read_card,
+    sidecar,
 )
-from mnv3_tf.artefacts.run_folder import RunFolder
+from mnv3_tf.config import Config, load_config
 from mnv3_tf.data import Preprocessing, read_labels
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import plain, sha256
 from mnv3_tf.metrics import Scores
-from mnv3_tf.tflite.file import sidecar
 
 Severity = Literal["broken", "note"]
 
@@ -95,14 +94,13 @@ def check_metrics(card: Mapping[str, Any], split: str, scores: Scores, data_fing
     before = _mapping(_mapping(card.get("metrics")).get(split))
     data = _mapping(_mapping(card.get("data")).get(split)).get("fingerprint")
     if not isinstance(before.get("top1"), (int, float)):
-        return (CardRemark("note", subject, "the card holds none, so there is nothing to compare with"),)
+        return (_note(subject, "the card holds none, so there is nothing to compare with"),)
     if data is None:
-        return (CardRemark("note", subject, "the card does not say which pictures were scored, so nothing can be compared; "
-                           "an older version wrote it, and making the artefact again writes them"),)
+        return (_note(subject, "the card does not say which pictures were scored, so nothing can be compared; an older "
+                      "version wrote it, and making the artefact again writes them"),)
     if data != data_fingerprint:
-        return (CardRemark("note", subject, f"the card's was measured on other pictures (fingerprint {_short(data)}, now "
-                           f"{_short(data_fingerprint)}), so the two cannot be compared; give the original pictures "
-                           "to compare"),)
+        return (_note(subject, f"the card's was measured on other pictures (fingerprint {_short(data)}, now "
+                      f"{_short(data_fingerprint)}), so the two cannot be compared; give the original pictures to compare"),)
     differing = abs(float(before["top1"]) - scores.top1) * scores.samples
     if differing <= _TOLERANCE:
         return ()
@@ -110,50 +108,50 @@ def check_metrics(card: Mapping[str, Any], split: str, scores: Scores, data_fing
             f"{max(1, round(differing))} of them got another answer")
     then, now = card.get("machine"), machine()
     if then == now:
-        return (CardRemark("broken", subject, f"{text}; this is the same kind of machine, so the weights, the preprocessing or "
-                           f"the libraries changed{_version_changes(card)}. Run `mnv3 verify` to find which"),)
+        changes = _version_changes(card)
+        return (_broken(subject, f"{text}; this is the same kind of machine, so the weights, the preprocessing or the "
+                        f"libraries changed{f' ({changes})' if changes else ''}. Run `mnv3 verify` to find which"),)
     where = _mapping(then).get("cpu", "an unnamed machine")
-    return (CardRemark("note", subject, f"{text}; the card's was measured on {where} and this is {now['cpu']}, and another CPU "
-                       "may round the last bit differently"),)
+    return (_note(subject, f"{text}; the card's was measured on {where} and this is {now['cpu']}, and another CPU may round "
+                  "the last bit differently"),)
 
 
 def _check_one(artefact: Path) -> list[CardRemark]:
-    file = card_path(artefact)
+    file = sidecar(artefact, "card.json")
     try:
         card = read_card(artefact)
     except InputError as error:
-        return [CardRemark("broken", str(file), f"the card cannot be read ({error}), so nothing can be checked; make the "
-                           "artefact again, or restore the card")]
+        return [_broken(file, f"the card cannot be read ({error}), so nothing can be checked; make the artefact again, or "
+                        "restore the card")]
     if card is None:
-        return [CardRemark("note", str(artefact), f"has no card ({file.name}), so what it is and what it was made from cannot be "
-                           "checked; copy the card along with it, or make it again")]
-    return [*_form(file, card), *_own_files(artefact, card), *_labels(artefact, card), *_contract(artefact, card),
-            *_configuration(artefact, card), *_parents(artefact, card), *_versions(file, card)]
+        return [_note(artefact, f"has no card ({file.name}), so what it is and what it was made from cannot be checked; copy "
+                      "the card along with it, or make it again")]
+    return [*_form(file, card), *_own_files(artefact, card), *_contents(artefact, card),
+            *_parents(artefact, card), *_versions(file, card)]
 
 
 def _form(file: Path, card: dict[str, Any]) -> Iterator[CardRemark]:
     number = card.get("card_format")
     if isinstance(number, int) and number > CARD_FORMAT:
-        yield CardRemark("note", str(file), f"the card has format {number} and this version knows {CARD_FORMAT}; a newer version "
-                         "wrote it, and what it added is not checked")
+        yield _note(file, f"the card has format {number} and this version knows {CARD_FORMAT}; a newer version wrote it, and "
+                    "what it added is not checked")
     kind = card.get("kind")
     expected = _FIELDS + (_RUN_FIELDS if kind != "tflite" else ()) + (_QUANTIZED_FIELDS if kind == "quantized run" else ())
     missing = [key for key in expected if key not in card]
     if missing:
-        yield CardRemark("note", str(file), f"the card does not hold {', '.join(missing)}, so these are not checked; an older "
-                         "version wrote it, and making the artefact again writes them")
+        yield _note(file, f"the card does not hold {', '.join(missing)}, so these are not checked; an older version wrote "
+                    "it, and making the artefact again writes them")
 
 
 def _own_files(artefact: Path, card: dict[str, Any]) -> Iterator[CardRemark]:
     for name, wanted in _files(artefact, card).items():
         file = folder_of(artefact) / name
         if not file.is_file():
-            yield CardRemark("broken", str(file), "the card names this file and it is gone; restore it, or make the artefact "
-                             "again")
-        elif (found := sha256(file)) != wanted and not (_is_labels(file) or _is_contract(file)):
-            yield CardRemark("broken", str(file), f"the card says SHA-256 {_short(wanted)}, the file has {_short(found)}: it was "
-                             "changed or replaced after it was written, and the scores in the card are not of it. Restore it, or "
-                             "make the artefact again")
+            yield _broken(file, "the card names this file and it is gone; restore it, or make the artefact again")
+        elif (found := sha256(file)) != wanted and not name.endswith(("labels.txt", "preprocessing.json")):
+            yield _broken(file, f"the card says SHA-256 {_short(wanted)}, the file has {_short(found)}: it was changed or "
+                          "replaced after it was written, and the scores in the card are not of it. Restore it, or make the "
+                          "artefact again")
 
 
 def _files(artefact: Path, card: dict[str, Any]) -> dict[str, Any]:
@@ -167,68 +165,51 @@ def _files(artefact: Path, card: dict[str, Any]) -> dict[str, Any]:
     return {artefact.stem + name.removeprefix(written): wanted for name, wanted in files.items()}
 
 
-def _labels(artefact: Path, card: dict[str, Any]) -> Iterator[CardRemark]:
-    """Names are compared, not bytes: a file with other line ends is a note."""
-    file, classes = _beside(artefact, "labels.txt"), card.get("classes")
-    if not file.is_file() or not isinstance(classes, list):
-        return
-    try:
-        names = list(read_labels(file))
-    except InputError as error:
-        yield CardRemark("broken", str(file), f"cannot be used: {error}")
-        return
-    if names == classes:
-        yield from _rewritten(file, _files(artefact, card), "class names")
-        return
+def _contents(artefact: Path, card: dict[str, Any]) -> Iterator[CardRemark]:
+    """Class names, preprocessing and settings: what they say is compared, not bytes; a file with other line ends is a note."""
+    readers: tuple[tuple[Sidecar, str, type, Callable[[Path], Any], Callable[[Any, Any], str], str], ...] = (
+        ("labels.txt", "classes", list, read_labels, _other_names, "class names"),
+        ("preprocessing.json", "preprocessing", object, Preprocessing.read, _other_contract, "fields"),
+        ("config.yaml", "config", dict, load_config, _other_settings, "settings"))
+    for kind, key, needed, read, difference, same in readers:
+        file, wanted = sidecar(artefact, kind), card.get(key)
+        if not file.is_file() or wanted is None or not isinstance(wanted, needed):
+            continue
+        try:
+            text = difference(wanted, read(file))
+        except InputError as error:
+            text = f"cannot be used: {error}"
+        if text:
+            yield _broken(file, text)
+        elif _files(artefact, card).get(file.name) not in (None, sha256(file)):
+            yield _note(file, f"has the {same} of the card and other bytes (blanks or line ends): harmless")
+
+
+def _other_names(classes: list[Any], names: tuple[str, ...]) -> str:
+    if list(names) == classes:
+        return ""
     if len(names) != len(classes):
         found = f"{len(classes)} class names, the file has {len(names)}"
     else:
         at = next(index for index, pair in enumerate(zip(classes, names, strict=True)) if pair[0] != pair[1])
         order = " (the same names in another order)" if sorted(names) == sorted(map(str, classes)) else ""
         found = f"output {at} is {classes[at]!r}, the file says {names[at]!r}{order}"
-    yield CardRemark("broken", str(file), f"the card says {found}: answers would be given the wrong names. Restore the file, or "
-                     "write the names in the card's order")
+    return (f"the card says {found}: answers would be given the wrong names. Restore the file, or write the names in the card's "
+            "order")
 
 
-def _contract(artefact: Path, card: dict[str, Any]) -> Iterator[CardRemark]:
-    """Fields are compared, not bytes."""
-    file, wanted = _beside(artefact, "preprocessing.json"), card.get("preprocessing")
-    if not file.is_file() or wanted is None:
-        return
-    try:
-        found = Preprocessing.read(file).fingerprint()
-    except InputError as error:
-        yield CardRemark("broken", str(file), f"cannot be used: {error}")
-        return
-    if found == wanted:
-        yield from _rewritten(file, _files(artefact, card), "fields")
-        return
-    yield CardRemark("broken", str(file), f"the card says the fingerprint {_short(wanted)}, the file has {_short(found)}: "
-                     "pictures would be prepared in another way than in training. Restore the file")
+def _other_contract(wanted: Any, contract: Preprocessing) -> str:
+    found = contract.fingerprint()
+    return "" if found == wanted else (f"the card says the fingerprint {_short(wanted)}, the file has {_short(found)}: pictures "
+                                       "would be prepared in another way than in training. Restore the file")
 
 
-def _rewritten(file: Path, files: dict[str, Any], same: str) -> Iterator[CardRemark]:
-    wanted = files.get(file.name)
-    if wanted is not None and sha256(file) != wanted:
-        yield CardRemark("note", str(file), f"has the {same} of the card and other bytes (blanks or line ends): harmless")
-
-
-def _configuration(artefact: Path, card: dict[str, Any]) -> Iterator[CardRemark]:
-    """The keys that both have: a newer version may know more."""
-    file, config = folder_of(artefact) / "config.yaml", card.get("config")
-    if card.get("kind") == "tflite" or not isinstance(config, dict) or not file.is_file():
-        return
-    try:
-        now = plain(RunFolder(folder_of(artefact)).config())
-    except InputError as error:
-        yield CardRemark("broken", str(file), f"cannot be used: {error}")
-        return
-    changed = [f"{section}.{key} is {_mapping(config.get(section))[key]}, the file says {value}"
-               for section, values in now.items() for key, value in values.items()
-               if key in _mapping(config.get(section)) and config[section][key] != value]
-    if changed:
-        yield CardRemark("broken", str(file), f"the card says {'; '.join(changed)}: the run was made with the card's settings. "
-                         "Restore the file")
+def _other_settings(wanted: dict[str, Any], config: Config) -> str:
+    """Only keys that both have: a newer version may know more."""
+    changed = [f"{section}.{key} is {_mapping(wanted.get(section))[key]}, the file says {value}"
+               for section, values in plain(config).items() for key, value in values.items()
+               if key in _mapping(wanted.get(section)) and wanted[section][key] != value]
+    return f"the card says {'; '.join(changed)}: the run was made with the card's settings. Restore the file" if changed else ""
 
 
 def _parents(artefact: Path, card: dict[str, Any]) -> Iterator[CardRemark]:
@@ -237,54 +218,42 @@ def _parents(artefact: Path, card: dict[str, Any]) -> Iterator[CardRemark]:
         if entry is None:
             continue
         if not isinstance(entry, Mapping) or not isinstance(entry.get("file"), str):
-            yield CardRemark("broken", str(card_path(artefact)), "the entry about the parent is damaged; make the artefact again")
+            yield _broken(sidecar(artefact, "card.json"), "the entry about the parent is damaged; make the artefact again")
             continue
-        attempts = look_for(entry, folder_of(artefact))
-        if not (attempts and attempts[-1].fits):
-            yield _missing_parent(artefact, entry, attempts)
-
-
-def _missing_parent(artefact: Path, entry: Mapping[str, Any], attempts: tuple[Attempt, ...]) -> CardRemark:
-    made_from = f"the card says it was made from {entry['file']} with SHA-256 {_short(entry.get('sha256'))}"
-    if not attempts:
-        return CardRemark("note", str(artefact), f"{made_from} but not where that was, so the parent is not checked; an older "
-                          "version wrote the card")
-    tried = "; ".join(map(str, attempts))
-    if any(attempt.found is not None for attempt in attempts):
-        return CardRemark("broken", str(artefact), f"{made_from}; {tried}: the parent was changed or made again afterwards, and "
-                          "the two do not belong together. Make this artefact again from it, or restore it")
-    return CardRemark("note", str(artefact), f"{made_from}; {tried}: the parent was moved alone or deleted, so it is not "
-                      "checked. Move both together, or put it back")
+        found = look_for(entry, folder_of(artefact))
+        if found.file is not None:
+            continue
+        made_from = f"the card says it was made from {entry['file']} with SHA-256 {_short(entry.get('sha256'))}"
+        if found.replaced:
+            yield _broken(artefact, f"{made_from}; {found.tried}: the parent was changed or made again afterwards, and the two "
+                          "do not belong together. Make this artefact again from it, or restore it")
+        elif found.tried:
+            yield _note(artefact, f"{made_from}; {found.tried}: the parent was moved alone or deleted, so it is not checked. "
+                        "Move both together, or put it back")
+        else:
+            yield _note(artefact, f"{made_from} but not where that was, so the parent is not checked; an older version wrote the "
+                        "card")
 
 
 def _versions(file: Path, card: dict[str, Any]) -> Iterator[CardRemark]:
-    changes = _version_list(card)
+    changes = _version_changes(card)
     if changes:
-        yield CardRemark("note", str(file), f"written with other versions than are installed now: {', '.join(changes)}; numbers "
-                         "may differ in the last digits")
-
-
-def _version_list(card: Mapping[str, Any]) -> list[str]:
-    now = library_versions()
-    return [f"{name} {version} (now {now.get(name, 'not installed')})"
-            for name, version in _mapping(card.get("versions")).items() if now.get(name) != version]
+        yield _note(file, f"written with other versions than are installed now: {changes}; numbers may differ in the last "
+                    "digits")
 
 
 def _version_changes(card: Mapping[str, Any]) -> str:
-    changes = _version_list(card)
-    return f" ({', '.join(changes)})" if changes else ""
+    now = library_versions()
+    return ", ".join(f"{name} {version} (now {now.get(name, 'not installed')})"
+                     for name, version in _mapping(card.get("versions")).items() if now.get(name) != version)
 
 
-def _beside(artefact: Path, kind: Literal["preprocessing.json", "labels.txt"]) -> Path:
-    return sidecar(artefact, kind) if artefact.suffix == ".tflite" and artefact.is_file() else folder_of(artefact) / kind
+def _broken(subject: str | Path, text: str) -> CardRemark:
+    return CardRemark("broken", str(subject), text)
 
 
-def _is_labels(file: Path) -> bool:
-    return file.name.endswith("labels.txt")
-
-
-def _is_contract(file: Path) -> bool:
-    return file.name.endswith("preprocessing.json")
+def _note(subject: str | Path, text: str) -> CardRemark:
+    return CardRemark("note", str(subject), text)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

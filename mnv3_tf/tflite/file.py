@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_bytes
@@ -142,11 +142,6 @@ def parse_tflite(content: bytes, *, name: str | Path = "model", subgraph: int = 
     return TfliteFile(path=str(name), size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest(),
                       inputs=inputs, outputs=outputs, tensors=tensors, operators=operators,
                       subgraph_count=len(model.subgraphs))
-
-
-def sidecar(tflite: Path, kind: Literal["preprocessing.json", "labels.txt", "card.json"]) -> Path:
-    """The file beside a `.tflite` that holds its contract, labels or card: ``m.tflite`` -> ``m.labels.txt``."""
-    return tflite.with_name(f"{tflite.stem}.{kind}")
 
 
 def constant_data(content: bytes) -> tuple[bytes, ...]:

@@ -14,10 +14,11 @@ import keras
 import numpy as np
 from PIL import Image
 
-from mnv3_tf.artefacts.card import read_card
+from mnv3_tf.artefacts.open import open_artefact
 from mnv3_tf.data.batches import EVALUATION_BATCH
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import sha256
+from mnv3_tf.machine import usable_cores
 
 # Probabilities are not taken to be smaller than this when their logarithm is asked for.
 _LEAST = 1e-7
@@ -111,35 +112,20 @@ class TeacherAnswers:
 
 
 def open_teacher(path: str | Path) -> Teacher:
-    """A float run folder or any `.keras` file as teacher.
+    """A run folder (float or quantized), a `.keras` or a `.tflite` file as teacher.
 
     Raises:
-        InputError: it is missing, a quantized run, or no picture classifier of fixed input size.
+        InputError: it is missing, or no picture classifier of fixed input size.
     """
-    from mnv3_tf.artefacts.run_folder import RunFolder, open_run
-    from mnv3_tf.network.keras_io import batch_logits, load_keras
-
-    path = Path(path)
-    if path.is_dir():
-        file = open_run(path).model
-        if not file.exists():
-            raise InputError(f"train.teacher is {path}, a quantized run. Give the float run it was made from, or its .tflite.")
-    elif path.suffix == ".keras" and path.is_file():
-        file = path
-    else:
-        raise InputError(f"train.teacher is {path}: there is no such run folder or .keras file.")
-    model = load_keras(file)
-    shape: tuple[Any, ...] = tuple(model.inputs[0].shape) if len(model.inputs) == 1 else ()
-    if len(shape) != 4 or shape[3] != 3 or None in shape[1:3] or len(model.outputs) != 1:
+    if not Path(path).exists():
+        raise InputError(f"train.teacher is {path}: there is no such run folder, .keras or .tflite file.")
+    artefact = open_artefact(path)
+    forward, shape = artefact.answers(threads=min(4, usable_cores()))
+    if len(shape) != 4 or shape[3] != 3 or None in shape[1:3]:
         raise InputError(f"train.teacher is {path}: its input is {shape}; one picture (height, width, 3) of fixed size and "
                          "one output are needed.")
-    run = RunFolder(file.parent) if file.name == "model.keras" and (file.parent / "preprocessing.json").exists() else None
-    labels = run.labels() if run else None
-    card = (read_card(file) or {}) if run is None else {}
-    if isinstance(card.get("classes"), list):
-        labels = tuple(map(str, card["classes"]))
-    return Teacher(path, file, lambda pixels: batch_logits(model, pixels), shape[1], shape[2], labels,
-                   assumed=run is None and not card)
+    return Teacher(artefact.path, artefact.weights, forward, shape[1], shape[2], artefact.classes,
+                   assumed=artefact.contract is None and not artefact.card)
 
 
 def _order(teacher: Teacher, class_names: tuple[str, ...]) -> list[int]:

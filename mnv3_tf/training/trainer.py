@@ -26,7 +26,7 @@ from mnv3_tf.network.keras_io import batch_logits, load_keras, save_keras
 from mnv3_tf.progress import Advance, Progress
 from mnv3_tf.training.batches import Batch, TrainingBatches
 from mnv3_tf.training.defaults import Choices, balanced_weights, make_optimizer, settle
-from mnv3_tf.training.distill import DistillationLoss, LabelAccuracy, Teacher, TeacherAnswers, open_teacher, with_answers
+from mnv3_tf.training.distill import DistillationLoss, LabelAccuracy, TeacherAnswers, open_teacher, with_answers
 from mnv3_tf.training.first_weights import facts_of, take_over
 from mnv3_tf.training.freezing import FreezingPlan, make_plan
 from mnv3_tf.training.state import Counters, load_state, read_counters, save_state
@@ -39,8 +39,7 @@ _EMA_EVERY = 4
 _EXAMINED = 256
 
 
-def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: bool = False, teacher: Teacher | None = None,
-          progress: Progress) -> RunFolder:
+def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: bool = False, progress: Progress) -> RunFolder:
     """Trains a network on the training split and keeps the weights that score best on the validation split.
 
     Args:
@@ -48,7 +47,6 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
         config: all settings.
         out: the run folder to make, or to go on with.
         resume: go on where an interrupted run stopped: step, rate, optimizer, averages and random state continue.
-        teacher: the network that `train.teacher` names, opened; None opens it, where it is a run folder or a `.keras` file.
         progress: told of everything.
 
     Returns:
@@ -66,7 +64,7 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
     start = starting_model(config, progress) if config.model.weights and not run.state.exists() else None
     answers = None
     if config.train.teacher:
-        answers = TeacherAnswers(teacher or open_teacher(config.train.teacher), dataset.class_names, config.data.height_width)
+        answers = TeacherAnswers(open_teacher(config.train.teacher), dataset.class_names, config.data.height_width)
     dataset, report = check_pictures(dataset, strict=config.data.strict, progress=progress, report_path=run.path / "scan.json")
     training = _Training(dataset, data_facts(dataset, report), config, run, progress, start, answers)
     run.path.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mnv3_tf.artefacts.open import Artefact
 from mnv3_tf.errors import InputError
 from mnv3_tf.network.spec import DIALECTS, SPECS, NetworkSpec
 
@@ -47,16 +48,13 @@ def find_weights(source: str | Path, spec: NetworkSpec, alpha: float, *, top: bo
     """
     from mnv3_tf.weights.importing import import_weights
     from mnv3_tf.weights.sources.registry import find_published, imagenet_for
-    from mnv3_tf.weights.starting import keras_file, normalization_of, tensors_of
+    from mnv3_tf.weights.starting import normalization_of, open_weights, tensors_of
 
     path = Path(source)
     if str(source) != "imagenet" and (path.exists() or path.suffix == ".keras" or path.is_absolute()):
-        from mnv3_tf.network.keras_io import load_keras
-
-        file = keras_file(path)
-        model = load_keras(file)
-        _check_layers(file, model, spec)
-        return NamedTensors(str(file), tensors_of(model, ()), normalization_of(model))
+        artefact = open_weights(path)
+        _check_layers(artefact, spec)
+        return NamedTensors(str(artefact.weights), tensors_of(artefact.model, ()), normalization_of(artefact.model))
     if str(source) == "imagenet":
         if spec.name not in SPECS:
             raise InputError(f"weights is imagenet, but nobody published weights of the network {spec.name}. Give a .keras file.")
@@ -80,23 +78,22 @@ def _own_function(spec: NetworkSpec) -> tuple[bool, float]:
     return _function(spec.dialect.symmetric_padding, spec.dialect.batchnorm_epsilon)
 
 
-def _check_layers(file: Path, model: "keras.Model", spec: NetworkSpec) -> None:
+def _check_layers(artefact: Artefact, spec: NetworkSpec) -> None:
     """Refuses a file whose layers pad or normalize differently from the network's."""
-    from mnv3_tf.artefacts.card import read_card
-    from mnv3_tf.weights.starting import spec_of_file
+    from mnv3_tf.weights.starting import spec_of
 
-    layers = {layer.name: layer for layer in model.layers}
+    layers = {layer.name: layer for layer in artefact.model.layers}
     if "stem_conv_bn" not in layers:
         return  # no network of this kit; what is missing is said when the weights are assigned
     theirs = _function("stem_conv_pad" in layers, layers["stem_conv_bn"].epsilon)
     if theirs == _own_function(spec):
         return
     try:
-        dialects: list[str] = [spec_of_file(file, read_card(file) or {}).dialect]
+        dialects: list[str] = [spec_of(artefact).dialect]
     except InputError:  # a table of somebody's own; the dialects with such layers are known all the same
         dialects = [name for name, each in DIALECTS.items()
                     if _function(each.symmetric_padding, each.batchnorm_epsilon) == theirs]
-    raise InputError(_other_dialect(str(file), dialects, spec))
+    raise InputError(_other_dialect(str(artefact.weights), dialects, spec))
 
 
 def _other_dialect(source: str, dialects: Sequence[str], spec: NetworkSpec) -> str:

@@ -3,40 +3,41 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mnv3_tf.config import Config, DataConfig, load_config
-from mnv3_tf.data import write_labels
+from mnv3_tf.artefacts.card import fingerprint, write_beside
+from mnv3_tf.artefacts.run_folder import RunFolder, contract_from
+from mnv3_tf.config import Config, DataConfig, load_config, read_settings
 from mnv3_tf.errors import InputError
-from mnv3_tf.files import sha256, write_json
 from mnv3_tf.weights.importing import Imported
 
-if TYPE_CHECKING:
-    from mnv3_tf.artefacts.run_folder import RunFolder
 
+def check_out(out: str | Path, overrides: Sequence[str] = (), *, run: bool = False) -> Path:
+    """Refuses, before anything is read, a place that nothing can be written to, and settings that do not go with it.
 
-def check_out(out: str | Path) -> Path:
-    """The file to write, or InputError where its name does not end in `.keras`."""
-    out = Path(out)
-    if out.suffix != ".keras":
-        raise InputError(f"--out {out}: the model is written as a .keras file. Give a name such as {out.stem or 'model'}.keras.")
-    return out
-
-
-def check_picture_settings(overrides: Sequence[str]) -> None:
-    """Refuses overrides that are not of how pictures are prepared, or that no configuration takes.
+    Args:
+        out: a `.keras` file, or a run folder.
+        overrides: for a run folder: how pictures were prepared.
+        run: whether it is one.
 
     Raises:
-        InputError: names the first of them.
+        InputError: the name does not end in `.keras`, or the folder is taken; or names the first wrong setting.
     """
+    out = Path(out)
+    if not run and overrides:
+        raise InputError(f"-o {overrides[0]}: goes with a run folder; {out} is a file. Give --out a name without an ending.")
+    if not run and out.suffix != ".keras":
+        raise InputError(f"--out {out}: the model is written as a .keras file. Give a name such as {out.stem or 'model'}.keras.")
     for override in overrides:
         if not override.startswith("data.") or override.startswith("data.image_size"):
             raise InputError(f"-o {override}: only settings of the section data are taken here, such as data.resize=crop; the "
                              "network is that of the weights, its size is --size.")
-    load_config(None, overrides)
+    read_settings(None, overrides)
+    if run:
+        RunFolder(out).refuse_if_used("Choose another --out.")
+    return out
 
 
-def save_run(imported: Imported, folder: str | Path, overrides: Sequence[str] = ()) -> "RunFolder":
+def save_run(imported: Imported, folder: str | Path, overrides: Sequence[str] = ()) -> RunFolder:
     """Writes a float run, as training does, that `quantize`, `evaluate`, `predict`, `convert` and `verify` take.
 
     Args:
@@ -49,12 +50,9 @@ def save_run(imported: Imported, folder: str | Path, overrides: Sequence[str] = 
         InputError: the folder is taken, the network has no classifier or no class names, nobody says how pictures were prepared,
             or an override is none of that.
     """
-    from mnv3_tf.artefacts.run_folder import RunFolder, contract_from
     from mnv3_tf.network.keras_io import save_keras
 
-    run = RunFolder(Path(folder))
-    run.refuse_if_used("Choose another --out.")
-    check_picture_settings(overrides)
+    run = RunFolder(check_out(folder, overrides, run=True))
     if imported.classes is None:
         raise InputError(f"{imported.source}: has no classifier, so it is not a run yet. Write it to a .keras file, and train it "
                          "with -o model.weights=FILE.keras.")
@@ -76,11 +74,10 @@ def save_run(imported: Imported, folder: str | Path, overrides: Sequence[str] = 
     run.path.mkdir(parents=True, exist_ok=True)
     run.write_head(config, prepared, imported.labels)
     save_keras(imported.model, run.model)
-    facts = imported.report
-    run.write_card(kind="float run", config=config, classes=list(imported.labels), data={}, seeds={},
-                   preprocessing=prepared.fingerprint(), notes=facts["notes"],
-                   imported={"origin": imported.origin, "file": imported.source.name, "sha256": sha256(imported.source),
-                             "mean": facts["mean"], "std": facts["std"], **imported.facts})
+    run.write_card(kind="float run", config=config, classes=imported.labels, data={}, seeds={},
+                   preprocessing=prepared.fingerprint(), notes=imported.notes,
+                   imported={"origin": imported.origin, **fingerprint(imported.source), "mean": imported.mean,
+                             "std": imported.std, **imported.facts})
     return run
 
 
@@ -93,26 +90,14 @@ def save_imported(imported: Imported, out: str | Path) -> Path:
         InputError: `out` does not end in ``.keras``.
         KitError: the folder cannot be written to.
     """
-    from mnv3_tf.artefacts.card import make_card
     from mnv3_tf.network.keras_io import save_keras
 
     out = check_out(out)
-    card, labels, contract = (out.with_name(f"{out.stem}.{kind}") for kind in ("card.json", "labels.txt", "preprocessing.json"))
     save_keras(imported.model, out)
-    if imported.labels:
-        write_labels(labels, imported.labels)
-    else:
-        labels.unlink(missing_ok=True)
-    if imported.preprocessing:
-        imported.preprocessing.save(contract)
-    else:
-        contract.unlink(missing_ok=True)
-    own = [file for file in (out, labels, contract) if file.exists()]
-    facts = imported.report
-    write_json(card, make_card(
-        out.parent, own, kind="imported weights", classes=list(imported.labels) if imported.labels else None,
-        class_count=imported.classes, include_top=imported.include_top, model=facts["model"], origin=imported.origin,
-        input=facts["input"], mean=facts["mean"], std=facts["std"],
+    write_beside(
+        out, imported.labels, imported.preprocessing, kind="imported weights", classes=imported.labels or None,
+        class_count=imported.classes, include_top=imported.include_top, model=imported.settings, origin=imported.origin,
+        input=imported.model.input_shape[1:], mean=imported.mean, std=imported.std,
         preprocessing=imported.preprocessing.fingerprint() if imported.preprocessing else None,
-        source={"file": imported.source.name, "sha256": sha256(imported.source)}, **imported.facts, notes=facts["notes"]))
+        source=fingerprint(imported.source), **imported.facts, notes=imported.notes)
     return out

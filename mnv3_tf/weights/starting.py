@@ -6,21 +6,20 @@ YAML, then ``-o``. So ``-o model.weights=imported.keras`` alone is enough, and a
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnv3_tf.artefacts.card import card_path, read_card
-from mnv3_tf.config import Config, ModelConfig, load_config
-from mnv3_tf.data import read_labels
+from mnv3_tf.artefacts.card import sidecar
+from mnv3_tf.artefacts.open import Artefact, open_artefact
+from mnv3_tf.config import Config, ModelConfig, load_config, read_settings, with_settings
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import sha256
 from mnv3_tf.network.spec import NetworkSpec, find_spec, head_widths, in_dialect, read_block_table, scale_blocks, stem_width
 from mnv3_tf.progress import Progress
-from mnv3_tf.yaml_text import read_yaml
 
 if TYPE_CHECKING:
     from mnv3_tf.weights.sources.registry import PublishedWeights
@@ -54,21 +53,26 @@ class StartingWeights:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_settings(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+def load_settings(path: str | Path | None = None, overrides: Iterable[str] = (), *,
+                  before_opening: Callable[[], None] | None = None) -> Config:
     """The configuration of a new run, as :func:`mnv3_tf.config.load_config` reads it, on top of what `model.weights` are.
+
+    Args:
+        path, overrides: as `load_config` takes them.
+        before_opening: called before weights are looked at, for which Keras may be imported.
 
     Raises:
         InputError: as `load_config`; or the weights cannot be found, or a setting contradicts them.
     """
-    overrides = tuple(overrides)
-    config = load_config(path, overrides)
+    settings = read_settings(path, overrides)
+    config = with_settings(Config(), settings)
     if config.model.weights is None:
         return config
-    spec = weights_spec(config.model)
-    merged = load_config(path, overrides, dataclasses.replace(Config(), model=spec))
-    key = contradiction(merged.model, spec)
-    if key:
-        raise InputError(_refusal(merged.model, spec, key, _where(path, overrides, key)))
+    if before_opening is not None:
+        before_opening()
+    spec = _find(config.model)[1]
+    merged = with_settings(Config(model=spec), settings)
+    _refuse_contradiction(merged.model, spec, {entry.key: entry.where for entry in settings if entry.section == "model"})
     return merged
 
 
@@ -84,32 +88,22 @@ def starting_model(config: Config, progress: Progress | None = None) -> Starting
         KitError: the download failed.
     """
     source = str(config.model.weights)
-    spec = weights_spec(config.model)
-    key = contradiction(config.model, spec)
-    if key:
-        raise InputError(_refusal(config.model, spec, key, f"model.{key}"))
-    entry = _published(config.model)
-    if entry is not None:
+    found, spec = _find(config.model)
+    _refuse_contradiction(config.model, spec, {})
+    if not isinstance(found, Artefact):
         from mnv3_tf.weights.importing import import_weights
 
-        imported = import_weights(entry.name, progress=progress)
+        imported = import_weights(found.name, progress=progress)
         return StartingWeights(source, imported.source, sha256(imported.source), spec, tensors_of(imported.model, ()),
                                imported.labels, (imported.mean, imported.std),
-                               {"published": entry.name, "origin": imported.origin, "licence": entry.licence})
-    from mnv3_tf.network.keras_io import load_keras
-
-    file = keras_file(Path(source))
-    model, card = load_keras(file), read_card(file) or {}
-    return StartingWeights(source, file, sha256(file), spec, tensors_of(model, card.get("new") or ()),
-                           _labels_of_file(file, card), normalization_of(model),
-                           {"origin": card.get("origin"), "licence": card.get("licence")})
+                               {"published": found.name, "origin": imported.origin, "licence": found.licence})
+    return StartingWeights(source, found.weights, sha256(found.weights), spec,
+                           tensors_of(found.model, found.card.get("new") or ()), found.classes, normalization_of(found.model),
+                           {"origin": found.card.get("origin"), "licence": found.card.get("licence")})
 
 
-def weights_spec(model: ModelConfig) -> ModelConfig:
-    """The network that the weights belong to, with `weights` as in `model`.
-
-    Args:
-        model: a section that names weights.
+def _find(model: ModelConfig) -> "tuple[PublishedWeights | Artefact, ModelConfig]":
+    """The weights that a section names, and the network that they belong to, with `weights` as in `model`.
 
     Raises:
         InputError: they cannot be found or identified; of "imagenet", nobody published weights of this network (the message says
@@ -117,9 +111,9 @@ def weights_spec(model: ModelConfig) -> ModelConfig:
     """
     entry = _published(model)
     if entry is not None:
-        return _section(name=entry.network, alpha=entry.alpha, dialect=entry.dialect, weights=model.weights)
-    file = keras_file(Path(str(model.weights)))
-    return dataclasses.replace(spec_of_file(file, read_card(file) or {}), weights=model.weights)
+        return entry, _section(name=entry.network, alpha=entry.alpha, dialect=entry.dialect, weights=model.weights)
+    artefact = open_weights(str(model.weights))
+    return artefact, dataclasses.replace(spec_of(artefact), weights=model.weights)
 
 
 def _published(model: ModelConfig) -> "PublishedWeights | None":
@@ -167,62 +161,58 @@ def network_spec(model: ModelConfig) -> NetworkSpec:
     return dataclasses.replace(spec, **changes)
 
 
-def contradiction(wanted: ModelConfig, given: ModelConfig) -> str | None:
-    """The first key in which two sections describe different networks below the layers after pooling; None for none."""
-    keys = [key for key in _BODY if getattr(wanted, key) != getattr(given, key)]
-    return keys[0] if keys and _body(wanted) != _body(given) else None
+def _refuse_contradiction(wanted: ModelConfig, given: ModelConfig, where: Mapping[str, str]) -> None:
+    """Refuses settings of another network than that of the weights, below the layers after pooling; `where` has their places."""
+    key = next((key for key in _BODY if getattr(wanted, key) != getattr(given, key)), None)
+    if key is not None and _body(wanted) != _body(given):
+        place = where.get(key, f"model.{key}")
+        raise InputError(f"{place}: model.{key} is {getattr(wanted, key)}, but the weights {given.weights} are of "
+                         f"{describe(given)}. Leave model.{key} out (it is then {getattr(given, key)}), or give weights of "
+                         f"{describe(wanted)}.")
 
 
-def keras_file(path: Path) -> Path:
-    """The `.keras` file of a run folder or of a path to one."""
-    if path.is_dir():
-        from mnv3_tf.artefacts.run_folder import open_run
+def open_weights(path: str | Path) -> Artefact:
+    """A float run folder or a `.keras` file.
 
-        run = open_run(path)
-        if run.is_quantized:
-            raise InputError(f"model.weights is {path}, a quantized run, whose weights are folded. Give the float run it was "
-                             "made from.")
-        return run.model
-    if path.is_file():
-        if path.suffix != ".keras":
-            raise InputError(f"model.weights is {path}; a run folder or a .keras file is needed. `mnv3 import-weights` makes "
-                             "one of weights in other formats.")
-        return path
-    raise InputError(f"model.weights is {path}: there is no such run folder or .keras file.")
+    Raises:
+        InputError: it is missing, or another kind of file or run.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"model.weights is {path}: there is no such run folder or .keras file.")
+    if path.is_file() and path.suffix != ".keras":
+        raise InputError(f"model.weights is {path}; a run folder or a .keras file is needed. `mnv3 import-weights` makes "
+                         "one of weights in other formats.")
+    artefact = open_artefact(path)
+    if artefact.form == "quantized":
+        raise InputError(f"model.weights is {path}, a quantized run, whose weights are folded. Give the float run it was "
+                         "made from.")
+    return artefact
 
 
-def spec_of_file(file: Path, card: Mapping[str, Any]) -> ModelConfig:
-    """What network a file holds: by its card, by its run folder, or by the layers' shapes."""
-    if card.get("kind") == "imported weights":
+def spec_of(artefact: Artefact) -> ModelConfig:
+    """The network that the weights of an artefact belong to: by its card, its run folder, or the layers' shapes."""
+    if artefact.card.get("kind") == "imported weights":
         names = {field.name for field in dataclasses.fields(ModelConfig)} - {"weights"}
-        entry = card.get("model")
+        entry = artefact.card.get("model")
         known = entry if isinstance(entry, Mapping) else {}
         try:
             return _section(**{key: value for key, value in known.items() if key in names})
         except InputError as error:
-            raise InputError(f"{card_path(file)}: its entry about the model is damaged ({error})") from error
-    settings = file.with_name("config.yaml")
-    if file.name == "model.keras" and settings.exists():
-        return dataclasses.replace(load_config(settings).model, weights=None)
-    from mnv3_tf.network.keras_io import load_keras
+            card = sidecar(artefact.weights, "card.json")
+            raise InputError(f"{card}: its entry about the model is damaged ({error})") from error
+    if artefact.weights.name == "model.keras" and artefact.config is not None:
+        return dataclasses.replace(artefact.config.model, weights=None)
     from mnv3_tf.weights.headless import identify_body
     from mnv3_tf.weights.matching import identify
 
-    model = load_keras(file)
-    return identify(model) if any(layer.name == "head_conv" for layer in model.layers) else identify_body(model)
+    has_head = any(layer.name == "head_conv" for layer in artefact.model.layers)
+    return identify(artefact.model) if has_head else identify_body(artefact.model)
 
 
 def _section(**values: Any) -> ModelConfig:
     """A section `model` of these values, checked as those of a file are."""
     return load_config(None, [f"model.{key}={json.dumps(value)}" for key, value in values.items()]).model
-
-
-def _labels_of_file(file: Path, card: Mapping[str, Any]) -> tuple[str, ...] | None:
-    names = card.get("classes")
-    if isinstance(names, list) and all(isinstance(name, str) for name in names):
-        return tuple(names)
-    labels = file.with_name("labels.txt")
-    return read_labels(labels) if file.name == "model.keras" and labels.exists() else None
 
 
 def _body(model: ModelConfig) -> tuple[Any, ...]:
@@ -235,21 +225,3 @@ def describe(model: ModelConfig) -> str:
     """Such as "large at alpha 0.75 (dialect keras)"."""
     name = f"the network of {model.block_table}" if model.block_table else model.name
     return f"{name} at alpha {model.alpha:g} (dialect {model.dialect})"
-
-
-def _refusal(wanted: ModelConfig, given: ModelConfig, key: str, where: str) -> str:
-    value = getattr(given, key)
-    return (f"{where}: model.{key} is {getattr(wanted, key)}, but the weights {given.weights} are of {describe(given)}. "
-            f"Leave model.{key} out (it is then {value}), or give weights of {describe(wanted)}.")
-
-
-def _where(path: str | Path | None, overrides: tuple[str, ...], key: str) -> str:
-    """Where a key of the model section was set."""
-    for override in reversed(overrides):
-        if override.partition("=")[0].strip() == f"model.{key}":
-            return f"-o {override}"
-    if path is not None:
-        document = read_yaml(path)
-        if key in ((document.value or {}).get("model") or {}):
-            return f"{path}, line {document.line('model', key)}"
-    return f"model.{key}"

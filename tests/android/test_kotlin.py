@@ -14,9 +14,10 @@ import pytest
 from device_lab.downloads import folder_for, kept
 from device_lab.waiting import PATIENCE
 
+from mnv3_tf.artefacts.card import sidecar
 from mnv3_tf.data import Preprocessing
 from mnv3_tf.export.bundle import BundleOptions, make_bundle
-from mnv3_tf.export.convert.convert import convert, open_source, sidecar
+from mnv3_tf.export.convert.convert import convert, open_source
 from mnv3_tf.progress import Silent
 from mnv3_tf.tflite.file import parse_tflite
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mnv3_tf.artefacts.card import CARD_FORMAT, card_path, find_float_run, find_parent, parent_entry, read_card
+from mnv3_tf.artefacts.card import CARD_FORMAT, find_float_run, find_parent, parent_entry, read_card, sidecar
 from mnv3_tf.data import PictureDataset, Sample, fingerprint_samples, open_dataset, scan_dataset
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.convert.convert import convert, open_source, sidecar
+from mnv3_tf.export.convert.convert import convert, open_source
 from mnv3_tf.files import plain, read_json, sha256, write_json
 
 
@@ -105,12 +105,12 @@ def test_a_parent_that_was_changed_is_not_taken(own: Path) -> None:
 def test_no_card_and_old_cards(own: Path, tmp_path: Path) -> None:
     file = own / "files" / "m.tflite"
     card = read_card(file)
-    write_json(card_path(file), {**card, "parent": {"file": "quantized.npz", "sha256": card["parent"]["sha256"]}})
+    write_json(sidecar(file, "card.json"), {**card, "parent": {"file": "quantized.npz", "sha256": card["parent"]["sha256"]}})
     with pytest.raises(InputError, match="the card does not say where it was"):
         find_parent(file)
-    card_path(file).unlink()
+    sidecar(file, "card.json").unlink()
     assert find_parent(file) is None and find_float_run(file) is None
-    run_card = card_path(own / "runs" / "ptq")
+    run_card = sidecar(own / "runs" / "ptq", "card.json")
     assert run_card == own / "runs" / "ptq" / "run.json"
     entry = {"run": str(own / "runs" / "float"), "file": "model.keras", "sha256": sha256(own / "runs" / "float" / "model.keras")}
     write_json(run_card, {"kind": "quantized run", "parent": entry})
@@ -118,7 +118,7 @@ def test_no_card_and_old_cards(own: Path, tmp_path: Path) -> None:
     run_card.write_text("[]")
     with pytest.raises(InputError, match="is not a card"):
         find_parent(own / "runs" / "ptq")
-    assert card_path("a/m.tflite") == Path("a/m.card.json") == sidecar(Path("a/m.tflite"), "card.json")
+    assert sidecar("a/m.tflite", "card.json") == Path("a/m.card.json") == sidecar(Path("a/m.tflite"), "card.json")
 
 
 def test_the_data_fingerprint_sees_classes_and_contents_only(pictures: Path, tmp_path: Path) -> None:

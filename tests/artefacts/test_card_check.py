@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mnv3_tf.artefacts.card import card_path, read_card
+from mnv3_tf.artefacts.card import read_card, sidecar
 from mnv3_tf.artefacts.card_check import CardRemark, check_cards, check_metrics
 from mnv3_tf.data import read_labels, write_labels
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.convert.convert import convert, open_source, sidecar
+from mnv3_tf.export.convert.convert import convert, open_source
 from mnv3_tf.files import read_json, write_json
 from mnv3_tf.metrics import Scores
 
@@ -110,18 +110,18 @@ def test_a_renamed_file_is_the_same(tree: Path) -> None:
 
 def test_missing_damaged_and_old_cards(tree: Path) -> None:
     file = tree / "carded" / "m.tflite"
-    card = read_json(card_path(file))
+    card = read_json(sidecar(file, "card.json"))
     old = {key: card[key] for key in ("kind", "format", "io", "lowering", "file", "preprocessing", "classes", "versions")}
-    write_json(card_path(file), {**old, "parent": {key: card["parent"][key] for key in ("file", "sha256")}})
+    write_json(sidecar(file, "card.json"), {**old, "parent": {key: card["parent"][key] for key in ("file", "sha256")}})
     form, parent = check_cards(file)
     assert form.severity == parent.severity == "note"
     assert "does not hold card_format, files, metrics, machine" in form.text and "not where that was" in parent.text
     with file.open("ab") as handle:
         handle.write(b"\0")
     assert [remark.severity for remark in check_cards(file)] == ["note", "broken", "note"]
-    card_path(file).write_text("{")
+    sidecar(file, "card.json").write_text("{")
     assert only(check_cards(file)).severity == "broken"
-    card_path(file).unlink()
+    sidecar(file, "card.json").unlink()
     remark = only(check_cards(file))
     assert remark.severity == "note" and "has no card (m.card.json)" in remark.text
     with pytest.raises(InputError, match="there is no such"):
@@ -130,7 +130,7 @@ def test_missing_damaged_and_old_cards(tree: Path) -> None:
 
 def test_other_versions_are_a_note(tree: Path) -> None:
     card = read_card(tree / "float")
-    write_json(card_path(tree / "float"), {**card, "versions": {**card["versions"], "numpy": "1.0", "torch": "9"}})
+    write_json(sidecar(tree / "float", "card.json"), {**card, "versions": {**card["versions"], "numpy": "1.0", "torch": "9"}})
     remark = only(check_cards(tree / "float"))
     assert remark.severity == "note" and "numpy 1.0 (now " in remark.text and "torch 9 (now not installed)" in remark.text
 

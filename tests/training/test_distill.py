@@ -110,7 +110,7 @@ def test_what_can_be_a_teacher(source_run: Path, tmp_path: Path) -> None:
     assert open_teacher(copy).labels is None and open_teacher(copy).assumed
     (tmp_path / "quantized").mkdir()
     (tmp_path / "quantized" / "quantized.npz").write_bytes(b"x")
-    for path, message in ((tmp_path / "quantized", "quantized run"), (tmp_path / "none", "no such run folder")):
+    for path, message in ((tmp_path / "quantized", "not a quantized network"), (tmp_path / "none", "no such run folder")):
         with pytest.raises(InputError, match=message):
             open_teacher(path)
     keras.Sequential([keras.Input((None, None, 3)), keras.layers.GlobalAveragePooling2D()]).save(tmp_path / "open.keras")
@@ -120,15 +120,13 @@ def test_what_can_be_a_teacher(source_run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_int8_file_and_a_quantized_run_teach(small_file: Path, small_runs: Path, pictures: Path) -> None:
-    """Opened by the command line; its answers on the training pictures are those of the float network."""
-    from mnv3_tf.export.evaluate.teacher import open_teacher as open_any
-
+    """Their answers on the training pictures are those of the float network."""
     run = RunFolder(small_runs / "float")
     held = ContractPictures(open_dataset(pictures).split("train"), run.contract())
     pixels = np.concatenate(list(held))
     expected = load_keras(run.model).predict(pixels, verbose=0)
     for path in (small_file, small_runs / "ptq"):
-        answers = TeacherAnswers(open_any(path), run.labels(), (32, 48))
+        answers = TeacherAnswers(open_teacher(path), run.labels(), (32, 48))
         answers.examine(pixels, held.labels)
         assert (answers.logits(pixels).argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9
         assert np.abs(answers.logits(pixels) - expected).mean() < 0.1 * np.ptp(expected)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mnv3_tf.artefacts.card import sidecar
 from mnv3_tf.cli.main import main
 from mnv3_tf.data import read_labels
 from mnv3_tf.errors import InputError
@@ -14,7 +15,6 @@ from mnv3_tf.export.bundle import BundleOptions, check_bundle, make_bundle
 from mnv3_tf.export.bundle.contract import read_app_contract
 from mnv3_tf.export.bundle.goldens import generated_pictures
 from mnv3_tf.export.bundle.metadata import associated_files, misaligned_buffers, read_metadata
-from mnv3_tf.export.convert.convert import sidecar
 from mnv3_tf.files import read_json
 from mnv3_tf.metrics import softmax
 from mnv3_tf.progress import Silent

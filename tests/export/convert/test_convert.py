@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mnv3_tf.artefacts.card import sidecar
 from mnv3_tf.cli.main import main
 from mnv3_tf.data import open_dataset
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import GateError, InputError
 from mnv3_tf.export.convert import convert as convert_module
-from mnv3_tf.export.convert.convert import check_int8, convert, convert_graph, open_source, sidecar
+from mnv3_tf.export.convert.convert import check_int8, convert, convert_graph, open_source
 from mnv3_tf.export.evaluate.classifier import open_classifier
 from mnv3_tf.files import read_json, sha256
 from mnv3_tf.tflite.file import boundary_quantize_problems, float_operators, read_tflite

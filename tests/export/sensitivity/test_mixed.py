@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mnv3_tf.artefacts.card import sidecar
 from mnv3_tf.artefacts.run_folder import RunFolder
 from mnv3_tf.data import open_dataset
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import GateError, InputError
 from mnv3_tf.export.convert import convert as convert_module
-from mnv3_tf.export.convert.convert import Converted, Source, check_int8, convert, convert_graph, open_source, sidecar
+from mnv3_tf.export.convert.convert import Converted, Source, check_int8, convert, convert_graph, open_source
 from mnv3_tf.export.convert.placement import place
 from mnv3_tf.export.evaluate.classifier import open_classifier
 from mnv3_tf.export.sensitivity import mixed as mixed_module

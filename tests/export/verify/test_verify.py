@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from shared import HERE
 
+from mnv3_tf.artefacts.card import sidecar
 from mnv3_tf.data import read_labels, write_labels
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.export.convert.convert import convert, open_source, sidecar
+from mnv3_tf.export.convert.convert import convert, open_source
 from mnv3_tf.export.verify import Verification, open_chain, verify
 from mnv3_tf.export.verify.reference_kernels import ReferenceKernels
 from mnv3_tf.export.verify.report import write_report

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mnv3_tf.artefacts.card import sidecar
 from mnv3_tf.cli.main import main
 from mnv3_tf.data import read_labels, write_labels
-from mnv3_tf.export.convert.convert import sidecar
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
