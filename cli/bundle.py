@@ -1,9 +1,12 @@
 """`mnv3 bundle`."""
 
+from typing import Any
+
 import click
 
-from mnv3_tf.cli.options import Terminal, json_option, print_json
+from mnv3_tf.cli.options import Terminal, json_option, print_json, tell
 from mnv3_tf.errors import GateError
+from mnv3_tf.text import counted
 
 
 @click.command()
@@ -23,13 +26,12 @@ from mnv3_tf.errors import GateError
 @click.option("--name", default="", help="Name of the model.  [default: the file's name]")
 @click.option("--description", default="Image classifier", show_default=True, help="For metadata and model card.")
 @click.option("--author", default="", help="For metadata and model card.")
-@click.option("--license", "licence", default="", help="For metadata and model card.")
-@click.option("--model-version", default="", help="For metadata and model card.")
+@click.option("--license", default="", help="For metadata and model card.")
+@click.option("--model-version", "version", default="", help="For metadata and model card.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @json_option
-def bundle(file: str | None, out: str | None, checked: str | None, data: str | None, goldens: int, scores: bool, client: str,
-           app: str | None, name: str, description: str, author: str, licence: str, model_version: str, force: bool,
-           as_json: bool) -> None:
+def bundle(file: str | None, out: str | None, checked: str | None, data: str | None, app: str | None, force: bool, as_json: bool,
+           **options: Any) -> None:
     """Makes the folder that an Android app needs from a .tflite file, or checks one.
 
     It holds the model with TFLite metadata, labels.txt, preprocessing.json (how a picture becomes the input, and an output a
@@ -45,17 +47,15 @@ def bundle(file: str | None, out: str | None, checked: str | None, data: str | N
         raise click.UsageError("Give FILE.tflite and --out DIR, or --check DIR.")
     from mnv3_tf.export.bundle import BundleOptions, copy_app, make_bundle
 
-    options = BundleOptions(name, description, author, licence, model_version, goldens, scores, client)  # type: ignore[arg-type]
-    made = make_bundle(file, out, data=data, options=options, force=force, progress=Terminal())
+    made = make_bundle(file, out, data=data, options=BundleOptions(**options), force=force, progress=Terminal())
     if app:
         copy_app(made.folder, app)
     if as_json:
         print_json(made)
         return
-    for note in made.notes:
-        click.echo(f"Note: {note}.", err=True)
-    click.echo(f"Bundle: {made.folder} ({made.size_bytes / 1e6:.2f} MB in all, {goldens} goldens, {made.partitions} XNNPACK "
-               f"partition{'s' if made.partitions != 1 else ''}). Check it at any time: mnv3 bundle --check {made.folder}")
+    tell("Note", made.notes)
+    click.echo(f"Bundle: {made.folder} ({made.size_bytes / 1e6:.2f} MB in all, {options['goldens']} goldens, "
+               f"{counted(made.partitions, 'XNNPACK partition')}). Check it at any time: mnv3 bundle --check {made.folder}")
     if app:
         click.echo(f"App: {app} (open it in Android Studio; its README says what was checked)")
 

@@ -2,7 +2,8 @@
 
 import click
 
-from mnv3_tf.cli.options import json_option, print_json, quiet_libraries
+from mnv3_tf.cli.options import json_option, print_json, quiet_libraries, tell
+from mnv3_tf.text import counted
 
 
 @click.command()
@@ -34,8 +35,7 @@ def convert(model: str, out: str, format: str, io: str | None, lowering: str | N
     if as_json:
         print_json(result)
         return
-    for warning in result.warnings:
-        click.echo(f"Warning: {warning}.", err=True)
+    tell("Warning", result.warnings)
     outside = f", outside of it: {', '.join(result.outside)}" if result.outside else ""
     click.echo(f"Converted: {result.path} ({result.size_bytes / 1e6:.2f} MB, {result.format}, {result.io} in and out, "
-               f"{result.partitions} XNNPACK partition{'s' if result.partitions != 1 else ''}{outside}).")
+               f"{counted(result.partitions, 'XNNPACK partition')}{outside}).")

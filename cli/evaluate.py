@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mnv3_tf.cli.options import Terminal, data_option, json_option, print_json, quiet_libraries_for
+from mnv3_tf.cli.options import Terminal, data_option, json_option, new_table, print_json, quiet_libraries_for, show, tell
 
 if TYPE_CHECKING:
     from mnv3_tf.metrics import Scores
@@ -31,8 +31,7 @@ def evaluate(model: str, data: str, split: str | None, strict: bool, against: st
     classifier = open_classifier(model, threads=threads)
     other = open_classifier(against, threads=threads) if against else None
     result = run_evaluation(classifier, data, split=split, strict=strict, against=other, progress=Terminal())
-    for warning in result.warnings:
-        click.echo(f"Warning: {warning}.", err=True)
+    tell("Warning", result.warnings)
     if as_json:
         print_json({"model": model, "kind": classifier.kind, "split": result.split, "skipped": result.skipped,
                     "warnings": result.warnings, **({"agreement": {"model": against, **plain(result.agreement)}}
@@ -45,19 +44,14 @@ def evaluate(model: str, data: str, split: str | None, strict: bool, against: st
 
 
 def _print(scores: "Scores", split: str, skipped: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    table = Table("class", "pictures", "recall", "most often taken for")
+    table = new_table("class", "pictures", "recall", "most often taken for")
     names = [name for name, _, _ in scores.per_class]
     for index, (name, count, recall) in enumerate(scores.per_class):
         row = list(scores.confusion[index])
         row[index] = 0
         wrong = f"{names[row.index(max(row))]} ({max(row)})" if max(row) else ""
         table.add_row(name, str(count), "-" if recall is None else f"{recall:.3f}", wrong)
-    console.print(table)
+    show(table)
     left_out = f", {skipped} broken ones left out" if skipped else ""
-    console.print(f"top-1 {scores.top1:.4f} (95% interval {scores.top1_low:.4f} to {scores.top1_high:.4f}), "
-                  f"top-{scores.k} {scores.topk:.4f}, loss {scores.loss:.4f}, {scores.samples} pictures of "
-                  f"{split}{left_out}", soft_wrap=True)
+    click.echo(f"top-1 {scores.top1:.4f} (95% interval {scores.top1_low:.4f} to {scores.top1_high:.4f}), "
+               f"top-{scores.k} {scores.topk:.4f}, loss {scores.loss:.4f}, {scores.samples} pictures of {split}{left_out}")

@@ -1,13 +1,16 @@
 """`mnv3 inspect`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from mnv3_tf.cli.options import json_option, print_json
+from mnv3_tf.cli.options import json_option, new_table, print_json, show
 from mnv3_tf.errors import GateError
+from mnv3_tf.text import counted
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from mnv3_tf.export.inspection.inspect import Inspection
 
 # Numbers of operators outside of the delegate that are printed; --json has all.
@@ -39,59 +42,48 @@ def inspect(file: str, threads: int, require: tuple[str, ...], as_json: bool) ->
 
 
 def _print(found: "Inspection") -> None:
-    from rich.console import Console
-
     from mnv3_tf.export.inspection.inspect import INT8, TFLITE_METADATA
-    from mnv3_tf.text import counted
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=80)
-
-    def say(text: str, style: str | None = None) -> None:
-        console.print(text, style=style, markup=False, soft_wrap=not console.is_terminal)
-
     file, partitions = found.file, found.run.partitions
-    say(f"{file.path}: {found.kind}", "bold green" if found.kind == INT8 and not found.problems else "bold")
-    say("not run" if partitions is None else f"{counted(partitions, 'XNNPACK partition')}, "
-        f"{counted(len(found.outside), 'operator')} outside, {counted(len(file.operators), 'operator')} in all"
-        + (" (of the main graph)" if len(found.graphs) > 1 else ""))
+    show(f"{file.path}: {found.kind}", "bold green" if found.kind == INT8 and not found.problems else "bold")
+    show("not run" if partitions is None else f"{counted(partitions, 'XNNPACK partition')}, "
+         f"{counted(len(found.outside), 'operator')} outside, {counted(len(file.operators), 'operator')} in all"
+         + (" (of the main graph)" if len(found.graphs) > 1 else ""))
     for problem in found.problems:
-        say(f"- {problem}", "yellow")
-    console.print(_ends(found))
-    console.print(_operators(found))
+        show(f"- {problem}", "yellow")
+    show(_ends(found), width=80)
+    show(_operators(found), width=80)
     if found.outside:
-        console.print(_outside(found))
+        show(_outside(found), width=80)
     stored = ", ".join(f"{_bytes(size)} {dtype}" for dtype, size in found.constant_bytes.items()) or "none"
     whole = sum(found.constant_bytes.values())
     ratio = f" ({found.float32_bytes / whole:.1f} times smaller than as float32)" if whole else ""
-    say(f"Constants: {stored}{ratio}")
+    show(f"Constants: {stored}{ratio}")
     graphs = [f"{graph.name} ({counted(len(graph.file.operators), 'operator')})" for graph in found.graphs]
     for label, values in (("Graphs", graphs if len(graphs) > 1 else []), ("Custom operators", found.custom_operators),
                           ("Signatures", found.signatures), ("Carries", found.metadata)):
         if values:
-            say(f"{label}: {', '.join(values)}")
-    say(f"TFLite metadata: {'yes' if TFLITE_METADATA in found.metadata else 'no'}")
-    say(f"{_bytes(file.size_bytes)}, SHA-256 {file.sha256}")
+            show(f"{label}: {', '.join(values)}")
+    show(f"TFLite metadata: {'yes' if TFLITE_METADATA in found.metadata else 'no'}")
+    show(f"{_bytes(file.size_bytes)}, SHA-256 {file.sha256}")
 
 
 def _bytes(size: int) -> str:
     if size < 10_000:
-        return f"{size} byte{'' if size == 1 else 's'}"
+        return counted(size, "byte")
     return f"{size / 1e6:.2f} MB" if size >= 1_000_000 else f"{size / 1000:.1f} kB"
 
 
-def _ends(found: "Inspection") -> Any:
+def _ends(found: "Inspection") -> "Table":
     table = _table("", "tensor", "shape", "type", "scale", "zero")
     for label, tensors in (("in", found.file.inputs), ("out", found.file.outputs)):
         for tensor in tensors:
-            table.add_row(label, _plain(tensor.name), " x ".join(map(str, tensor.shape_signature)), tensor.dtype,
+            table.add_row(label, tensor.name, " x ".join(map(str, tensor.shape_signature)), tensor.dtype,
                           f"{tensor.scales[0]:.6g}" if tensor.scales else "",
                           str(tensor.zero_points[0]) if tensor.zero_points else "")
     return table
 
 
-def _operators(found: "Inspection") -> Any:
+def _operators(found: "Inspection") -> "Table":
     """By type; with the graph that they are in, where there are several."""
     from collections import Counter
 
@@ -99,36 +91,26 @@ def _operators(found: "Inspection") -> Any:
 
     outside = Counter((item.name, item.dtype) for item in found.outside)
     several = len(found.graphs) > 1
-    table = _table("operator", "computes in", *(["graph"] if several else []))
-    table.add_column("count", justify="right")
-    table.add_column("outside", justify="right")
+    table = _table("operator", "computes in", *(["graph"] if several else []), "count", "outside", right=2)
     for number, graph in enumerate(found.graphs):
         for (name, dtype), count in operator_counts(graph.file).items():
             left = outside[name, dtype] if number == 0 else 0
-            table.add_row(_plain(name), dtype, *([_plain(graph.name)] if several else []), str(count), str(left) if left else "")
+            table.add_row(name, dtype, *([graph.name] if several else []), str(count), str(left) if left else "")
     return table
 
 
-def _outside(found: "Inspection") -> Any:
+def _outside(found: "Inspection") -> "Table":
     groups: dict[tuple[str, str, str], list[int]] = {}
     for item in found.outside:
         groups.setdefault((item.name, item.dtype, item.reason), []).append(item.index)
     table = _table("outside of XNNPACK", "number", "why")
     for (name, dtype, why), numbers in groups.items():
         more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
-        table.add_row(_plain(f"{name} {dtype}"), ", ".join(map(str, numbers[:_SHOWN])) + more, _plain(why))
+        table.add_row(f"{name} {dtype}", ", ".join(map(str, numbers[:_SHOWN])) + more, why)
     return table
 
 
-def _table(*headings: str) -> Any:
+def _table(*headings: str, right: int = 0) -> "Table":
     from rich import box
-    from rich.table import Table
 
-    return Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False)
-
-
-def _plain(text: str) -> Any:
-    """Text of a file, whose brackets are no markup."""
-    from rich.text import Text
-
-    return Text(text)
+    return new_table(*headings, right=right, box=box.SIMPLE_HEAD, pad_edge=False)

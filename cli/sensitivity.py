@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mnv3_tf.cli.options import Terminal, data_option, json_option, print_json, quiet_libraries
+from mnv3_tf.cli.options import Terminal, data_option, json_option, new_table, print_json, quiet_libraries, show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,33 +49,23 @@ def sensitivity(qrun: str, data: str, out: str, against: str | None, budget: flo
 
 
 def _print(result: "Analysis", out: str) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=140)
-    console.print(_blocks(result))
+    show(_blocks(result), width=140)
     if result.cost:
-        console.print(_costs(result.cost))
+        show(_costs(result.cost), width=140)
         for row in result.cost.ratios:
-            console.print(f"{row.file} takes {row.ratio:.2f} times as long as {row.baseline} (95% interval {row.low:.2f} to "
-                          f"{row.high:.2f}).", markup=False, soft_wrap=True)
+            click.echo(f"{row.file} takes {row.ratio:.2f} times as long as {row.baseline} (95% interval {row.low:.2f} to "
+                       f"{row.high:.2f}).")
     for line in result.remarks():
-        console.print(f"{line[0].upper()}{line[1:]}.", markup=False, soft_wrap=True)
-    console.print(f"Written: {out}/sensitivity.json, {out}/sensitivity.png"
-                  + (f" and a quantized run. Next: mnv3 convert {out} --out {out}.tflite" if result.run else "."),
-                  markup=False, soft_wrap=True)
+        click.echo(f"{line[0].upper()}{line[1:]}.")
+    click.echo(f"Written: {out}/sensitivity.json, {out}/sensitivity.png"
+               + (f" and a quantized run. Next: mnv3 convert {out} --out {out}.tflite" if result.run else "."))
 
 
 def _blocks(result: "Analysis") -> "Table":
-    from rich.table import Table
-
     found = result.sensitivity
-    table = Table("rank", "block", "divergence alone", "agreement", "top-1", "gain when float", "int8 bytes", "float bytes",
-                  title="divergence from the float model in nats; a block alone in 8 bits, and what leaving it float removes",
-                  title_justify="left")
-    for column in table.columns[2:]:
-        column.justify = "right"
+    table = new_table("rank", "block", "divergence alone", "agreement", "top-1", "gain when float", "int8 bytes", "float bytes",
+                      right=6,
+                      title="divergence from the float model in nats; a block alone in 8 bits, and what leaving it float removes")
     for rank, row in enumerate(found.blocks, 1):
         chosen = row.block in result.recipe.float_blocks
         table.add_row(str(rank), f"{row.block}{' (left float)' if chosen else ''}", f"{row.alone.divergence:.5f}",
@@ -90,12 +80,8 @@ def _blocks(result: "Analysis") -> "Table":
 
 
 def _costs(cost: "Cost") -> "Table":
-    from rich.table import Table
-
-    table = Table("file", "median ms", "MB", "XNNPACK partitions", title=f"measured in turns, one thread, {cost.machine}",
-                  title_justify="left")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = new_table("file", "median ms", "MB", "XNNPACK partitions", right=3,
+                      title=f"measured in turns, one thread, {cost.machine}")
     for file in cost.files:
         table.add_row(file.name, f"{file.median_ms:.3f}", f"{file.size_bytes / 1e6:.2f}", str(file.partitions))
     return table

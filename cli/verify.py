@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mnv3_tf.cli.options import Terminal, config_options, data_option, json_option, print_json, quiet_libraries
+from mnv3_tf.cli.options import Terminal, config_options, data_option, json_option, new_table, print_json, quiet_libraries, show
+from mnv3_tf.text import counted
 
 if TYPE_CHECKING:
     from mnv3_tf.export.verify import Verification
@@ -79,37 +80,27 @@ def _elsewhere(arm: bool, target: str | None, terminal: Terminal) -> dict[str, A
 
 
 def _print(result: "Verification") -> None:
-    from rich.console import Console
-
     from mnv3_tf.export.verify.stages import printed
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=140)
-    console.print(_ladder(result))
+    show(_ladder(result), width=140)
     if result.layers.layers:
-        console.print(_layers(result))
+        show(_layers(result), width=140)
     for finding in result.findings:
-        style = "red" if finding.broken else "yellow"
-        console.print(f"{finding.kind}, {finding.where} ({printed(finding.rung)}): {finding.text}.", style=style, markup=False,
-                      soft_wrap=True)
+        show(f"{finding.kind}, {finding.where} ({printed(finding.rung)}): {finding.text}.",
+             "red" if finding.broken else "yellow")
     for rung in result.rungs:
         for check in rung.checks:
             if not check.passed:
-                console.print(f"{printed(rung.name)}: {check.text}.", style="red", markup=False, soft_wrap=True)
+                show(f"{printed(rung.name)}: {check.text}.", "red")
     for note in result.notes:
-        console.print(f"Note: {note}.", markup=False, soft_wrap=True)
-    console.print(result.verdict(), style="green" if result.passed else "bold red", markup=False, soft_wrap=True)
+        show(f"Note: {note}.")
+    show(result.verdict(), "green" if result.passed else "bold red")
 
 
 def _ladder(result: "Verification") -> Any:
-    from rich.table import Table
-
     from mnv3_tf.export.verify.stages import printed
-
-    table = Table("stage", "", "top-1 (95% interval)", "same answers as", "as float", "equal", "mean", "largest",
-                  title=f"equal: pictures with every logit the same; differences of a logit in steps of {result.step:.3g}",
-                  title_justify="left")
+    table = new_table("stage", "", "top-1 (95% interval)", "same answers as", "as float", "equal", "mean", "largest",
+                      title=f"equal: pictures with every logit the same; differences of a logit in steps of {result.step:.3g}")
     broken = result.broken_rungs()
     for rung in result.rungs:
         if rung.scores is None:
@@ -117,8 +108,9 @@ def _ladder(result: "Verification") -> Any:
             continue
         scores, previous, to_float = rung.scores, rung.previous, rung.to_float
         state = "broken" if rung.name in broken else "holds"
+        ties = f" ({counted(previous.ties, 'tie')})" if previous and previous.ties else ""
         table.add_row(printed(rung.name), state, f"{scores.top1:.4f} ({scores.top1_low:.3f} to {scores.top1_high:.3f})",
-                      f"{previous.agreement:.2%} {printed(previous.against)}{_ties(previous.ties)}" if previous else "",
+                      f"{previous.agreement:.2%} {printed(previous.against)}{ties}" if previous else "",
                       f"{to_float.agreement:.2%}" if to_float else "",
                       f"{previous.equal} of {scores.samples}" if previous else "",
                       f"{previous.mean_steps:.3f}" if previous else "",
@@ -126,18 +118,12 @@ def _ladder(result: "Verification") -> Any:
     return table
 
 
-def _ties(count: int) -> str:
-    return f" ({count} tie{'s' if count != 1 else ''})" if count else ""
-
-
 def _layers(result: "Verification") -> Any:
-    from rich.table import Table
-
     from mnv3_tf.export.verify.layers import decibels
     from mnv3_tf.network.layer_names import display_name
 
-    table = Table("tensor", "signal to noise", "of it alone", "range", "seen", "cut off",
-                  title=f"worst tensors against the float model, on {result.layers.pictures} pictures", title_justify="left")
+    table = new_table("tensor", "signal to noise", "of it alone", "range", "seen", "cut off",
+                      title=f"worst tensors against the float model, on {result.layers.pictures} pictures")
     for layer in result.layers.worst_first()[:_SHOWN]:
         span = f"{layer.low:.3g} to {layer.high:.3g}" if layer.low is not None else "float"
         table.add_row(display_name(layer.name), decibels(layer.sqnr_db), decibels(layer.own_sqnr_db), span,
