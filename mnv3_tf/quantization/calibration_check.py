@@ -62,7 +62,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class CalibrationAudit:
+class CalibrationCheck:
     """What calibrated a quantized run.
 
     Attributes:
@@ -143,8 +143,8 @@ def refuse_nonsense(content: Content, source: Path, smoke: bool) -> None:
                          "the network is for, or give --smoke where only the tools are to be tried.")
 
 
-def audit(dataset: PictureDataset, samples: Sequence[Sample], content: Content, convergence: tuple[Step, ...],
-          smoke: bool) -> CalibrationAudit:
+def check_calibration(dataset: PictureDataset, samples: Sequence[Sample], content: Content, convergence: tuple[Step, ...],
+                      smoke: bool) -> CalibrationCheck:
     """What can be said of the pictures that calibrate.
 
     Args:
@@ -162,7 +162,7 @@ def audit(dataset: PictureDataset, samples: Sequence[Sample], content: Content, 
                 for sample in others}
     overlaps = [f"{group[0].path} ({held_out[digest][1]}: {held_out[digest][0].path.name})"
                 for digest, group in same.items() if digest in held_out]
-    return CalibrationAudit(
+    return CalibrationCheck(
         str(dataset.root), content, {name: counts.get(name, 0) for name in dataset.class_names},
         tuple(tuple(str(sample.path) for sample in group) for group in same.values() if len(group) > 1), tuple(overlaps),
         convergence, smoke)

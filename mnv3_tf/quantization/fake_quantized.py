@@ -22,7 +22,7 @@ import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper import QuantizeWrapperV2
 
 from mnv3_tf.quantization.graph import FoldedGraph
-from mnv3_tf.quantization.integer_arithmetic import Grid
+from mnv3_tf.quantization.integer_arithmetic import QuantParams
 from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph, LoweredOp, range_rule
 from mnv3_tf.quantization.quantizers import (
     BITS,
@@ -248,10 +248,10 @@ class LoweredNetwork:
                 found[op.name] = (kernel, bias)
         return found
 
-    def grid(self, op: LoweredOp) -> Grid:
-        """The 8-bit grid of an operation's output, as an integer file has it."""
+    def quant_params(self, op: LoweredOp) -> QuantParams:
+        """The quantization parameters of an operation's output, as an integer file has it."""
         low, high = (float(self._ends[op.name][end].numpy()) for end in ("low", "high"))
-        return Grid.of_range(low, high)
+        return QuantParams.of_range(low, high)
 
     def places(self, name: str) -> int:
         """Height times width of a tensor."""
@@ -275,7 +275,7 @@ class LoweredNetwork:
 
     def _bias_steps(self, op: LoweredOp) -> np.ndarray:
         source = next(o for o in self.lowered.ops if o.name == op.inputs[0])
-        return np.maximum(self.grid(source).step * self.kernel_steps(op), 1e-30)
+        return np.maximum(self.quant_params(source).step * self.kernel_steps(op), 1e-30)
 
     def round_biases(self) -> None:
         """Moves the biases of what is quantized to an integer file's grid: multiples of input scale times kernel scale."""
@@ -296,7 +296,7 @@ class LoweredNetwork:
         """The folded network with this model's weights."""
         return self.lowered.with_weights(self.weights())
 
-    def settle(self) -> tuple[FoldedGraph, Ranges]:
+    def as_stored(self) -> tuple[FoldedGraph, Ranges]:
         """Gives weights and ranges the values that they come back with from a file, which may differ in their last bits.
 
         Returns:

@@ -28,8 +28,8 @@ _DAMP = 0.01
 _LEVELS = 127
 
 
-def compensate(graph: FoldedGraph, ranges: Ranges, pixels: np.ndarray, *, kept: Collection[str] = (),
-               advance: Callable[[int], None] = lambda done: None) -> FoldedGraph:
+def reconstruct_weights(graph: FoldedGraph, ranges: Ranges, pixels: np.ndarray, *, kept: Collection[str] = (),
+                        advance: Callable[[int], None] = lambda done: None) -> FoldedGraph:
     """Chooses kernels and biases for the integer form.
 
     Args:

@@ -16,7 +16,7 @@ from mnv3_tf.quantization.fake_quantized import LoweredNetwork
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import FoldedGraph, Op, load_graph, save_graph
 from mnv3_tf.quantization.lowering import LOWERINGS, LoweredOp, lower, range_rule
-from mnv3_tf.quantization.weight_reconstruction import _Places, _round, compensate
+from mnv3_tf.quantization.weight_reconstruction import _Places, _round, reconstruct_weights
 from mnv3_tf.tflite.runtime import LiteRTModel
 
 # The first block's residual adds the stem's output, as in Large.
@@ -114,7 +114,7 @@ def test_what_is_kept_is_kept() -> None:
     graph = equalize(traced, [pictures()], kept=kept)
     assert not graph.split_stem
     ranges = calibrate(graph, [pictures()]).ranges
-    fitted = compensate(graph, ranges, pictures(), kept=kept)
+    fitted = reconstruct_weights(graph, ranges, pictures(), kept=kept)
     for op in traced.ops:
         if op.kernel is not None:
             assert np.array_equal(fitted[op.name].kernel, op.kernel) == (op.name in kept), op.name
@@ -124,7 +124,7 @@ def test_fitted_weights_lose_less_and_lie_on_the_grid() -> None:
     model = uneven(4.0)
     graph = trace(model)
     ranges = calibrate(graph, [pictures()]).ranges
-    fitted = compensate(graph, ranges, pictures())
+    fitted = reconstruct_weights(graph, ranges, pictures())
     assert error(model, fitted, ranges) < 0.8 * error(model, graph, ranges)
     lowered = lower(fitted)
     network = LoweredNetwork(lowered, ranges)
