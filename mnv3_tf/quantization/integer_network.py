@@ -12,10 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from mnv3_tf.errors import KitError
-from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, convolve
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges
 from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.integer_arithmetic import KERNELS, QuantParams
 from mnv3_tf.quantization.lowering import LoweredGraph, LoweredOp, lower
+from mnv3_tf.quantization.operations import convolve
 
 Kernels = Literal["xnnpack", "reference"]
 

@@ -72,6 +72,9 @@ class LoweredGraph:
     ops: tuple[LoweredOp, ...]
     lowering: Lowering
 
+    def __getitem__(self, name: str) -> LoweredOp:
+        return next(op for op in self.ops if op.name == name)
+
     def is_float(self, op: LoweredOp) -> bool:
         """Whether an operation computes in float where the rest is quantized: it belongs to a block that is left float."""
         return op.kind not in ("input", "flatten") and block_of(op.name) in self.folded.float_blocks
