@@ -23,7 +23,7 @@ from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapp
 
 from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.integer_arithmetic import QuantParams
-from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph, LoweredOp, range_rule
+from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph, LoweredOp, range_rule, walk
 from mnv3_tf.quantization.operations import compute
 from mnv3_tf.quantization.quantizers import BITS, KernelQuantizer, OpConfig, Operation
 
@@ -300,18 +300,8 @@ class LoweredNetwork:
         return last
 
     def walk(self, inputs: Any) -> Iterator[tuple[LoweredOp, Any]]:
-        """Every operation with its output, a tensor in the lowered network's units, for inputs in input units.
-
-        A tensor is let go of when nothing takes it any more.
-        """
-        last_use = {name: op.name for op in self.lowered.ops for name in op.inputs}
-        tensors: dict[str, Any] = {}
-        for op in self.lowered.ops:
-            tensors[op.name] = self._compute(op, [tensors[name] for name in op.inputs] or [inputs])
-            yield op, tensors[op.name]
-            for name in set(op.inputs):
-                if last_use[name] == op.name:
-                    del tensors[name]
+        """Every operation with its output, a tensor in the lowered network's units, for inputs in input units."""
+        return walk(self.lowered.ops, lambda op, taken: self._compute(op, taken or [inputs]))
 
     def apply(self, op: LoweredOp, inputs: Sequence[np.ndarray]) -> np.ndarray:
         """One operation alone, on inputs in the lowered network's units."""

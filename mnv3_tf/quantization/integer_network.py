@@ -15,7 +15,7 @@ from mnv3_tf.errors import KitError
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges
 from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.integer_arithmetic import KERNELS, QuantParams
-from mnv3_tf.quantization.lowering import LoweredGraph, LoweredOp, lower
+from mnv3_tf.quantization.lowering import LoweredGraph, LoweredOp, lower, walk
 from mnv3_tf.quantization.operations import convolve
 
 Kernels = Literal["xnnpack", "reference"]
@@ -52,7 +52,6 @@ class IntegerNetwork:
                            "QuantizedNetwork computes it with fake quantization.")
         self._network, self._arithmetic = network, KERNELS[kernels]
         self._ops = {op.name: op for op in network.lowered.ops}
-        self._last_use = {name: op.name for op in network.lowered.ops for name in op.inputs}
         self.refresh()
 
     def refresh(self) -> None:
@@ -96,16 +95,10 @@ class IntegerNetwork:
 
     def _compute(self, centred: Any, names: Sequence[str]) -> list[Any]:
         """Some tensors, centred, from the centred input. Not in a `tf.function`: tracing it takes longer than computing."""
-        tensors: dict[str, Any] = {}
-        found = {}
-        for name, op in self._ops.items():
-            inputs = [tensors[source] for source in op.inputs]
-            tensors[name] = centred if op.kind == "input" else self._apply(op, inputs, self._constants[name])
-            if name in names:
-                found[name] = tensors[name]
-            for source in set(op.inputs):
-                if self._last_use[source] == name:
-                    del tensors[source]
+        def compute(op: LoweredOp, inputs: list[Any]) -> Any:
+            return self._apply(op, inputs, self._constants[op.name]) if inputs else centred
+
+        found = {op.name: output for op, output in walk(self._network.lowered.ops, compute) if op.name in names}
         return [found[name] for name in names]
 
     def _apply(self, op: LoweredOp, inputs: list[Any], constants: Any) -> Any:
