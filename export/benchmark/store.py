@@ -13,6 +13,7 @@ from typing import Any
 
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.files import read_bytes, write_bytes, write_text
+from mnv3_tf.text import counted
 
 SCHEMA = "mnv3-benchmark/1"
 RESULTS, LOGS = "results.jsonl", "logs"
@@ -43,8 +44,7 @@ def append_records(folder: str | Path, records: Sequence[Mapping[str, Any]], log
     written = []
     try:
         (folder / LOGS).mkdir(parents=True, exist_ok=True)
-        _drop_cut_tail(folder / RESULTS)
-        start = _count(folder / RESULTS)
+        start = _whole_lines(folder / RESULTS)
         for number, record in enumerate(records):
             full = {**record, "raw_log": None}
             if number < len(logs) and logs[number]:
@@ -62,16 +62,13 @@ def append_records(folder: str | Path, records: Sequence[Mapping[str, Any]], log
     return written
 
 
-def _drop_cut_tail(path: Path) -> None:
-    """Removes a last line that a crash cut off, for a new one would be joined to it."""
-    if path.exists():
-        content = path.read_bytes()
-        if content and not content.endswith(b"\n"):
-            write_bytes(path, content[:content.rfind(b"\n") + 1])
-
-
-def _count(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+def _whole_lines(path: Path) -> int:
+    """How many there are; a last line that a crash cut off is removed, for a new one would be joined to it."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content[:content.rfind(b"\n") + 1]
+    if whole != content:
+        write_bytes(path, whole)
+    return whole.count(b"\n")
 
 
 def read_records(path: str | Path, notes: list[str] | None = None) -> list[Record]:
@@ -121,55 +118,10 @@ def _checked(record: Any, file: Path, number: int) -> Record:
     return record
 
 
-def host_records(result: Any, written: str) -> list[Record]:
-    """Records of a host's :class:`mnv3_tf.export.benchmark.host.BenchmarkResult`."""
-    environment = result.environment
-    rows = []
-    for row, samples in zip(result.rows, result.samples, strict=True):
-        flags = []
-        if row.delegate != environment["settings"]["delegate"] and environment["settings"]["delegate"] == "xnnpack":
-            flags.append("CPU fallback: XNNPACK took nothing of it")
-        rows.append({
-            "schema": SCHEMA, "written": written, "file": row.file, "file_sha256": row.sha256, "size_bytes": row.size_bytes,
-            "target": "host", "device": row.machine, "architecture": environment["architecture"],
-            "system": environment["system"], "build_fingerprint": None, "runner": "litert-python", "runner_version": row.runtime,
-            "runner_sha256": None, "threads": row.threads, "cores": "all", "delegate_asked": environment["settings"]["delegate"],
-            "delegate": row.delegate, "partitions": row.partitions, "runs": row.runs, "rounds": len(samples),
-            "median_ms": row.median_ms, "mean_ms": row.mean_ms, "p90_ms": row.p90_ms, "p95_ms": row.p95_ms, "p99_ms": row.p99_ms,
-            "min_ms": row.min_ms, "max_ms": row.max_ms, "spread": row.spread, "drift": row.drift, "init_ms": row.init_ms,
-            "first_ms": row.first_ms, "peak_memory_mb": None, "samples_ms": [list(part) for part in samples], "flags": flags,
-            "warnings": [], "failure": None, "settings": environment["settings"], "ops": None, "profile": None,
-            "state_before": {"governors": {"0": row.governor}, "cpu_temperature_c": row.temperature_before_c},
-            "state_after": {"governors": {"0": row.governor}, "cpu_temperature_c": row.temperature_after_c}, "states": []})
-    return rows
-
-
-def failed_host_records(files: Sequence[str], threads: Sequence[int], delegate: str, reason: str, written: str) -> list[Record]:
-    """Records of this machine without numbers, which say why.
-
-    Args:
-        files, threads: a row for each of both.
-        delegate: that was asked for.
-        reason: why there are no numbers.
-        written: UTC, ISO 8601.
-    """
-    from mnv3_tf.export.benchmark.environment import environment
-    from mnv3_tf.tflite.file import read_tflite
-
-    machine = environment()
-    facts = {file: read_tflite(file) for file in files}
-    nothing: Record = dict.fromkeys(REQUIRED)
-    return [{**nothing, "schema": SCHEMA, "written": written, "file": file, "file_sha256": facts[file].sha256,
-             "size_bytes": facts[file].size_bytes, "target": "host", "device": machine["cpu"],
-             "architecture": machine["architecture"], "system": machine["system"], "runner": "litert-python",
-             "runner_version": machine["runtime"], "threads": count, "cores": "all", "delegate_asked": delegate, "runs": 0,
-             "rounds": 0, "flags": [], "warnings": [], "failure": reason} for file in files for count in threads]
-
-
 def name_of(record: Record) -> str:
     """A row in words: file, device, threads and cores."""
     cores = "" if record["cores"] == "all" else f", {record['cores']}"
-    return f"{Path(record['file']).name} on {record['device']}, {record['threads']} thread{'s' * (record['threads'] != 1)}{cores}"
+    return f"{Path(record['file']).name} on {record['device']}, {counted(record['threads'], 'thread')}{cores}"
 
 
 def latency(record: Record) -> float | None:
