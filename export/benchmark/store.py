@@ -1,19 +1,26 @@
 """A result folder: `results.jsonl` with a record in each line, and `logs/` with what the runners printed.
 
 A record is written whole in one step, so a crash costs at most the line that was being written; that one is named when the file
-is read. docs/benchmark.md and schema.json describe the fields.
+is read. docs/benchmark.md and schema.json describe the fields. A log of benchmark_model that somebody else made is read as a
+record too.
 """
 
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mnv3_tf.errors import InputError, KitError
+from mnv3_tf.export.benchmark.runners.log_lines import split_lines
+from mnv3_tf.export.benchmark.runners.logs import failure, parse_log, remarks
+from mnv3_tf.export.benchmark.runners.operators import layer_of
 from mnv3_tf.files import read_bytes, write_bytes, write_text
 from mnv3_tf.text import counted
+from mnv3_tf.tflite.runtime import NO_DELEGATE
 
 SCHEMA = "mnv3-benchmark/1"
 RESULTS, LOGS = "results.jsonl", "logs"
@@ -24,6 +31,8 @@ REQUIRED = ("schema", "written", "file", "file_sha256", "size_bytes", "target", 
             "failure")
 
 Record = dict[str, Any]
+_IN_LOGS = {"file": re.compile(r"(?:^Graph: \[|^Loaded model |\bModel:\s+)([^\]]+?\.tflite)"),
+            "threads": re.compile(r"^(?:Num threads:|#threads used for CPU inference:)\s*\[?(\d{1,4})")}
 
 
 def append_records(folder: str | Path, records: Sequence[Mapping[str, Any]], logs: Sequence[str] = ()) -> list[Record]:
@@ -72,18 +81,21 @@ def _whole_lines(path: Path) -> int:
 
 
 def read_records(path: str | Path, notes: list[str] | None = None) -> list[Record]:
-    """Reads a result folder, or a `results.jsonl`.
+    """Reads a result folder, a `results.jsonl`, or a log of benchmark_model (logcat's prefixes do not matter).
 
     Args:
-        path: either.
-        notes: told of a last line that was cut off.
+        path: any of them.
+        notes: told of a last line that was cut off, and of what a log does not say.
 
     Raises:
         InputError: it cannot be read, or a line is not a record; the message names file and line.
     """
     path = Path(path)
     file = path / RESULTS if path.is_dir() else path
-    lines = read_bytes(file).decode("utf-8", "replace").split("\n")
+    text = read_bytes(file).decode("utf-8", "replace")
+    if text.strip() and not text.lstrip().startswith("{"):
+        return [_from_log(file, text, [] if notes is None else notes)]
+    lines = text.split("\n")
     records = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -116,6 +128,28 @@ def _checked(record: Any, file: Path, number: int) -> Record:
         if record[name] is not None and not isinstance(record[name], int | float):
             raise InputError(f"{where}: {name} is {record[name]!r}, and a number is expected.")
     return record
+
+
+def _from_log(path: Path, text: str, notes: list[str]) -> Record:
+    """A record of a log; what the log does not say is null, and "?" where a record must say something."""
+    log, lines = parse_log(text), [line.text for line in split_lines(text)]
+    if log.mean_ms is None and log.median_ms is None:
+        raise InputError(f"{path}: is neither what mnv3 benchmark --out wrote nor a log of benchmark_model with a result "
+                         f"({failure(log, 0)}).")
+    found = {name: next((match.group(1) for match in map(pattern.search, lines) if match), None)
+             for name, pattern in _IN_LOGS.items()}
+    values = {name: getattr(log, name, None) for name in REQUIRED}
+    delegate = NO_DELEGATE if log.delegate_applied == "cpu" else log.delegate
+    ops = [asdict(replace(op, name=layer_of(op.name))) for op in log.ops]
+    missing = [name for name, value in (*found.items(), ("delegate", delegate), ("median", log.median_ms)) if value is None]
+    notes.append(f"{path}: is a log of benchmark_model, which says neither the device nor single runs"
+                 f"{', and here no ' + ', '.join(missing) if missing else ''}")
+    written = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    return {**values, "schema": SCHEMA, "written": written,
+            "file": found["file"] or path.name, "target": "log", "device": "?", "architecture": "?", "runner": "benchmark_model",
+            "runner_version": "?", "threads": int(found["threads"]) if found["threads"] else "?", "cores": "all",
+            "delegate_asked": "?", "delegate": delegate, "rounds": 1, "flags": list(remarks(log, log.asked_runs or 0)),
+            "failure": failure(log, 0), "ops": ops or None}
 
 
 def name_of(record: Record) -> str:
