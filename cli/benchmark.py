@@ -138,21 +138,10 @@ def _on_devices(targets: list[str], files: list[Path], settings: "BenchmarkSetti
     """What the devices gave, and what went wrong, one line for each device."""
     if not targets:
         return [], []
-    from mnv3_tf.export.benchmark.devices.bench import benchmark_device, on_each, open_target, usable_phones
+    from mnv3_tf.export.benchmark.devices.bench import benchmark_device, on_each, open_targets
 
     terminal = Terminal()
-    problems: list[str] = []
-    devices = []
-    for target in targets:
-        try:
-            if target == "all":
-                phones, unusable = usable_phones()
-                devices += phones
-                problems += unusable
-            else:
-                devices.append(open_target(target))
-        except KitError as error:
-            problems.append(str(error))
+    devices, problems = open_targets(targets)
     shown = terminal if len(devices) == 1 else Lines(terminal)
     results = []
     measured = on_each(devices, lambda device: benchmark_device(device, files, settings, shown))
@@ -187,7 +176,7 @@ def _print(result: "Result", baseline: str) -> None:
         return
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=140)
+        console = Console(highlight=False, width=160)
     console.print(benchmark_table(result.rows, comparisons(result.rows, baseline)))
     for line in result_lines(result):
         console.print(line, markup=False, soft_wrap=not console.is_terminal)

@@ -144,13 +144,15 @@ def benchmark_host(files: Sequence[str | Path], settings: BenchmarkSettings, pro
     jobs = [Job(Path(file), count, None, "all") for file in files for count in settings.threads]
     machine = environment()
     identity = DeviceIdentity(machine["cpu"], machine["architecture"], "", machine["system"], None, "")
-    with kit_runner_here(settings, progress) if settings.profile else contextlib.nullcontext() as kit:
+    loads = settings.delegate in DELEGATES
+    with kit_runner_here(settings, progress) if settings.profile and loads else contextlib.nullcontext() as kit:
         runner = HostRunner(settings, machine["runtime"], kit)
-        for job in jobs if settings.delegate in DELEGATES else []:
+        for job in jobs if loads else []:
             runner.load(job)
         result = measure_rows(jobs, facts, runner, settings, target=HOST, identity=identity, state=state_here, progress=progress)
-    timed = "the invocation alone; copying input and result is not timed"
-    return replace(result, environment={**machine, "settings": {**settings.to_dict(), "timed": timed}})
+    told = {**settings.to_dict(), "timed": "the invocation alone; copying input and result is not timed"}
+    rows = tuple({**row, "settings": told} for row in result.rows)
+    return replace(result, rows=rows, environment={**machine, "settings": told})
 
 
 def host_json(result: Result, compared: Sequence[Any]) -> dict[str, Any]:

@@ -41,17 +41,13 @@ class Result:
 
 def measure_rows(jobs: Sequence[Job], facts: Mapping[Path, TfliteFile], runner: Runner, settings: BenchmarkSettings, *,
                  target: str, identity: DeviceIdentity, state: Callable[[], DeviceState], progress: Progress) -> Result:
-    """Measures jobs in turns, and makes a row of each.
+    """Measures jobs as :func:`mnv3_tf.export.benchmark.measure.measure` does, and makes a row of each.
 
     Args:
-        jobs: what to measure.
-        facts: what is in their files.
-        runner: that measures them, ready to.
-        settings: how.
+        jobs, runner, settings, state, progress: of the measurement.
+        facts: what is in the jobs' files.
         target: what rows call the place: "host", or the device's kind and alias.
         identity: of the device.
-        state: asks the device.
-        progress: told of every slice.
 
     Raises:
         DeviceLost: the device went away.

@@ -25,12 +25,11 @@ from mnv3_tf.tflite.file import read_tflite
 T = TypeVar("T")
 
 
-def open_target(target: str, program: str | None = None) -> RemoteDevice:
+def open_target(target: str) -> RemoteDevice:
     """A device by the name that `--target` gives it.
 
     Args:
         target: "adb", "adb:SERIAL" or "ssh:HOST".
-        program: the adb client; None: looked for.
 
     Raises:
         NoDeviceError: it is not there, or cannot be used; the message says what to do.
@@ -38,23 +37,33 @@ def open_target(target: str, program: str | None = None) -> RemoteDevice:
     """
     kind, _, name = target.partition(":")
     if kind == "adb":
-        adb = Adb(program)
+        adb = Adb()
         return AdbDevice(adb, adb.choose(name or None).serial)
     if kind == "ssh" and name:
         return SshDevice(name)
     raise InputError(f"{target!r}: is not a target. Give host, adb, adb:SERIAL, ssh:HOST or all.")
 
 
-def usable_phones() -> tuple[list[RemoteDevice], list[str]]:
-    """Every phone that can be used, and a line for each that cannot.
+def open_targets(targets: Sequence[str]) -> tuple[list[RemoteDevice], list[str]]:
+    """The devices that can be used, and a line for each that cannot.
 
-    Raises:
-        NoDeviceError: there is no adb.
+    Args:
+        targets: as for :func:`open_target`; "all" is every phone that adb knows.
     """
-    adb = Adb()
-    entries = adb.devices()
-    phones: list[RemoteDevice] = [AdbDevice(adb, entry.serial) for entry in entries if entry.usable]
-    return phones, [entry.problem() for entry in entries if not entry.usable]
+    devices: list[RemoteDevice] = []
+    problems: list[str] = []
+    for target in targets:
+        try:
+            if target != "all":
+                devices.append(open_target(target))
+                continue
+            adb = Adb()
+            entries = adb.devices()
+            devices += [AdbDevice(adb, entry.serial) for entry in entries if entry.usable]
+            problems += [entry.problem() for entry in entries if not entry.usable]
+        except KitError as error:
+            problems.append(str(error))
+    return devices, problems
 
 
 def benchmark_device(device: RemoteDevice, files: Sequence[Path], settings: BenchmarkSettings, progress: Progress) -> Result:

@@ -18,7 +18,7 @@ _KINDS = (("cpu", re.compile(r"cpu|tsens|soc|little|big|x86_pkg|^mid$|^ap$", re.
           ("other", re.compile(r"gpu|bat|usb|npu|tpu|modem|charg|amplifier|wlan|camera|ddr", re.IGNORECASE)))
 # Android's types of sensors; the names come first, for one maker counts them differently.
 _TYPES = {"0": "cpu", "3": "skin"}
-_CPU_NUMBER, _KILOHERTZ = re.compile(r"[0-9]{1,4}"), re.compile(r"[0-9]{1,9}")
+_CPU, _KILOHERTZ = re.compile(r"^ *([0-9]{1,4})" + r" +(\S+)" * 4 + r" *$", re.MULTILINE), re.compile(r"[0-9]{1,9}")
 _BATTERY = re.compile(r"^\s*(level|scale|temperature|status): (-?[0-9]{1,9}(?:\.[0-9]+)?)\s*$", re.MULTILINE)
 _CHARGING = {2.0: True, 3.0: False, 4.0: False, 5.0: False}
 _WARMER_C = 5.0
@@ -188,16 +188,12 @@ def _zones(text: str) -> dict[str, float]:
 
 def _cpus(text: str) -> dict[str, dict[int, Any]]:
     found: dict[str, dict[int, Any]] = {"governors": {}, "frequencies_mhz": {}, "allowed_mhz": {}, "max_frequencies_mhz": {}}
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) != 5 or not _CPU_NUMBER.fullmatch(words[0]):
-            continue
-        cpu = int(words[0])
-        if words[1] != "-":
-            found["governors"][cpu] = words[1]
-        for key, word in zip(("frequencies_mhz", "allowed_mhz", "max_frequencies_mhz"), words[2:], strict=True):
-            if _KILOHERTZ.fullmatch(word):
-                found[key][cpu] = int(word) / 1000
+    for cpu, governor, *clocks in _CPU.findall(text):
+        if governor != "-":
+            found["governors"][int(cpu)] = governor
+        for key, khz in zip(("frequencies_mhz", "allowed_mhz", "max_frequencies_mhz"), clocks, strict=True):
+            if _KILOHERTZ.fullmatch(khz):
+                found[key][int(cpu)] = int(khz) / 1000
     return found
 
 

@@ -174,6 +174,7 @@ def test_json_form_names_no_host(result):
     assert set(plain) == {"rows", "comparisons", "environment", "samples_ms"}
     assert set(plain["rows"][0]) >= ROW_KEYS and plain["samples_ms"] == [row["samples_ms"] for row in result.rows]
     assert {"cpu", "cores", "governor", "runtime", "settings"} <= set(plain["environment"])
+    assert plain["rows"][0]["settings"] == plain["environment"]["settings"] and "invocation alone" in str(plain["environment"])
     assert platform.node() not in plain["environment"].values()
 
 
