@@ -72,7 +72,7 @@ def _elsewhere(arm: bool, target: str | None, terminal: Terminal) -> dict[str, A
 
         found[ARM] = partial(run_on_emulated_arm, progress=terminal)
     if target:
-        from mnv3_tf.export.benchmark.devices.parity import run_on_device
+        from mnv3_tf.export.benchmark.devices.bench import run_on_device
 
         found[PHONE] = partial(run_on_device, target, progress=terminal)
     return found

@@ -15,7 +15,9 @@ from mnv3_tf.data import PictureDataset, evaluation_split, open_dataset
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.data.check import check_pictures
 from mnv3_tf.errors import GateError, InputError
-from mnv3_tf.export.benchmark.host import Comparison, benchmark_files, compare_rows
+from mnv3_tf.export.benchmark.compare import Comparison, comparisons
+from mnv3_tf.export.benchmark.host import benchmark_host
+from mnv3_tf.export.benchmark.measure import BenchmarkSettings
 from mnv3_tf.export.convert.convert import Source, convert
 from mnv3_tf.export.sensitivity.plot import draw_sensitivity
 from mnv3_tf.export.verify.chain import Chain, open_chain
@@ -211,7 +213,7 @@ def measure_cost(plain: Source, mixed: Source, progress: Progress, *, runs: int 
         plain: the quantized run, wholly in 8 bits.
         mixed: the same with some blocks left float.
         progress: told of everything.
-        runs, min_seconds: as in :func:`benchmark_files`.
+        runs, min_seconds: as in :class:`BenchmarkSettings`.
 
     Raises:
         GateError: the int8 or the mixed file is not clean, or is more than one XNNPACK partition.
@@ -224,13 +226,13 @@ def measure_cost(plain: Source, mixed: Source, progress: Progress, *, runs: int 
             for done, (name, (source, options)) in enumerate(wanted.items(), 1):
                 paths[name] = str(convert(source, Path(folder) / f"{name}.tflite", **options).path)
                 advance(done, name)
-        result = benchmark_files(list(paths.values()), runs=runs, min_seconds=min_seconds, progress=progress)
+        rows = benchmark_host(list(paths.values()), BenchmarkSettings(runs=runs, min_seconds=min_seconds), progress).rows
         names = {path: name for name, path in paths.items()}
-        ratios = [*compare_rows(result, against=paths["int8"])[1:],
-                  *(row for row in compare_rows(result, against=paths["float32"]) if names[row.file] == "mixed")]
-    return Cost(tuple(FileCost(names[row.file], row.median_ms, row.size_bytes, row.partitions) for row in result.rows),
-                tuple(dataclasses.replace(row, file=names[row.file], baseline=names[row.baseline]) for row in ratios),
-                result.rows[0].machine)
+        ratios = [*comparisons(rows, paths["int8"])[1:],
+                  *(entry for entry in comparisons(rows, paths["float32"]) if names[entry.file] == "mixed")]
+    return Cost(tuple(FileCost(names[row["file"]], row["median_ms"], row["size_bytes"], row["partitions"]) for row in rows),
+                tuple(dataclasses.replace(entry, file=names[entry.file], baseline=names[entry.baseline]) for entry in ratios),
+                rows[0]["device"])
 
 
 def _write_run(target: RunFolder, chain: Chain, graph: FoldedGraph, ranges: Ranges, recipe: Recipe,

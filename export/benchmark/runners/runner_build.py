@@ -39,14 +39,12 @@ class RunnerBundle:
     """What is copied to a device.
 
     Attributes:
-        architecture: of the device.
         loader: name of the dynamic loader among the files.
         files: name on the device -> file here.
         sha256: of the program's and the library's bytes together.
         version: of the runtime, such as "LiteRT 2.3.0".
     """
 
-    architecture: str
     loader: str
     files: dict[str, Path]
     sha256: str
@@ -83,7 +81,7 @@ def build_runner(architecture: str, progress: Progress) -> RunnerBundle:
         raise KitError(f"{folder}: the kit's runner cannot be kept there ({error.strerror or error}). Free some space, or name "
                        "a folder that you may write to with XDG_CACHE_HOME.") from error
     digest = hashlib.sha256((sha256(program) + sha256(library)).encode()).hexdigest()
-    return RunnerBundle(architecture, loader, files, digest, f"LiteRT {version}")
+    return RunnerBundle(loader, files, digest, f"LiteRT {version}")
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ import pytest
 from device_lab.phone import SimulatedPhone
 
 from mnv3_tf.errors import KitError
+from mnv3_tf.export.benchmark.devices.bench import run_on_device
 from mnv3_tf.export.benchmark.devices.emulator import run_on_emulated_arm
-from mnv3_tf.export.benchmark.devices.parity import run_on_device
 from mnv3_tf.export.verify import open_chain, verify
 from mnv3_tf.export.verify.result import Verification
 from mnv3_tf.export.verify.stages import ARM, PHONE, XNNPACK
