@@ -6,7 +6,7 @@ Every file takes RGB pixel values: uint8 the byte itself, int8 the byte minus 12
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import FoldedGraph, leave_float, load_graph
 from mnv3_tf.quantization.integer_network import QuantizedNetwork
-from mnv3_tf.quantization.lowering import FORMER_LOWERINGS, LoweredGraph, Lowering, lower
+from mnv3_tf.quantization.lowering import FORMER_LOWERINGS, LOWERINGS, LoweredGraph, Lowering, lower
 from mnv3_tf.tflite.file import (
     TfliteFile,
     boundary_quantize_problems,
@@ -129,20 +129,24 @@ def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io 
             (default for the other formats: the native HARD_SWISH operation, which GPU and NPU delegates may prefer).
 
     Raises:
-        InputError: the combination is impossible.
+        InputError: the combination is impossible, or one of the words is unknown.
         GateError: the file would hold float operations outside of the blocks that the run leaves float, stray conversions, or,
             lowered for XNNPACK, more than one partition; or it answers differently from the quantized Keras network.
     """
     out = Path(out)
     if out.suffix != ".tflite":
         raise InputError(f"{out}: the file to write must end in .tflite.")
+    lowering = FORMER_LOWERINGS.get(str(lowering), lowering) or ("xnnpack" if format == "int8" else "native")
+    for name, value, choices in (("format", format, get_args(Format)), ("io", io, (None, *get_args(Io))),
+                                 ("lowering", lowering, LOWERINGS)):
+        if value not in choices:
+            raise InputError(f"{name} {value!r} is unknown: choose one of {', '.join(filter(None, choices))}.")
     if format == "int8" and source.ranges is None:
         raise InputError(f"{source.path}: is a float model, and int8 needs quantized ranges. Make a quantized run first "
                          "(mnv3 quantize RUN --data PATH --out QRUN), or give --format float16, dynamic or float32.")
     if format != "int8" and io not in (None, "float32"):
         raise InputError(f"--io {io} goes with --format int8 only; a {format} file takes and gives float32.")
     io = io or ("uint8" if format == "int8" else "float32")
-    lowering = FORMER_LOWERINGS.get(str(lowering), lowering) or ("xnnpack" if format == "int8" else "native")
     content = convert_graph(source.graph, source.ranges if format == "int8" else None, format=format, io=io,
                             lowering=lowering)
     model = LiteRTModel(content)

@@ -128,6 +128,9 @@ def test_int8_needs_a_quantized_run(float_run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("out", "changes", "message"), [
     ("m.bin", {}, r"must end in \.tflite"),
     ("m.tflite", {"format": "float16", "io": "uint8"}, "--io uint8 goes with --format int8"),
+    ("m.tflite", {"lowering": "unknown"}, "lowering 'unknown' is unknown: choose one of xnnpack, native"),
+    ("m.tflite", {"format": "int4"}, "format 'int4' is unknown: choose one of int8, float16, dynamic, float32"),
+    ("m.tflite", {"io": "int16"}, "io 'int16' is unknown: choose one of uint8, int8, float32"),
 ])
 def test_impossible_wishes_are_refused(qat_run: Path, tmp_path: Path, out: str, changes: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
