@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from foreign_models import SIDE, SPEC, answers, build, folded, noise, randomize, relative
 
+from benchmarks.peers.keras_applications import convert_model_standard
 from mnv3_tf import MobileNetV3
 from mnv3_tf.data.synthetic import synthetic_pictures
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.convert.standard import convert_model_standard
 from mnv3_tf.network.spec import Block, NetworkSpec
 from mnv3_tf.tflite.file import TensorInfo, TfliteFile, parse_tflite
 from mnv3_tf.weights.graphs import ForeignNetwork, read_convolutions
