@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from mnv3_tf.config import VerifyConfig
-from mnv3_tf.export.convert.placement import Constants, Placed
+from mnv3_tf.export.convert.placement import Placed
 from mnv3_tf.export.verify.layers import Layer, LayerTable
 from mnv3_tf.export.verify.stages import FLOAT, QUANTIZED, REFERENCE, RUNGS, Form
 from mnv3_tf.metrics import Scores
@@ -21,6 +21,7 @@ from mnv3_tf.network.layer_names import display_name
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, input_units, shifted_bias
 from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph
+from mnv3_tf.tflite.file import TfliteFile
 
 # A channel is called lost where the file keeps less of its weights' direction or size than this.
 _LEAST_COSINE = 0.5
@@ -111,7 +112,7 @@ def _where_range_enters(layer: Layer, quantized: Ranges | None) -> str:
     return QUANTIZED if same else REFERENCE
 
 
-def kernel_findings(placed: list[Placed], lowered: LoweredGraph, own: LoweredGraph | None, constants: Constants,
+def kernel_findings(placed: list[Placed], lowered: LoweredGraph, own: LoweredGraph | None, file: TfliteFile,
                     shift: np.ndarray | None) -> list[Finding]:
     """Channels whose weights were lost, and kernels and biases of the file that are not those that it was made from.
 
@@ -119,15 +120,15 @@ def kernel_findings(placed: list[Placed], lowered: LoweredGraph, own: LoweredGra
         placed: the network's operations in the file.
         lowered: the float model.
         own: what the file was made from, None where that is not known.
-        constants: of the file.
+        file: that they are in.
         shift: what the file's input lacks of the float model's, (3,), which its first bias makes up for; None for nothing.
     """
     found = []
     for item in placed:
         if item.op.kind not in ("conv", "depthwise"):
             continue
-        kernel, bias = item.kernel_and_bias(constants)
-        scales = np.asarray(constants.scales(item.operator.inputs[1]))
+        kernel, bias = item.kernel_and_bias(file)
+        scales = np.asarray(file.stored(item.operator.inputs[1]).scales)
         expected = lowered.weights(item.op)[0]
         lost = _lost_channels(kernel, expected, item.op.kind, scales)
         carried = own is not None and not _lost_channels(own.weights(item.op)[0], expected, item.op.kind, scales)

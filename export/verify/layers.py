@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mnv3_tf.export.convert.placement import Constants, Placed, detect_lowering, place
+from mnv3_tf.export.convert.placement import Placed, detect_lowering, place
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, input_units
 from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.lowering import LoweredGraph, LoweredOp, lower, range_rule
@@ -143,7 +143,6 @@ def examine_layers(content: bytes, float_graph: FoldedGraph, own_graph: FoldedGr
 class _Examination:
     def __init__(self, content: bytes, file: TfliteFile, lowered: LoweredGraph, own: LoweredGraph, placed: list[Placed]):
         self.file, self.lowered, self.placed = file, lowered, placed
-        self.constants = Constants(content, file)
         self.model = LiteRTModel(content, delegate="none", keep_tensors=True)
         self.network, self.own = LoweredNetwork(lowered), LoweredNetwork(own)
         self.sums = {item.op.name: _Sums() for item in placed}
@@ -222,13 +221,13 @@ class _Examination:
     def _channels(self, item: Placed) -> Channels | None:
         if item.op.kind not in ("conv", "depthwise"):
             return None
-        return kernel_channels(item, self.lowered, self.constants)
+        return kernel_channels(item, self.lowered, self.file)
 
 
-def kernel_channels(item: Placed, lowered: LoweredGraph, constants: Constants) -> Channels:
+def kernel_channels(item: Placed, lowered: LoweredGraph, file: TfliteFile) -> Channels:
     """The channels of a convolution's kernel beside the float model's."""
     scale = item.op.kernel_scale
-    kernel = item.kernel_and_bias(constants)[0] / scale
+    kernel = item.kernel_and_bias(file)[0] / scale
     expected = lowered.weights(item.op)[0] / scale
     size = channel_sizes(kernel, item.op.kind)
     median = float(np.median(size))

@@ -13,9 +13,8 @@ from mnv3_tf.data import PictureDataset, Sample, evaluation_split, open_dataset
 from mnv3_tf.data.batches import EVALUATION_BATCH, contract_batches
 from mnv3_tf.data.check import check_pictures
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.export.bundle.contract import input_tensor
 from mnv3_tf.export.convert.convert import check_int8, convert_graph, output_step
-from mnv3_tf.export.convert.placement import Constants, detect_lowering, place
+from mnv3_tf.export.convert.placement import detect_lowering, place
 from mnv3_tf.export.verify import findings as checks
 from mnv3_tf.export.verify.card_findings import calibration_of, claim_findings
 from mnv3_tf.export.verify.chain import Chain
@@ -43,8 +42,8 @@ from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import FoldedGraph, leave_float
 from mnv3_tf.quantization.integer_network import QuantizedNetwork
 from mnv3_tf.quantization.lowering import lower
-from mnv3_tf.tflite.file import FLOAT_TYPES, TfliteFile, parse_tflite, read_tflite_bytes
-from mnv3_tf.tflite.runtime import LiteRTModel
+from mnv3_tf.tflite.file import FLOAT_TYPES, TfliteFile, dequantize, parse_tflite, read_tflite_bytes
+from mnv3_tf.tflite.runtime import LiteRTModel, pixel_tensor
 
 # Runs input tensors, one after the other in a file, through a model elsewhere: (model, tensors, file for the outputs).
 Elsewhere = Callable[[Path, Path, Path], None]
@@ -252,7 +251,7 @@ class _Verification:
 
     def _form_elsewhere(self, name: str, run: Elsewhere, content: bytes, model: LiteRTModel, int8: bool) -> Form:
         """The file's answers from another processor, and whether their bytes are this one's."""
-        tensors = np.concatenate([input_tensor(picture, model.input_dtype) for picture in self.pixels])
+        tensors = pixel_tensor(self.pixels, model.input_dtype)
         with self.progress.task(name, 1) as advance, tempfile.TemporaryDirectory(prefix="mnv3-verify-") as store:
             folder = Path(store)
             (folder / "model.tflite").write_bytes(content)
@@ -267,8 +266,7 @@ class _Verification:
         differing = int((raw != own).any(axis=1).sum())
         apart = float(np.abs(raw.astype(np.float64) - own.astype(np.float64)).max())
         close = apart <= 1 if int8 and model.output_dtype != "float32" else np.allclose(raw, own, atol=1e-3, rtol=1e-3)
-        scale, zero = model.output_quantization
-        logits = raw.astype(np.float32) if scale == 0.0 else (raw.astype(np.float32) - zero) * np.float32(scale)
+        logits = dequantize(raw, *model.output_quantization).astype(np.float32)
         text = (f"its output bytes are this machine's on {len(own) - differing} of {len(own)} pictures"
                 + (f"; the largest difference is {apart:g}" if differing else ""))
         return Form(name, str(self.chain.subject), logits, int8, checks=(Check("bytes", bool(close), text),))
@@ -313,6 +311,6 @@ class _Verification:
             if int8:
                 found += checks.range_findings(table, chain.ranges, limits)
                 found += checks.noise_findings(table, limits)
-            found += checks.kernel_findings(placed, lowered, own, Constants(content, file),
+            found += checks.kernel_findings(placed, lowered, own, file,
                                             input_shift(float_graph) if int8 else None)
         return table, found
