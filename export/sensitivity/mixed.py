@@ -12,7 +12,7 @@ import numpy as np
 from mnv3_tf.artefacts.card import read_card
 from mnv3_tf.artefacts.run_folder import RunFolder
 from mnv3_tf.data import PictureDataset, evaluation_split, open_dataset
-from mnv3_tf.data.batches import ContractPictures
+from mnv3_tf.data.batches import ContractPictures, collect
 from mnv3_tf.data.check import check_pictures
 from mnv3_tf.errors import GateError, InputError
 from mnv3_tf.export.benchmark.host import Comparison, benchmark_files, compare_rows
@@ -151,7 +151,8 @@ def analyse_run(quantized_run: str | Path, data: str | Path, out: str | Path, *,
     splits = {name: dataset.split(name) for name in dict.fromkeys(["val", evaluation_split(dataset)])}
     dataset, _ = check_pictures(dataclasses.replace(dataset, splits=splits), strict=config.data.strict, progress=progress)
     pictures = ContractPictures(dataset.split("val"), chain.contract)
-    float_logits = _float_logits(chain, pictures, progress)
+    model = load_keras(chain.float_run.model)
+    float_logits = collect(progress, "Float model", len(pictures), lambda pixels: batch_logits(model, pixels), pictures)
     network = SwitchedNetwork(graph, ranges, pictures)
     sensitivity = analyse(network, float_logits, pictures.labels, progress)
     search = RecipeSearch(network, sensitivity, float_logits, pictures.labels, budget=budget, agreement=agreement)
@@ -187,16 +188,6 @@ def _checked(chain: Chain, float_blocks: Sequence[str] | None, blocks: int | Non
         raise InputError(f"--blocks is {blocks}; the network has {len(chain.graph.blocks)} blocks, so 1 to "
                          f"{len(chain.graph.blocks)} are allowed.")
     return leave_float(chain.graph, ()), chain.ranges
-
-
-def _float_logits(chain: Chain, pictures: ContractPictures, progress: Progress) -> np.ndarray:
-    model = load_keras(chain.float_run.model)
-    parts: list[np.ndarray] = []
-    with progress.task("Float model", len(pictures)) as advance:
-        for pixels in pictures:
-            parts.append(batch_logits(model, pixels))
-            advance(sum(map(len, parts)), "")
-    return np.concatenate(parts)
 
 
 def _source(chain: Chain, graph: FoldedGraph) -> Source:
