@@ -1,6 +1,7 @@
 """Reads a `.tflite` file into the neutral graph, with every constant in real numbers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.tflite.file import OperatorInfo, TfliteFile, read_tflite
-from mnv3_tf.weights.graphs.graph import Constant, Graph, Operator, Tensor
+from mnv3_tf.weights.graphs.graph import Constant, Graph, Operator, Tensor, zero_pads
 
 _FLOATS = ("float32", "float16", "float64")
 _WHOLE = ("int8", "uint8", "int16", "int32", "int64", "bool")
@@ -67,9 +68,7 @@ class _Reader:
             "TRANSPOSE": lambda a: a.transpose(self._whole(info, 1))}
         if info.name not in unpack:
             return False
-        turn = unpack[info.name]
-        step = None if source.step is None else turn(np.broadcast_to(source.step, source.value.shape))
-        self.constants[info.outputs[0]] = Constant(turn(source.value), step)
+        self.constants[info.outputs[0]] = source.turned(lambda a: unpack[info.name](np.broadcast_to(a, source.value.shape)))
         return True
 
     def _whole(self, info: OperatorInfo, index: int) -> list[int]:
@@ -105,11 +104,9 @@ class _Reader:
             return made("average_pool", window=(options.filterHeight, options.filterWidth),
                         stride=(options.strideH, options.strideW), padding=_padding(options))
         if info.name in ("PAD", "PADV2"):
-            amounts = np.reshape(self._whole(info, 1), (-1, 2)).tolist()
-            filled = self.constants.get(info.inputs[2]) if info.name == "PADV2" else None
-            is_zero = info.name == "PAD" or (filled is not None and not np.any(filled.value))
-            if len(amounts) == 4 and amounts[0] == amounts[3] == [0, 0] and is_zero:
-                return made("pad", take=1, pads=(*amounts[1], *amounts[2]))
+            filled = self.constants.get(info.inputs[2]) if info.name == "PADV2" else Constant(np.zeros(()))
+            if pads := zero_pads(self._whole(info, 1), None if filled is None else filled.value):
+                return made("pad", take=1, pads=pads)
         return made("other")
 
     def _convolution(self, info: OperatorInfo, made: Callable[..., Operator], options: Any) -> Operator:
@@ -118,17 +115,11 @@ class _Reader:
         kernel = info.inputs[1]
         if kernel not in self.constants:
             return made("other", reason="its kernel is not constant or of a type that is not read")
-        axes = (1, 2, 3, 0)
-        turned = (kernel, "turned", is_depthwise)
-        name = str(turned)
-        if name not in self.constants:
-            source = self.constants[kernel]
-            self.constants[name] = Constant(source.value.transpose(axes),
-                                            None if source.step is None else source.step.transpose(axes))
+        turned = f"{kernel} turned"
+        self.constants[turned] = self.constants[kernel].turned(lambda a: a.transpose(1, 2, 3, 0))
         operator = made("depthwise" if is_depthwise else "conv", stride=(options.strideH, options.strideW),
                         dilation=(options.dilationHFactor, options.dilationWFactor), padding=_padding(options))
-        return Operator(operator.place, operator.kind, (operator.inputs[0], name, *operator.inputs[2:]), operator.outputs,
-                        operator.name, operator.attributes, operator.activation)
+        return replace(operator, inputs=(operator.inputs[0], turned, *operator.inputs[2:]))
 
 
 def _padding(options: Any) -> str:
