@@ -31,7 +31,10 @@ def golden_pictures(samples: Sequence[Sample], count: int) -> list[tuple[str, Im
         for group in list(by_class.values()):
             if group and len(chosen) < count:
                 chosen.append(group.pop(0))
-    return [(sample.path.name, _small(read_picture(sample.path))) for sample in chosen]
+    made = [(sample.path.name, read_picture(sample.path).copy()) for sample in chosen]
+    for _, picture in made:
+        picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    return made
 
 
 def generated_pictures(count: int, seed: int = 0) -> list[tuple[str, Image.Image]]:
@@ -44,12 +47,6 @@ def generated_pictures(count: int, seed: int = 0) -> list[tuple[str, Image.Image
         picture = Image.fromarray(cells).resize(sizes[number % len(sizes)], Image.Resampling.BICUBIC)
         made.append((f"pattern {number}", picture))
     return made
-
-
-def _small(picture: Image.Image) -> Image.Image:
-    small = picture.copy()
-    small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-    return small
 
 
 def write_goldens(folder: Path, pictures: Sequence[tuple[str, Image.Image]], contract: Preprocessing, model: LiteRTModel,

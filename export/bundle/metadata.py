@@ -7,7 +7,6 @@ Associated files lie as a ZIP archive behind the flatbuffer, as the format asks.
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import flatbuffers
@@ -16,6 +15,7 @@ from flatbuffers import encode, number_types
 from flatbuffers.table import Table
 
 from mnv3_tf.errors import InputError
+from mnv3_tf.export.bundle.contract import LABELS
 from mnv3_tf.tflite.file import IDENTIFIER, TFLITE_METADATA, parse_tflite, unpack_model
 
 METADATA_IDENTIFIER = b"M001"
@@ -41,57 +41,24 @@ _TEXTS = ("name", "description", "version", "author", "license")
 _ALIGNMENT = 16
 
 
-@dataclass(frozen=True)
-class Metadata:
-    """What the metadata says.
-
-    Attributes:
-        name, description, version, author, license: of the model.
-        mean, std: a float32 pixel enters as (pixel - mean) / std; the bytes of a uint8 input enter as they are.
-        input_range, output_range: (least, greatest) value.
-        labels_file: name of the associated file with a line for each output.
-        output_name: of the scores.
-    """
-
-    name: str
-    description: str
-    version: str
-    author: str
-    license: str
-    mean: float
-    std: float
-    input_range: tuple[float, float]
-    output_range: tuple[float, float]
-    labels_file: str = "labels.txt"
-    output_name: str = "score"
-
-
 class AlignedBuilder(flatbuffers.Builder):
     """A builder whose byte vectors lie on the borders that TFLite asks for."""
 
     def StartVector(self, elemSize: int, numElems: int, alignment: int) -> Any:
         return super().StartVector(elemSize, numElems, _ALIGNMENT if elemSize == 1 else alignment)
 
-    def CreateNumpyVector(self, x: np.ndarray) -> Any:
-        if x.dtype.itemsize != 1:
-            return super().CreateNumpyVector(x)
-        return self.CreateByteVector(x.tobytes())
 
-    def CreateByteVector(self, x: bytes) -> Any:
-        self.StartVector(1, len(x), _ALIGNMENT)
-        self.head = int(self.head) - len(x)  # type: ignore[has-type]
-        self.Bytes[self.head:self.head + len(x)] = x
-        self.vectorNumElems = len(x)
-        return self.EndVector()
-
-
-def add_metadata(content: bytes, metadata: Metadata, labels: Sequence[str]) -> bytes:
+def add_metadata(content: bytes, labels: Sequence[str], *, about: Mapping[str, str], mean: float, std: float,
+                 output_range: tuple[float, float], output_name: str) -> bytes:
     """A `.tflite` file with metadata, and the labels as an associated file, in place of what it carried of these.
 
     Args:
         content: the file.
-        metadata: what to say.
         labels: one for each output.
+        about: name, description, version, author and license of the model.
+        mean, std: a float32 pixel enters as (pixel - mean) / std; the bytes of a uint8 input enter as they are.
+        output_range: (least, greatest) value.
+        output_name: of the scores.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -101,8 +68,21 @@ def add_metadata(content: bytes, metadata: Metadata, labels: Sequence[str]) -> b
         entry = schema.MetadataT(TFLITE_METADATA.encode(), len(model.buffers))
         model.buffers.append(schema.BufferT())
         model.metadata = [*(model.metadata or []), entry]
-    model.buffers[entry.buffer].data = np.frombuffer(pack_metadata(metadata), np.uint8)
-    return with_files(pack_model(model), {metadata.labels_file: "".join(f"{label}\n" for label in labels).encode()})
+    picture = {
+        "name": "image", "description": "RGB picture, prepared as preprocessing.json says.",
+        "content": {"type": _IMAGE, "image": {"color_space": _RGB}}, "stats": {"min": [0.0], "max": [255.0]},
+        "process_units": [{"type": _NORMALIZATION, "normalization": {"mean": [mean], "std": [std]}}]}
+    scores = {
+        "name": output_name, "description": "A score for each class.", "content": {"type": _FEATURE, "feature": {}},
+        "stats": {"min": [output_range[0]], "max": [output_range[1]]},
+        "files": [{"name": LABELS, "description": "A class in each line, in the order of the outputs.", "type": _AXIS_LABELS}]}
+    builder = flatbuffers.Builder(1024)
+    # The oldest parser that knows all that is written here is 1.0.0.
+    root = _write(builder, "Model", {**{key: about[key] for key in _TEXTS}, "min_parser_version": "1.0.0",
+                                     "graphs": [{"inputs": [picture], "outputs": [scores]}]})
+    builder.Finish(root, METADATA_IDENTIFIER)
+    model.buffers[entry.buffer].data = np.frombuffer(bytes(builder.Output()), np.uint8)
+    return with_files(pack_model(model), {LABELS: "".join(f"{label}\n" for label in labels).encode()})
 
 
 def pack_model(model: Any) -> bytes:
@@ -137,28 +117,6 @@ def associated_files(content: bytes) -> dict[str, bytes]:
         raise InputError(f"the associated files of the model are damaged ({error}).") from error
 
 
-def pack_metadata(metadata: Metadata) -> bytes:
-    """The metadata flatbuffer."""
-    def stats(ends: tuple[float, float]) -> dict[str, list[float]]:
-        return {"min": [ends[0]], "max": [ends[1]]}
-
-    picture = {
-        "name": "image", "description": "RGB picture, prepared as preprocessing.json says.",
-        "content": {"type": _IMAGE, "image": {"color_space": _RGB}}, "stats": stats(metadata.input_range),
-        "process_units": [{"type": _NORMALIZATION, "normalization": {"mean": [metadata.mean], "std": [metadata.std]}}]}
-    scores = {
-        "name": metadata.output_name, "description": "A score for each class.",
-        "content": {"type": _FEATURE, "feature": {}}, "stats": stats(metadata.output_range),
-        "files": [{"name": metadata.labels_file, "description": "A class in each line, in the order of the outputs.",
-                   "type": _AXIS_LABELS}]}
-    builder = flatbuffers.Builder(1024)
-    # The oldest parser that knows all that is written here is 1.0.0.
-    root = _write(builder, "Model", {**{key: getattr(metadata, key) for key in _TEXTS}, "min_parser_version": "1.0.0",
-                                     "graphs": [{"inputs": [picture], "outputs": [scores]}]})
-    builder.Finish(root, METADATA_IDENTIFIER)
-    return bytes(builder.Output())
-
-
 def _write(builder: flatbuffers.Builder, table: str, values: Mapping[str, Any]) -> int:
     """Writes a table of the schema, what it holds first; returns its place."""
     made = []
@@ -184,7 +142,7 @@ def _write(builder: flatbuffers.Builder, table: str, values: Mapping[str, Any]) 
 
 
 def read_metadata(content: bytes) -> dict[str, Any] | None:
-    """What the metadata of a file says, as :class:`Metadata` has it; None where it carries none.
+    """What the metadata of a file says, under the names of :func:`add_metadata`; None where it carries none.
 
     Raises:
         InputError: it is damaged.
