@@ -111,13 +111,14 @@ def _operators(found: "Inspection") -> Any:
 
 
 def _outside(found: "Inspection") -> Any:
+    from mnv3_tf.text import few
+
     groups: dict[tuple[str, str, str], list[int]] = {}
     for item in found.outside:
         groups.setdefault((item.name, item.dtype, item.reason), []).append(item.index)
     table = _table("outside of XNNPACK", "number", "why")
     for (name, dtype, why), numbers in groups.items():
-        more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
-        table.add_row(_plain(f"{name} {dtype}"), ", ".join(map(str, numbers[:_SHOWN])) + more, _plain(why))
+        table.add_row(_plain(f"{name} {dtype}"), few(numbers, _SHOWN), _plain(why))
     return table
 
 

@@ -3,7 +3,6 @@
 Every file takes RGB pixel values: uint8 the byte itself, int8 the byte minus 128, float32 the value 0..255.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -150,7 +149,8 @@ def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io 
     content = convert_graph(source.graph, source.ranges if format == "int8" else None, format=format, io=io,
                             lowering=lowering)
     model = LiteRTModel(content)
-    _gate(out, content, model, format, lowering, source)
+    if format == "int8":
+        _refuse_unclean(out, content, model, lowering, source)
     warnings = _warnings(source, model, format)
     write_bytes(out, content)
     source.contract.save(sidecar(out, "preprocessing.json"))
@@ -162,8 +162,8 @@ def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io 
         float_blocks=list(source.graph.float_blocks) if format == "int8" else [], partitions=model.partitions,
         form={"split_stem": source.graph.split_stem,
               "channel_sizes": {name: [float(size) for size in sizes] for name, sizes in source.graph.channel_sizes.items()}},
-        input=_tensor_facts(model.input_dtype, model.input_quantization),
-        output=_tensor_facts(model.output_dtype, model.output_quantization)))
+        **{side: {"dtype": dtype, "scale": scale, "zero_point": zero_point} for side, dtype, (scale, zero_point) in (
+            ("input", model.input_dtype, model.input_quantization), ("output", model.output_dtype, model.output_quantization))}))
     return Converted(out, len(content), format, io, lowering, model.partitions, model.undelegated_operators, warnings)
 
 
@@ -199,13 +199,11 @@ def convert_graph(graph: FoldedGraph, ranges: Ranges | None, *, format: Format, 
         raise KitError(f"TensorFlow's converter failed: {reason}") from error
 
 
-def check_int8(content: bytes, name: str, model: LiteRTModel, lowering: Lowering,
-               graph: FoldedGraph | None = None) -> list[str]:
+def check_int8(file: TfliteFile, model: LiteRTModel, lowering: Lowering, graph: FoldedGraph | None = None) -> list[str]:
     """What keeps a file from being a clean int8 file; nothing if it is one.
 
     Where blocks of `graph` are left float, exactly these must be, with conversions at their borders.
     """
-    file = parse_tflite(content, name=name)
     front, units = float_front(file)
     if graph is not None and graph.float_blocks:
         problems = _mixed_problems(file, lower(graph, lowering), front)
@@ -249,26 +247,20 @@ def output_step(model: LiteRTModel, graph: FoldedGraph, ranges: Ranges) -> float
     return (high - low) / 255
 
 
-def _gate(out: Path, content: bytes, model: LiteRTModel, format: Format, lowering: Lowering, source: Source) -> None:
-    if format != "int8":
-        return
-    problems = check_int8(content, str(out), model, lowering, source.graph)
+def _refuse_unclean(out: Path, content: bytes, model: LiteRTModel, lowering: Lowering, source: Source) -> None:
+    """Raises GateError for an int8 file that is not clean, or does not answer like the quantized network."""
+    assert source.ranges is not None
+    problems = check_int8(parse_tflite(content), model, lowering, source.graph)
     if problems:
         raise GateError(f"{out}: was not written, because it would not be a clean int8 file: {'; '.join(problems)}. A "
                         "network whose weights were never trained can cause this; otherwise try --lowering native.")
-    steps = _difference(source, model, lowering)
+    patterns = _patterns(source.graph)
+    expected = QuantizedNetwork(LoweredNetwork(lower(source.graph, lowering), source.ranges)).logits(patterns)
+    steps = float(np.abs(model.predict(patterns) - expected).mean()) / output_step(model, source.graph, source.ranges)
     if steps > _MEAN_STEPS:
         raise GateError(f"{out}: was not written, because it does not answer like the quantized Keras network: on test patterns "
                         f"a logit differs by {steps:.1f} of its 255 steps on average, and {_MEAN_STEPS:g} are allowed. "
                         "`mnv3 verify QRUN` names the layer where it begins.")
-
-
-def _difference(source: Source, model: LiteRTModel, lowering: Lowering) -> float:
-    """Steps by which a logit of the file differs from the quantized network's, on average over the test patterns."""
-    assert source.ranges is not None
-    patterns = np.stack(list(_patterns(source.graph.height, source.graph.width)))
-    expected = QuantizedNetwork(LoweredNetwork(lower(source.graph, lowering), source.ranges)).logits(patterns)
-    return float(np.abs(model.predict(patterns) - expected).mean()) / output_step(model, source.graph, source.ranges)
 
 
 def _warnings(source: Source, model: LiteRTModel, format: Format) -> tuple[str, ...]:
@@ -289,7 +281,7 @@ def _warnings(source: Source, model: LiteRTModel, format: Format) -> tuple[str, 
 
 def _constant_answer(source: Source, model: LiteRTModel) -> int | None:
     """The class that the file gives to every one of a few unlike patterns, or None; the float network decides what is unlike."""
-    patterns = np.stack(list(_patterns(source.graph.height, source.graph.width)))
+    patterns = _patterns(source.graph)
     answers = set(model.predict(patterns).argmax(axis=1).tolist())
     if len(answers) > 1:
         return None
@@ -297,14 +289,11 @@ def _constant_answer(source: Source, model: LiteRTModel) -> int | None:
     return answers.pop() if len(expected) > 1 else None
 
 
-def _patterns(height: int, width: int) -> Iterator[np.ndarray]:
-    rng = np.random.default_rng(0)
-    for cells in (1, 2, 4, 8):
-        for _ in range(4):
-            small = rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
-            yield np.kron(small, np.ones((-(-height // cells), -(-width // cells), 1), np.uint8))[:height, :width]
-
-
-def _tensor_facts(dtype: str, quantization: tuple[float, int]) -> dict[str, Any]:
-    scale, zero_point = quantization
-    return {"dtype": dtype, "scale": float(scale), "zero_point": int(zero_point)}
+def _patterns(graph: FoldedGraph) -> np.ndarray:
+    """Pictures of 1, 4, 16 and 64 random colours, uint8 (16, height, width, 3)."""
+    rng, made = np.random.default_rng(0), []
+    for cells in np.repeat((1, 2, 4, 8), 4):
+        small = rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+        tile = np.ones((-(-graph.height // cells), -(-graph.width // cells), 1), np.uint8)
+        made.append(np.kron(small, tile)[:graph.height, :graph.width])
+    return np.stack(made)

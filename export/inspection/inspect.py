@@ -123,10 +123,10 @@ class Inspection:
                 found.append(f"the runtime refuses it: {self.run.refused}")
             if requirement != "one-partition" or self.run.refused:
                 continue
-            inside = [f"{item.name} ({item.reason})" for item in self.outside if not _at_border(self.file, item)]
-            if self.run.partitions != 1 or inside:
+            left = dict.fromkeys(f"{item.name} ({item.reason})" for item in _inside(self.file, self.outside))
+            if self.run.partitions != 1 or left:
                 found.append(f"{counted(self.run.partitions or 0, 'XNNPACK partition')} instead of one"
-                             + (f"; outside: {', '.join(dict.fromkeys(inside))}" if inside else ""))
+                             + (f"; outside: {', '.join(left)}" if left else ""))
         return list(dict.fromkeys(found))
 
     def to_dict(self) -> dict[str, Any]:
@@ -288,11 +288,11 @@ def _problems(file: TfliteFile, kind: str, islands: tuple[Island, ...], sizes: d
     return lines
 
 
-def _at_border(file: TfliteFile, item: Outside) -> bool:
-    """A change between uint8 and int8 at the very end costs nothing that counts."""
-    operator = file.operators[item.index]
+def _inside(file: TfliteFile, outside: Iterable[Outside]) -> list[Outside]:
+    """Without changes between uint8 and int8 at the very ends, which cost nothing that counts."""
     ends = {tensor.index for tensor in (*file.inputs, *file.outputs)}
-    return item.name == "QUANTIZE" and bool(ends.intersection((*operator.inputs, *operator.outputs)))
+    return [item for item in outside if item.name != "QUANTIZE"
+            or ends.isdisjoint((*file.operators[item.index].inputs, *file.operators[item.index].outputs))]
 
 
 def _run_problems(file: TfliteFile, run: Run, outside: tuple[Outside, ...]) -> list[str]:
@@ -300,7 +300,7 @@ def _run_problems(file: TfliteFile, run: Run, outside: tuple[Outside, ...]) -> l
         return [run.refused]
     if not run.partitions:
         return ["XNNPACK takes nothing of it: everything runs on the runtime's own kernels"]
-    left = [item for item in outside if not _at_border(file, item)]
+    left = _inside(file, outside)
     if run.partitions > 1 or left:
         return [f"{counted(run.partitions, 'XNNPACK partition')} with {counted(len(left), 'operator')} outside of "
                 f"{'it' if run.partitions == 1 else 'them'}: every border costs time"]

@@ -2,7 +2,6 @@
 
 import base64
 import io
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,29 +83,16 @@ def _convergence(audit: dict[str, Any] | None) -> str:
     return convergence_plot([s["pictures"] for s in steps], [s["worst"] for s in steps], [s["median"] for s in steps])
 
 
-@dataclass(frozen=True)
-class _ClassRow:
-    name: str
-    pictures: int
-    before: float | None
-    after: float | None
-
-    @property
-    def change(self) -> float:
-        return (self.after or 0.0) - (self.before or 0.0)
-
-
-def _classes(first: Scores, last: Scores) -> list[_ClassRow]:
-    return [_ClassRow(name, count, recall, now) for (name, count, recall), (_, _, now)
-            in zip(first.per_class, last.per_class, strict=True)]
+def _classes(first: Scores, last: Scores) -> list[dict[str, Any]]:
+    """The recall of each class before and after."""
+    return [{"name": name, "pictures": count, "before": recall, "after": now, "change": (now or 0.0) - (recall or 0.0)}
+            for (name, count, recall), (_, _, now) in zip(first.per_class, last.per_class, strict=True)]
 
 
 def _shades(scores: Scores) -> list[tuple[str, list[tuple[int, float]]]]:
     """(label, [(count, share of the row)]) by row."""
-    rows = []
-    for (name, count, _), row in zip(scores.per_class, scores.confusion, strict=True):
-        rows.append((name, [(value, value / count if count else 0.0) for value in row]))
-    return rows
+    return [(name, [(value, value / count if count else 0.0) for value in row])
+            for (name, count, _), row in zip(scores.per_class, scores.confusion, strict=True)]
 
 
 def _thumbnail(path: Path) -> str:

@@ -1,6 +1,6 @@
 """The parity stages: the same pictures through every form of the network, each compared with the one before."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -171,44 +171,40 @@ def climb(forms: list[Form], labels: np.ndarray, class_names: tuple[str, ...], s
         if form.logits is None:
             rungs.append(Rung(form.name, form.source, None, absent=form.absent))
             continue
-        rung = Rung(form.name, form.source, score(form.logits, labels, class_names), checks=form.checks)
+        scores, checks = score(form.logits, labels, class_names), form.checks
+        previous = to_float = None
         if form.name == XNNPACK and quantized is not None:
             before = quantized
         if before is not None and before.logits is not None:
             other, against = (before.logits, before.name) if form.expected is None else (form.expected, form.expected_from)
             previous = compare(form.logits, other, against, step, limits.tie_steps)
             to_float = compare(form.logits, first, forms[0].name, step, limits.tie_steps)
-            rung = replace(rung, previous=previous, to_float=to_float)
-            rung = replace(rung, checks=(*_checks(rung, form, before, rungs[0], limits), *form.checks))
-        rungs.append(rung)
+            checks = (*_checks(form, before, scores, rungs[0], previous, to_float, limits), *checks)
+        rungs.append(Rung(form.name, form.source, scores, previous, to_float, checks))
         before = form
     return tuple(rungs)
 
 
-def _checks(rung: Rung, form: Form, before: Form, first: Rung, limits: VerifyConfig) -> list[Check]:
-    assert rung.previous is not None and rung.to_float is not None and rung.scores is not None and first.scores is not None
-    total = rung.scores.samples
-    lost = round((first.scores.top1 - rung.scores.top1) * total)
+def _checks(form: Form, before: Form, scores: Scores, first: Rung, previous: Comparison, to_float: Comparison,
+            limits: VerifyConfig) -> list[Check]:
+    assert first.scores is not None
+    total = scores.samples
+    lost = round((first.scores.top1 - scores.top1) * total)
     drop = _pictures("verify.accuracy_drop", lost, limits.accuracy_drop, total,
                      f"it loses {max(lost, 0)} of {total} right answers against {first.name}")
     if form.quantized and not before.quantized:
-        return [drop, _agreement("verify.quantized_agreement", rung.to_float, limits.quantized_agreement, total)]
-    checks = [_agreement("verify.agreement", rung.previous, limits.agreement, total)]
-    if form.quantized:
-        checks.insert(0, drop)
+        return [drop, _agreement("verify.quantized_agreement", to_float, limits.quantized_agreement, total)]
+    checks = [*([drop] if form.quantized else []), _agreement("verify.agreement", previous, limits.agreement, total)]
     if form.name == DEPLOY:
-        share = rung.previous.share_of_range
-        checks.append(Check("verify.deploy_difference", share <= limits.deploy_difference,
-                            f"the largest difference of a logit is {share:.1e} of the logits' range; allowed is "
-                            f"{limits.deploy_difference:g} (deploy_difference)"))
-    else:
-        mean = rung.previous.mean_steps
-        setting, limit = ("reference_steps", limits.reference_steps) if form.name == REFERENCE and form.expected is None else \
-            ("mean_steps", limits.mean_steps)
-        checks.append(Check(f"verify.{setting}", mean <= limit,
-                            f"a logit differs from {printed(rung.previous.against)} by {mean:.2f} steps on average, and on "
-                            f"{rung.previous.equal} of {total} pictures not at all; allowed are {limit:g} ({setting})"))
-    return checks
+        share = previous.share_of_range
+        return [*checks, Check("verify.deploy_difference", share <= limits.deploy_difference,
+                               f"the largest difference of a logit is {share:.1e} of the logits' range; allowed is "
+                               f"{limits.deploy_difference:g} (deploy_difference)")]
+    setting = "reference_steps" if form.name == REFERENCE and form.expected is None else "mean_steps"
+    mean, limit = previous.mean_steps, getattr(limits, setting)
+    return [*checks, Check(f"verify.{setting}", mean <= limit,
+                           f"a logit differs from {printed(previous.against)} by {mean:.2f} steps on average, and on "
+                           f"{previous.equal} of {total} pictures not at all; allowed are {limit:g} ({setting})")]
 
 
 def _agreement(setting: str, comparison: Comparison, limit: float, total: int) -> Check:

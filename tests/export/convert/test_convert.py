@@ -15,7 +15,7 @@ from mnv3_tf.export.convert import convert as convert_module
 from mnv3_tf.export.convert.convert import check_int8, convert, convert_graph, open_source, sidecar
 from mnv3_tf.export.evaluate.classifier import open_classifier
 from mnv3_tf.files import read_json, sha256
-from mnv3_tf.tflite.file import boundary_quantize_problems, float_operators, read_tflite
+from mnv3_tf.tflite.file import boundary_quantize_problems, float_operators, parse_tflite, read_tflite
 from mnv3_tf.tflite.runtime import LiteRTModel
 
 
@@ -150,7 +150,7 @@ def test_sources_that_are_none(tmp_path: Path, name: str, message: str) -> None:
 def test_a_hybrid_file_does_not_pass_the_gate(float_run: Path) -> None:
     """Weights alone in 8 bits is no int8 file, however small it is."""
     content = convert_graph(open_source(float_run).graph, None, format="dynamic", io="float32", lowering="native")
-    assert any("computes in float" in line for line in check_int8(content, "hybrid", LiteRTModel(content), "xnnpack"))
+    assert any("computes in float" in line for line in check_int8(parse_tflite(content), LiteRTModel(content), "xnnpack"))
 
 
 def test_a_file_that_fails_the_gate_is_not_written(qat_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

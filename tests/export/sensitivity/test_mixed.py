@@ -119,7 +119,7 @@ def test_a_stem_of_one_convolution_stays_float() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 48, 3)).astype(np.uint8)
     ranges, mixed = calibrate(graph, [pixels]).ranges, leave_float(graph, ["stem"])
     content = convert_graph(mixed, ranges, format="int8", io="int8", lowering="xnnpack")
-    assert check_int8(content, "stem", LiteRTModel(content), "xnnpack", mixed) == []
+    assert check_int8(parse_tflite(content), LiteRTModel(content), "xnnpack", mixed) == []
     found, expected = LiteRTModel(content).predict(pixels), LoweredNetwork(lower(mixed), ranges).logits(pixels)
     assert np.abs(found - expected).mean() < 0.02 * np.ptp(expected)
     stem = next(op for op in parse_tflite(content).operators if op.name == "CONV_2D")
@@ -129,14 +129,14 @@ def test_a_stem_of_one_convolution_stays_float() -> None:
 def test_the_gate_allows_float_in_the_declared_blocks_alone(mixed_file: Path, source: Source, qat_run: Path) -> None:
     content = mixed_file.read_bytes()
     model, plain = LiteRTModel(content), open_source(qat_run).graph
-    problems = check_int8(content, "m", model, "xnnpack", plain)
+    problems = check_int8(parse_tflite(content), model, "xnnpack", plain)
     assert any("computes in float" in line for line in problems)
     assert any("inside the graph" in line for line in problems)
     # One block more is float than declared; the negation in front of the classifier is as declared.
-    fewer = check_int8(content, "m", model, "xnnpack", leave_float(plain, ["block_01", "classifier"]))
+    fewer = check_int8(parse_tflite(content), model, "xnnpack", leave_float(plain, ["block_01", "classifier"]))
     assert "the operation block_03_expand is float32 and should be int8" in fewer and all("block_01" not in p for p in fewer)
     # One block fewer is.
-    more = check_int8(content, "m", model, "xnnpack", leave_float(plain, [*FLOAT, "block_04"]))
+    more = check_int8(parse_tflite(content), model, "xnnpack", leave_float(plain, [*FLOAT, "block_04"]))
     assert "the operation block_04_expand is int8 and should be float32" in more
 
 
