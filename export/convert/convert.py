@@ -43,7 +43,7 @@ _MEAN_STEPS = 8.0
 
 
 @dataclass(frozen=True)
-class Source:
+class Convertible:
     """A model to convert, with what belongs to it.
 
     Attributes:
@@ -84,7 +84,7 @@ class Converted:
     warnings: tuple[str, ...]
 
 
-def open_source(path: str | Path) -> Source:
+def open_source(path: str | Path) -> Convertible:
     """A run folder or `.keras` file as something to convert.
 
     Raises:
@@ -108,13 +108,13 @@ def open_source(path: str | Path) -> Source:
         contract, labels = run.contract(), run.labels()
     if run.is_quantized and file == run.quantized:
         graph, ranges = load_graph(file)
-        return Source(file, graph, ranges, contract, labels)
+        return Convertible(file, graph, ranges, contract, labels)
     from mnv3_tf.network.keras_io import load_keras
 
-    return Source(file, trace(load_keras(file)), None, contract, labels)
+    return Convertible(file, trace(load_keras(file)), None, contract, labels)
 
 
-def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io | None = None,
+def convert(source: Convertible, out: str | Path, *, format: Format = "int8", io: Io | None = None,
             lowering: Lowering | None = None) -> Converted:
     """Writes a `.tflite` file, with its contract, labels and card beside it.
 
@@ -247,7 +247,7 @@ def output_step(model: LiteRTModel, graph: FoldedGraph, ranges: Ranges) -> float
     return (high - low) / 255
 
 
-def _refuse_unclean(out: Path, content: bytes, model: LiteRTModel, lowering: Lowering, source: Source) -> None:
+def _refuse_unclean(out: Path, content: bytes, model: LiteRTModel, lowering: Lowering, source: Convertible) -> None:
     """Raises GateError for an int8 file that is not clean, or does not answer like the quantized network."""
     assert source.ranges is not None
     problems = check_int8(parse_tflite(content), model, lowering, source.graph)
@@ -263,7 +263,7 @@ def _refuse_unclean(out: Path, content: bytes, model: LiteRTModel, lowering: Low
                         "`mnv3 verify QRUN` names the layer where it begins.")
 
 
-def _warnings(source: Source, model: LiteRTModel, format: Format) -> tuple[str, ...]:
+def _warnings(source: Convertible, model: LiteRTModel, format: Format) -> tuple[str, ...]:
     warnings = []
     if format != "int8" and source.ranges is not None:
         warnings.append("the quantized run's weights were written without their 8-bit ranges")
@@ -279,7 +279,7 @@ def _warnings(source: Source, model: LiteRTModel, format: Format) -> tuple[str, 
     return tuple(warnings)
 
 
-def _constant_answer(source: Source, model: LiteRTModel) -> int | None:
+def _constant_answer(source: Convertible, model: LiteRTModel) -> int | None:
     """The class that the file gives to every one of a few unlike patterns, or None; the float network decides what is unlike."""
     patterns = _patterns(source.graph)
     answers = set(model.predict(patterns).argmax(axis=1).tolist())

@@ -16,7 +16,7 @@ from mnv3_tf.data.batches import ContractPictures, collect
 from mnv3_tf.data.check import check_pictures
 from mnv3_tf.errors import GateError, InputError
 from mnv3_tf.export.benchmark.host import Comparison, benchmark_files, compare_rows
-from mnv3_tf.export.convert.convert import Source, convert
+from mnv3_tf.export.convert.convert import Convertible, convert
 from mnv3_tf.export.sensitivity.plot import draw_sensitivity
 from mnv3_tf.export.verify.chain import Chain, open_chain
 from mnv3_tf.files import read_json, write_json
@@ -190,12 +190,12 @@ def _checked(chain: Chain, float_blocks: Sequence[str] | None, blocks: int | Non
     return leave_float(chain.graph, ()), chain.ranges
 
 
-def _source(chain: Chain, graph: FoldedGraph) -> Source:
+def _source(chain: Chain, graph: FoldedGraph) -> Convertible:
     assert chain.quantized_run is not None
-    return Source(chain.quantized_run.quantized, graph, chain.ranges, chain.contract, chain.labels)
+    return Convertible(chain.quantized_run.quantized, graph, chain.ranges, chain.contract, chain.labels)
 
 
-def measure_cost(plain: Source, mixed: Source, progress: Progress, *, runs: int = 50, min_seconds: float = 1.0) -> Cost:
+def measure_cost(plain: Convertible, mixed: Convertible, progress: Progress, *, runs: int = 50, min_seconds: float = 1.0) -> Cost:
     """Converts a network to int8, to its mixed recipe and to float32, and measures the three in turns.
 
     Args:
@@ -208,7 +208,7 @@ def measure_cost(plain: Source, mixed: Source, progress: Progress, *, runs: int 
         GateError: the int8 or the mixed file is not clean, or is more than one XNNPACK partition.
     """
     with tempfile.TemporaryDirectory() as folder:
-        wanted: dict[str, tuple[Source, dict[str, Any]]] = {
+        wanted: dict[str, tuple[Convertible, dict[str, Any]]] = {
             "int8": (plain, {}), "mixed": (mixed, {}), "float32": (plain, {"format": "float32"})}
         paths = {}
         with progress.task("Converting", len(wanted)) as advance:

@@ -1,6 +1,6 @@
 """What is wrong, and where: every check here names a fault by the layer, the input or the output that has it.
 
-A finding enters at a rung of the ladder: what the quantized run already has comes from quantization, what only the file has
+A finding enters at a parity stage: what the quantized run already has comes from quantization, what only the file has
 from its conversion.
 """
 
@@ -14,8 +14,8 @@ from scipy.optimize import linear_sum_assignment
 
 from mnv3_tf.config import VerifyConfig
 from mnv3_tf.export.convert.placement import Placed
-from mnv3_tf.export.verify.layers import Layer, LayerTable, by_channel, power, ratio_db
-from mnv3_tf.export.verify.stages import FLOAT, QUANTIZED, REFERENCE, RUNGS, Form
+from mnv3_tf.export.verify.layers import LayerRow, LayerTable, by_channel, power, ratio_db
+from mnv3_tf.export.verify.stages import FLOAT, QUANTIZED, REFERENCE, STAGES, Form
 from mnv3_tf.metrics import Scores
 from mnv3_tf.network.layer_names import display_name
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, input_units, shifted_bias
@@ -43,7 +43,7 @@ class Finding:
         kind: "input", "class order", "labels", "preprocessing", "range", "gate range", "kernel", "bias", "noise", "constant
             answer", "card" or "calibration".
         where: a layer as reports print it, "input", "output" or a file.
-        rung: the stage that has it first.
+        stage: the stage that has it first.
         text: what is wrong, in a sentence or two.
         broken: whether it fails the verification; else it is worth knowing.
         score: to order findings of one kind by, the worst highest.
@@ -51,20 +51,21 @@ class Finding:
 
     kind: str
     where: str
-    rung: str
+    stage: str
     text: str
     broken: bool = True
     score: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON, which says "rung" for the stage."""
+        facts = asdict(self)
+        return {"rung": facts.pop("stage"), **facts}
 
 
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """What fails first, by stage, then the worst."""
-    order = {name: place for place, name in enumerate(RUNGS)}
-    return tuple(sorted(findings, key=lambda f: (not f.broken, order.get(f.rung, len(order)), -f.score)))
+    order = {name: place for place, name in enumerate(STAGES)}
+    return tuple(sorted(findings, key=lambda f: (not f.broken, order.get(f.stage, len(order)), -f.score)))
 
 
 def range_findings(table: LayerTable, quantized: Ranges | None, limits: VerifyConfig) -> list[Finding]:
@@ -73,35 +74,35 @@ def range_findings(table: LayerTable, quantized: Ranges | None, limits: VerifyCo
     for layer in table.layers:
         if layer.low is None or layer.high is None or layer.kind == "flatten":
             continue
-        where, rung, top = display_name(layer.name), _where_range_enters(layer, quantized), _gate_top(layer)
+        where, stage, top = display_name(layer.name), _where_range_enters(layer, quantized), _gate_top(layer)
         span, needed = (f"{low:.3g} to {high:.3g}" for low, high in ((layer.low, layer.high),
                                                                      (layer.needed_low, layer.needed_high)))
         if top is not None:
             wrong = max(abs(layer.low), abs(layer.high - top)) / top
             if wrong > 0.02:
-                found.append(Finding("gate range", where, rung, f"its range is {span}, and a gate's is 0 to {top:g}: every value "
-                                     "is off, or cut off at the top", score=wrong))
+                found.append(Finding("gate range", where, stage, f"its range is {span}, and a gate's is 0 to {top:g}: every "
+                                     "value is off, or cut off at the top", score=wrong))
             continue
         excess = layer.range_excess or 0.0
         if excess > limits.range_excess and layer.high - layer.low > 2e-3:
-            found.append(Finding("range", where, rung, f"its range {span} is {excess:.1f} times wider than what the pictures "
+            found.append(Finding("range", where, stage, f"its range {span} is {excess:.1f} times wider than what the pictures "
                                  f"need ({needed}), so only {max(255 / excess, 1):.0f} of 255 steps are used; allowed are "
                                  f"{limits.range_excess:g} times (verify.range_excess)", score=excess))
         if layer.saturated > limits.saturated_share:
-            found.append(Finding("range", where, rung, f"its range {span} cuts off {layer.saturated:.1%} of its values (they "
+            found.append(Finding("range", where, stage, f"its range {span} cuts off {layer.saturated:.1%} of its values (they "
                                  f"reach from {needed}); allowed are {limits.saturated_share:.1%} (verify.saturated_share)",
                                  score=100 * layer.saturated))
     return found
 
 
-def _gate_top(layer: Layer) -> float | None:
+def _gate_top(layer: LayerRow) -> float | None:
     """The upper end that a gate's range must have, None for what is no gate."""
     if layer.kind == "gate":
         return GATE_RANGE[1]
     return 1.0 if layer.name.endswith("hard_sigmoid") else None
 
 
-def _where_range_enters(layer: Layer, quantized: Ranges | None) -> str:
+def _where_range_enters(layer: LayerRow, quantized: Ranges | None) -> str:
     if quantized is None or layer.name not in quantized or layer.low is None or layer.high is None:
         return REFERENCE
     low, high = quantized[layer.name]
@@ -152,11 +153,11 @@ def _lost_channels(kernel: np.ndarray, expected: np.ndarray, kind: str, steps: n
     return [(int(i), float(cosine[i]), float(ratio[i])) for i in np.argsort(-wanted) if bad[i]]
 
 
-def _lost(item: Placed, lost: list[tuple[int, float, float]], rung: str) -> Finding:
+def _lost(item: Placed, lost: list[tuple[int, float, float]], stage: str) -> Finding:
     channel, cosine, ratio = lost[0]
     what = "is zero" if ratio < 1e-6 else f"has {ratio:.2g} times the size and a cosine of {cosine:.2f}"
     more = f"; so are or do {len(lost) - 1} other channels" if len(lost) > 1 else ""
-    return Finding("kernel", display_name(item.op.name), rung,
+    return Finding("kernel", display_name(item.op.name), stage,
                    f"channel {channel} of its kernel {what}, against the float model's{more}", score=float(len(lost)))
 
 
@@ -235,12 +236,12 @@ def input_findings(table: LayerTable, float_graph: FoldedGraph, own_graph: Folde
     best, text = max(fits)
     if best < right + _CLEARLY_BETTER or best < _GOOD_FIT:
         return []
-    rung = REFERENCE
+    stage = REFERENCE
     if own_graph is not None and table.stem is not None:
         own = LoweredNetwork(lower(own_graph, "native")).tensors([name], input_units(own_graph, given))[0]
         expected = network.tensors([name], input_units(float_graph, given))[0]
-        rung = QUANTIZED if _fit(own, expected) < _GOOD_FIT else REFERENCE
-    return [Finding("input", "input", rung, f"{text}. So read, the file's {display_name(name)} fits the float model's with "
+        stage = QUANTIZED if _fit(own, expected) < _GOOD_FIT else REFERENCE
+    return [Finding("input", "input", stage, f"{text}. So read, the file's {display_name(name)} fits the float model's with "
                     f"{best:.0f} dB, against {right:.0f} dB as it should be", score=1000.0)]
 
 
@@ -283,16 +284,16 @@ def matching_outputs(ours: np.ndarray, theirs: np.ndarray) -> list[int] | None:
     return [int(j) for j in columns] if clear else None
 
 
-def label_findings(labels: tuple[str, ...], own: tuple[str, ...] | None, rung: str, file: str) -> list[Finding]:
+def label_findings(labels: tuple[str, ...], own: tuple[str, ...] | None, stage: str, file: str) -> list[Finding]:
     """Class names beside the file that are not the float run's."""
     if own is None or own == labels:
         return []
     if sorted(own) == sorted(labels):
         pairs = [f"line {i + 1} is {mine!r} where the model answers {theirs!r}"
                  for i, (mine, theirs) in enumerate(zip(own, labels, strict=True)) if mine != theirs]
-        return [Finding("class order", file, rung, f"the class names are in another order than the model's: {few(pairs)}",
+        return [Finding("class order", file, stage, f"the class names are in another order than the model's: {few(pairs)}",
                         score=1000.0)]
-    return [Finding("labels", file, rung, f"names other classes ({few(own)}) than the float run ({few(labels)})",
+    return [Finding("labels", file, stage, f"names other classes ({few(own)}) than the float run ({few(labels)})",
                     score=1000.0)]
 
 

@@ -37,7 +37,7 @@ class Channels:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerRow:
     """One tensor of the file. Values are in the network's own units.
 
     Attributes:
@@ -94,17 +94,17 @@ class LayerTable:
         placed: where the network's operations are in the file.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerRow, ...]
     refused: str = ""
     pictures: int = 0
     stem: np.ndarray | None = field(default=None, repr=False)
     placed: tuple[Placed, ...] = field(default=(), repr=False)
 
-    def worst_first(self) -> list[Layer]:
+    def worst_first(self) -> list[LayerRow]:
         """By signal to noise against the float model."""
         return sorted(self.layers, key=lambda layer: layer.sqnr_db)
 
-    def __getitem__(self, name: str) -> Layer:
+    def __getitem__(self, name: str) -> LayerRow:
         return next(layer for layer in self.layers if layer.name == name)
 
 
@@ -184,10 +184,10 @@ class _Tensor:
             self.outside += int(((reference < low - half) | (reference > high + half)).sum())
         self.values += reference.size
 
-    def layer(self, lowered: LoweredGraph, file: TfliteFile) -> Layer:
+    def layer(self, lowered: LoweredGraph, file: TfliteFile) -> LayerRow:
         """The sums in the units of the report."""
         op, floor = self.item.op, self.floor
-        return Layer(
+        return LayerRow(
             name=op.name, kind=op.kind, sqnr_db=ratio_db(self.signal, self.noise),
             own_sqnr_db=ratio_db(self.own_signal, self.own_noise), low=self.range[0], high=self.range[1],
             seen_low=self.seen_low, seen_high=self.seen_high,

@@ -53,11 +53,11 @@ def _render(result: Verification, changed: list[Flip], labels: np.ndarray) -> st
     environment = Environment(loader=PackageLoader("mnv3_tf.export.verify", "."), autoescape=select_autoescape(["html", "j2"]),
                               trim_blocks=True, lstrip_blocks=True)
     before, after = result.logits[FLOAT], result.logits[XNNPACK]
-    scores = {rung.name: rung.scores for rung in result.rungs if rung.scores is not None}
+    scores = {stage.name: stage.scores for stage in result.stages if stage.scores is not None}
     first, last = scores[FLOAT], scores[XNNPACK]
     audit = result.calibration
     return environment.get_template("report.html.j2").render(
-        style=page_style(), result=result, broken=result.broken_rungs(), name=display_name, printed=printed, decibels=decibels,
+        style=page_style(), result=result, broken=result.broken_stages(), name=display_name, printed=printed, decibels=decibels,
         here=_here,
         flips=changed[:_SHOWN_FLIPS], total_flips=len(changed),
         lost=sum(flip.effect == "lost" for flip in changed), gained=sum(flip.effect == "gained" for flip in changed),

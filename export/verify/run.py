@@ -31,8 +31,8 @@ from mnv3_tf.export.verify.stages import (
     XNNPACK,
     Check,
     Form,
-    Rung,
-    climb,
+    Stage,
+    compare_stages,
 )
 from mnv3_tf.network.keras_io import batch_logits, load_keras
 from mnv3_tf.progress import Progress
@@ -122,13 +122,13 @@ class _Verification:
                   Form(XNNPACK, str(chain.subject), delegated, self.int8, checks=self._structure()),
                   *(self._form_elsewhere(name, run) for name, run in self.elsewhere.items())]
         step = self._step(forms)
-        rungs = climb(forms, self.labels, chain.labels, step, self.limits)
+        stages = compare_stages(forms, self.labels, chain.labels, step, self.limits)
         self._note_kernels(plain, delegated)
-        table, found = self._faults(float_graph, forms, rungs)
+        table, found = self._faults(float_graph, forms, stages)
         calibration = calibration_of(chain)
-        found += claim_findings(chain, calibration, rungs, self.split, self.fingerprint)
+        found += claim_findings(chain, calibration, stages, self.split, self.fingerprint)
         return Verification(
-            chain.subject, chain.float_run.path, self.data, self.split, self.samples, chain.labels, rungs,
+            chain.subject, chain.float_run.path, self.data, self.split, self.samples, chain.labels, stages,
             checks.in_order(checks.without_echoes(found)), table, step, self.limits, self.file, self.model.partitions,
             calibration, tuple(self.notes), {form.name: form.logits for form in forms if form.logits is not None})
 
@@ -258,7 +258,7 @@ class _Verification:
         assert forms[0].logits is not None
         return max(float(np.ptp(forms[0].logits)), 1e-6) / 255
 
-    def _faults(self, float_graph: FoldedGraph, forms: list[Form], rungs: tuple[Rung, ...]) -> tuple[LayerTable, list[Finding]]:
+    def _faults(self, float_graph: FoldedGraph, forms: list[Form], stages: tuple[Stage, ...]) -> tuple[LayerTable, list[Finding]]:
         chain, limits, int8, own_graph = self.chain, self.limits, self.int8, self.chain.graph
         if own_graph is not None:  # a float file has no blocks that are other than the rest
             own_graph = leave_float(own_graph, own_graph.float_blocks if int8 else ())
@@ -272,9 +272,9 @@ class _Verification:
                 table = examine_layers(self.content, float_graph, own_graph, pixels, lambda done: advance(done, ""))
         found = checks.order_findings(forms, chain.labels) + checks.constant_findings(forms, self.labels, chain.labels)
         logits = next(form.logits for form in forms if form.name == XNNPACK)
-        assert logits is not None and rungs[0].scores is not None
+        assert logits is not None and stages[0].scores is not None
         found += checks.input_findings(table, float_graph, own_graph, pixels, logits[picked])
-        found += checks.data_findings(rungs[0].scores, chain.labels)
+        found += checks.data_findings(stages[0].scores, chain.labels)
         if table.refused:
             self.notes.append(f"no tensors are compared: {table.refused}")
         else:
