@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mnv3_tf.export.drawing import page_style
+from mnv3_tf.export.drawing import render_page
 from mnv3_tf.export.verify.flips import Flip, flips, mcnemar, reliability
 from mnv3_tf.export.verify.layers import decibels
 from mnv3_tf.export.verify.plots import convergence_plot, layer_plot, reliability_plot, save_layer_plot
@@ -48,17 +48,12 @@ def _flip_facts(flip: Flip) -> dict[str, Any]:
 
 
 def _render(result: Verification, changed: list[Flip], labels: np.ndarray) -> str:
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
-    environment = Environment(loader=PackageLoader("mnv3_tf.export.verify", "."), autoescape=select_autoescape(["html", "j2"]),
-                              trim_blocks=True, lstrip_blocks=True)
     before, after = result.logits[FLOAT], result.logits[XNNPACK]
     scores = {stage.name: stage.scores for stage in result.stages if stage.scores is not None}
     first, last = scores[FLOAT], scores[XNNPACK]
-    audit = result.calibration
-    return environment.get_template("report.html.j2").render(
-        style=page_style(), result=result, broken=result.broken_stages(), name=display_name, printed=printed, decibels=decibels,
-        here=_here,
+    return render_page(
+        "mnv3_tf.export.verify", "report.html.j2", result=result, broken=result.broken_stages(), name=display_name,
+        printed=printed, decibels=decibels, here=_here,
         flips=changed[:_SHOWN_FLIPS], total_flips=len(changed),
         lost=sum(flip.effect == "lost" for flip in changed), gained=sum(flip.effect == "gained" for flip in changed),
         pictures={flip.path: _thumbnail(flip.path) for flip in changed[:_SHOWN_FLIPS]}, classes=_classes(first, last),
@@ -67,7 +62,7 @@ def _render(result: Verification, changed: list[Flip], labels: np.ndarray) -> st
         reliability_plot=reliability_plot(reliability(labels, before), reliability(labels, after)),
         layer_plot=layer_plot(result.layers) if result.layers.layers else "",
         operators=[(name, dtype, count) for (name, dtype), count in operator_counts(result.file).items()],
-        constants=bytes_by_dtype(result.file), audit=audit, convergence=_convergence(audit))
+        constants=bytes_by_dtype(result.file), convergence=_convergence(result.calibration))
 
 
 def _here(path: Path) -> Path:
@@ -76,8 +71,8 @@ def _here(path: Path) -> Path:
     return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else path
 
 
-def _convergence(audit: dict[str, Any] | None) -> str:
-    steps = (audit or {}).get("convergence") or []
+def _convergence(calibration: dict[str, Any] | None) -> str:
+    steps = (calibration or {}).get("convergence") or []
     if len(steps) < 2:
         return ""
     return convergence_plot([s["pictures"] for s in steps], [s["worst"] for s in steps], [s["median"] for s in steps])

@@ -273,9 +273,7 @@ class LiteRTModel:
 
     def _check_pixel_values(self, values: Any) -> None:
         """Refuses values that cannot be pixels, so that preprocessing done twice is noticed."""
-        if values.dtype.kind == "u" and values.dtype.itemsize == 1:
-            return
-        if not values.size:
+        if values.dtype == np.uint8 or not values.size:
             return
         low, high = float(values.min()), float(values.max())
         if not (low >= 0.0 and high <= 255.0):
