@@ -68,10 +68,10 @@ def build(name: str, size: int, folder: Path) -> dict[str, Path]:
     print(f"{name} at {size}: converting five files ...", flush=True)
     import keras
     import numpy as np
+    from peers.keras_applications import convert_model_standard, estimate_batchnorm
 
     from mnv3_tf.data.synthetic import synthetic_pictures
     from mnv3_tf.export.convert.convert import Format, convert_graph
-    from mnv3_tf.export.convert.standard import convert_model_standard, estimate_batchnorm
     from mnv3_tf.models import MobileNetV3
     from mnv3_tf.quantization.calibration import calibrate
     from mnv3_tf.quantization.fold import trace
@@ -100,7 +100,7 @@ def build(name: str, size: int, folder: Path) -> dict[str, Path]:
 def code_fingerprint() -> str:
     """Of all code that has a part in the files."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
-    for folder in ("mnv3_tf", "export"):
+    for folder in ("mnv3_tf", "export", "benchmarks/peers"):
         for path in sorted((HERE.parent / folder).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()

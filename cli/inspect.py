@@ -41,8 +41,9 @@ def inspect(file: str, threads: int, require: tuple[str, ...], as_json: bool) ->
 def _print(found: "Inspection") -> None:
     from rich.console import Console
 
-    from mnv3_tf.export.inspection.inspect import INT8, TFLITE_METADATA
+    from mnv3_tf.export.inspection.inspect import INT8
     from mnv3_tf.text import counted
+    from mnv3_tf.tflite.file import TFLITE_METADATA
 
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -55,7 +56,7 @@ def _print(found: "Inspection") -> None:
     say(f"{file.path}: {found.kind}", "bold green" if found.kind == INT8 and not found.problems else "bold")
     say("not run" if partitions is None else f"{counted(partitions, 'XNNPACK partition')}, "
         f"{counted(len(found.outside), 'operator')} outside, {counted(len(file.operators), 'operator')} in all"
-        + (" (of the main graph)" if len(found.graphs) > 1 else ""))
+        + (" (of the main graph)" if file.others else ""))
     for problem in found.problems:
         say(f"- {problem}", "yellow")
     console.print(_ends(found))
@@ -66,12 +67,12 @@ def _print(found: "Inspection") -> None:
     whole = sum(found.constant_bytes.values())
     ratio = f" ({found.float32_bytes / whole:.1f} times smaller than as float32)" if whole else ""
     say(f"Constants: {stored}{ratio}")
-    graphs = [f"{graph.name} ({counted(len(graph.file.operators), 'operator')})" for graph in found.graphs]
+    graphs = [f"{graph.name} ({counted(len(graph.operators), 'operator')})" for graph in file.graphs]
     for label, values in (("Graphs", graphs if len(graphs) > 1 else []), ("Custom operators", found.custom_operators),
-                          ("Signatures", found.signatures), ("Carries", found.metadata)):
+                          ("Signatures", file.signatures), ("Carries", file.metadata)):
         if values:
             say(f"{label}: {', '.join(values)}")
-    say(f"TFLite metadata: {'yes' if TFLITE_METADATA in found.metadata else 'no'}")
+    say(f"TFLite metadata: {'yes' if TFLITE_METADATA in file.metadata else 'no'}")
     say(f"{_bytes(file.size_bytes)}, SHA-256 {file.sha256}")
 
 
@@ -98,25 +99,26 @@ def _operators(found: "Inspection") -> Any:
     from mnv3_tf.tflite.file import operator_counts
 
     outside = Counter((item.name, item.dtype) for item in found.outside)
-    several = len(found.graphs) > 1
+    several = bool(found.file.others)
     table = _table("operator", "computes in", *(["graph"] if several else []))
     table.add_column("count", justify="right")
     table.add_column("outside", justify="right")
-    for number, graph in enumerate(found.graphs):
-        for (name, dtype), count in operator_counts(graph.file).items():
-            left = outside[name, dtype] if number == 0 else 0
+    for graph in found.file.graphs:
+        for (name, dtype), count in operator_counts(graph).items():
+            left = outside[name, dtype] if graph is found.file else 0
             table.add_row(_plain(name), dtype, *([_plain(graph.name)] if several else []), str(count), str(left) if left else "")
     return table
 
 
 def _outside(found: "Inspection") -> Any:
+    from mnv3_tf.text import few
+
     groups: dict[tuple[str, str, str], list[int]] = {}
     for item in found.outside:
         groups.setdefault((item.name, item.dtype, item.reason), []).append(item.index)
     table = _table("outside of XNNPACK", "number", "why")
     for (name, dtype, why), numbers in groups.items():
-        more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
-        table.add_row(_plain(f"{name} {dtype}"), ", ".join(map(str, numbers[:_SHOWN])) + more, _plain(why))
+        table.add_row(_plain(f"{name} {dtype}"), few(numbers, _SHOWN), _plain(why))
     return table
 
 

@@ -86,23 +86,23 @@ def _print(result: "Verification") -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=140)
-    console.print(_ladder(result))
+    console.print(_stages(result))
     if result.layers.layers:
         console.print(_layers(result))
     for finding in result.findings:
         style = "red" if finding.broken else "yellow"
-        console.print(f"{finding.kind}, {finding.where} ({printed(finding.rung)}): {finding.text}.", style=style, markup=False,
+        console.print(f"{finding.kind}, {finding.where} ({printed(finding.stage)}): {finding.text}.", style=style, markup=False,
                       soft_wrap=True)
-    for rung in result.rungs:
-        for check in rung.checks:
+    for stage in result.stages:
+        for check in stage.checks:
             if not check.passed:
-                console.print(f"{printed(rung.name)}: {check.text}.", style="red", markup=False, soft_wrap=True)
+                console.print(f"{printed(stage.name)}: {check.text}.", style="red", markup=False, soft_wrap=True)
     for note in result.notes:
         console.print(f"Note: {note}.", markup=False, soft_wrap=True)
     console.print(result.verdict(), style="green" if result.passed else "bold red", markup=False, soft_wrap=True)
 
 
-def _ladder(result: "Verification") -> Any:
+def _stages(result: "Verification") -> Any:
     from rich.table import Table
 
     from mnv3_tf.export.verify.stages import printed
@@ -110,14 +110,14 @@ def _ladder(result: "Verification") -> Any:
     table = Table("stage", "", "top-1 (95% interval)", "same answers as", "as float", "equal", "mean", "largest",
                   title=f"equal: pictures with every logit the same; differences of a logit in steps of {result.step:.3g}",
                   title_justify="left")
-    broken = result.broken_rungs()
-    for rung in result.rungs:
-        if rung.scores is None:
-            table.add_row(printed(rung.name), "absent", rung.absent, "", "", "", "", "", style="dim")
+    broken = result.broken_stages()
+    for stage in result.stages:
+        if stage.scores is None:
+            table.add_row(printed(stage.name), "absent", stage.absent, "", "", "", "", "", style="dim")
             continue
-        scores, previous, to_float = rung.scores, rung.previous, rung.to_float
-        state = "broken" if rung.name in broken else "holds"
-        table.add_row(printed(rung.name), state, f"{scores.top1:.4f} ({scores.top1_low:.3f} to {scores.top1_high:.3f})",
+        scores, previous, to_float = stage.scores, stage.previous, stage.to_float
+        state = "broken" if stage.name in broken else "holds"
+        table.add_row(printed(stage.name), state, f"{scores.top1:.4f} ({scores.top1_low:.3f} to {scores.top1_high:.3f})",
                       f"{previous.agreement:.2%} {printed(previous.against)}{_ties(previous.ties)}" if previous else "",
                       f"{to_float.agreement:.2%}" if to_float else "",
                       f"{previous.equal} of {scores.samples}" if previous else "",

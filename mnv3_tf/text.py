@@ -1,7 +1,7 @@
 """Pieces of sentences: counts with their nouns, shortened lists, what somebody may have meant."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # Items of a list that a message shows.
 SHOWN = 20
@@ -22,6 +22,11 @@ def suggestions(names: Iterable[str], allowed: Iterable[str]) -> str:
     """Names that are not allowed, each with the nearest one that is."""
     hints = {name: nearest(name, allowed).removeprefix("; ") for name in names}
     return listed((f"{name!r} ({hint})" if hint else repr(name) for name, hint in hints.items()), ", ")
+
+
+def few(items: Sequence[object], shown: int = 5) -> str:
+    """The first items in a sentence, and how many more there are: "a, b and 3 more"."""
+    return ", ".join(map(str, items[:shown])) + (f" and {len(items) - shown} more" if len(items) > shown else "")
 
 
 def listed(lines: Iterable[str], separator: str = "\n  ") -> str:

@@ -10,7 +10,7 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.export.benchmark.runners.operators import time_by_block
 from mnv3_tf.export.benchmark.store import Record, latency, targets
 from mnv3_tf.export.benchmark.table import ms
-from mnv3_tf.export.drawing import BLUE, GREY, INK, ORANGE, as_svg, new_figure, page_style
+from mnv3_tf.export.drawing import BLUE, GREY, INK, ORANGE, as_svg, new_figure, render_page
 from mnv3_tf.files import write_text
 
 _COLUMNS = ("file", "target", "device", "runner", "threads", "cores", "delegate", "partitions", "runs", "median_ms", "mean_ms",
@@ -86,13 +86,9 @@ def _csv(rows: Sequence[Record]) -> str:
 
 
 def _page(rows: Sequence[Record], title: str) -> str:
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
-    environment = Environment(loader=PackageLoader("mnv3_tf.export.benchmark", "."),
-                              autoescape=select_autoescape(["html", "j2"]),
-                              trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("results.html.j2").render(
-        style=page_style(), title=title, rows=rows, name=lambda row: Path(row["file"]).name, ms=ms, latency=latency,
+    return render_page(
+        "mnv3_tf.export.benchmark", "results.html.j2", title=title, rows=rows, name=lambda row: Path(row["file"]).name, ms=ms,
+        latency=latency,
         distribution=_distribution(rows), trade_off=_trade_off(rows), temperatures=_temperatures(rows),
         operators=_operators(rows), profiled=[row for row in rows if row.get("ops")],
         devices=list({row["target"]: row for row in rows}.values()))

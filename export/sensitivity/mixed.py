@@ -12,13 +12,13 @@ import numpy as np
 from mnv3_tf.artefacts.card import read_card
 from mnv3_tf.artefacts.run_folder import RunFolder
 from mnv3_tf.data import PictureDataset, evaluation_split, open_dataset
-from mnv3_tf.data.batches import ContractPictures
+from mnv3_tf.data.batches import ContractPictures, collect
 from mnv3_tf.data.check import check_pictures
 from mnv3_tf.errors import GateError, InputError
 from mnv3_tf.export.benchmark.compare import Comparison, comparisons
 from mnv3_tf.export.benchmark.host import benchmark_host
 from mnv3_tf.export.benchmark.measure import BenchmarkSettings
-from mnv3_tf.export.convert.convert import Source, convert
+from mnv3_tf.export.convert.convert import Convertible, convert
 from mnv3_tf.export.sensitivity.plot import draw_sensitivity
 from mnv3_tf.export.verify.chain import Chain, open_chain
 from mnv3_tf.files import read_json, write_json
@@ -153,7 +153,8 @@ def analyse_run(quantized_run: str | Path, data: str | Path, out: str | Path, *,
     splits = {name: dataset.split(name) for name in dict.fromkeys(["val", evaluation_split(dataset)])}
     dataset, _ = check_pictures(dataclasses.replace(dataset, splits=splits), strict=config.data.strict, progress=progress)
     pictures = ContractPictures(dataset.split("val"), chain.contract)
-    float_logits = _float_logits(chain, pictures, progress)
+    model = load_keras(chain.float_run.model)
+    float_logits = collect(progress, "Float model", len(pictures), lambda pixels: batch_logits(model, pixels), pictures)
     network = SwitchedNetwork(graph, ranges, pictures)
     sensitivity = analyse(network, float_logits, pictures.labels, progress)
     search = RecipeSearch(network, sensitivity, float_logits, pictures.labels, budget=budget, agreement=agreement)
@@ -191,22 +192,12 @@ def _checked(chain: Chain, float_blocks: Sequence[str] | None, blocks: int | Non
     return leave_float(chain.graph, ()), chain.ranges
 
 
-def _float_logits(chain: Chain, pictures: ContractPictures, progress: Progress) -> np.ndarray:
-    model = load_keras(chain.float_run.model)
-    parts: list[np.ndarray] = []
-    with progress.task("Float model", len(pictures)) as advance:
-        for pixels in pictures:
-            parts.append(batch_logits(model, pixels))
-            advance(sum(map(len, parts)), "")
-    return np.concatenate(parts)
-
-
-def _source(chain: Chain, graph: FoldedGraph) -> Source:
+def _source(chain: Chain, graph: FoldedGraph) -> Convertible:
     assert chain.quantized_run is not None
-    return Source(chain.quantized_run.quantized, graph, chain.ranges, chain.contract, chain.labels)
+    return Convertible(chain.quantized_run.quantized, graph, chain.ranges, chain.contract, chain.labels)
 
 
-def measure_cost(plain: Source, mixed: Source, progress: Progress, *, runs: int = 50, min_seconds: float = 1.0) -> Cost:
+def measure_cost(plain: Convertible, mixed: Convertible, progress: Progress, *, runs: int = 50, min_seconds: float = 1.0) -> Cost:
     """Converts a network to int8, to its mixed recipe and to float32, and measures the three in turns.
 
     Args:
@@ -219,7 +210,7 @@ def measure_cost(plain: Source, mixed: Source, progress: Progress, *, runs: int 
         GateError: the int8 or the mixed file is not clean, or is more than one XNNPACK partition.
     """
     with tempfile.TemporaryDirectory() as folder:
-        wanted: dict[str, tuple[Source, dict[str, Any]]] = {
+        wanted: dict[str, tuple[Convertible, dict[str, Any]]] = {
             "int8": (plain, {}), "mixed": (mixed, {}), "float32": (plain, {"format": "float32"})}
         paths = {}
         with progress.task("Converting", len(wanted)) as advance:

@@ -13,6 +13,7 @@ import numpy as np
 from mnv3_tf.data.contract import Preprocessing
 from mnv3_tf.data.samples import Sample
 from mnv3_tf.machine import usable_cores
+from mnv3_tf.progress import Progress
 
 EVALUATION_BATCH = 64
 
@@ -54,6 +55,16 @@ def contract_batches(samples: Sequence[Sample], contract: Preprocessing, batch_s
         return np.stack([contract.load(s.path) for s in chunk]), np.array([s.label for s in chunk], np.int64)
 
     yield from ordered_parallel(batch, range(0, len(samples), batch_size), workers, ahead=2 * workers)  # type: ignore[misc]
+
+
+def collect(progress: Progress, what: str, total: int, work: Callable[[_T], np.ndarray], batches: Iterable[_T]) -> np.ndarray:
+    """What `work` makes of every batch, joined; `progress` is told of the rows that are done, of `total`."""
+    parts: list[np.ndarray] = []
+    with progress.task(what, total) as advance:
+        for batch in batches:
+            parts.append(work(batch))
+            advance(sum(map(len, parts)), "")
+    return np.concatenate(parts)
 
 
 class ContractPictures:

@@ -1,4 +1,4 @@
-"""The file on other processors, as rungs of the parity ladder."""
+"""The file on other processors, as parity stages."""
 
 import shutil
 from collections.abc import Callable
@@ -40,12 +40,12 @@ def verification(phone: Callable[..., SimulatedPhone], small_file: Path, picture
 
 
 @pytest.mark.slow
-def test_the_rungs_of_other_processors(verification: Verification) -> None:
+def test_the_stages_of_other_processors(verification: Verification) -> None:
     """The phone's holds; the other's alone breaks, so that the file does not pass."""
-    right, wrong = verification.rungs[-2:]
+    right, wrong = verification.stages[-2:]
     assert (right.name, right.status, right.previous.against) == (PHONE, "holds", XNNPACK)  # type: ignore[union-attr]
     assert right.checks[-1].text == "its output bytes are this machine's on 12 of 12 pictures"
-    assert not verification.passed and verification.broken_rungs() == [ARM] == [wrong.name], verification.verdict()
+    assert not verification.passed and verification.broken_stages() == [ARM] == [wrong.name], verification.verdict()
     assert "its output bytes are this machine's on" in wrong.checks[-1].text and not wrong.checks[-1].passed
 
 
