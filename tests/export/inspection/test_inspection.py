@@ -1,6 +1,7 @@
 """What is said of a file: ours, foreign ones, and damaged ones; and the rules that look at options and constants."""
 
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -259,7 +260,7 @@ def test_whatever_becomes_of_the_child_is_one_line(script: str, words: str, file
     child = tmp_path / "child"
     child.write_text(f"#!/bin/sh\n{script}\n")
     child.chmod(0o755)
-    monkeypatch.setattr(inspection_worker.sys, "executable", str(child))
+    monkeypatch.setattr(sys, "executable", str(child))
     monkeypatch.setattr(inspection_worker, "_SECONDS", 0 if "sleep" in script else PATIENCE)
     found = inspect_file(files["plain_int8"])
     assert found.run.partitions is None and words in found.run.refused and "\n" not in found.run.refused
