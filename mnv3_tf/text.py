@@ -24,8 +24,8 @@ def suggestions(names: Iterable[str], allowed: Iterable[str]) -> str:
     return listed((f"{name!r} ({hint})" if hint else repr(name) for name, hint in hints.items()), ", ")
 
 
-def listed(lines: Iterable[str], separator: str = "\n  ") -> str:
+def listed(lines: Iterable[str], separator: str = "\n  ", shown: int = SHOWN) -> str:
     """The first lines, and how many more there are."""
     lines = list(lines)
-    more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return separator.join(lines[:SHOWN] + more)
+    more = [f"... and {len(lines) - shown} more"] if len(lines) > shown else []
+    return separator.join(lines[:shown] + more)

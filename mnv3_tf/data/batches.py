@@ -17,6 +17,7 @@ from mnv3_tf.machine import usable_cores
 EVALUATION_BATCH = 64
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 def default_workers() -> int:
@@ -24,7 +25,7 @@ def default_workers() -> int:
     return min(16, usable_cores())
 
 
-def ordered_parallel(work: Callable[[_T], object], items: Iterable[_T], workers: int, ahead: int) -> Iterator[object]:
+def ordered_parallel(work: Callable[[_T], _R], items: Iterable[_T], workers: int, ahead: int) -> Iterator[_R]:
     """``work(item)`` for each item, in order, with at most `ahead` results computed before they are asked for."""
     pending: deque[Future] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="pictures") as pool:
@@ -53,7 +54,7 @@ def contract_batches(samples: Sequence[Sample], contract: Preprocessing, batch_s
         chunk = samples[start:start + batch_size]
         return np.stack([contract.load(s.path) for s in chunk]), np.array([s.label for s in chunk], np.int64)
 
-    yield from ordered_parallel(batch, range(0, len(samples), batch_size), workers, ahead=2 * workers)  # type: ignore[misc]
+    yield from ordered_parallel(batch, range(0, len(samples), batch_size), workers, ahead=2 * workers)
 
 
 class ContractPictures:
