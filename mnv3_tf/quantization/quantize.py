@@ -96,13 +96,14 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
     progress.say(f"activation ranges from {calibration.pictures} training pictures")
     if config.quantize.compensate_pictures:
         integer = _reconstructed(integer, calibration, samples, contract, config.quantize, frozen, progress)
-    looked_at = check_calibration(dataset, samples, content, calibration.convergence, smoke)
+    looked_at = check_calibration(dataset, samples, report.contents, content, calibration.convergence, smoke)
     for line in looked_at.remarks():
         progress.say(line)
     facts: dict[str, Any] = {
         "kind": "quantized run", "method": method, "parent": run.model, "data": data_facts(dataset, report),
         "classes": list(class_names), "preprocessing": contract.fingerprint(), "config": config.to_dict(),
-        "calibration": {"fingerprint": fingerprint_samples(samples, dataset.class_names), "pictures": calibration.pictures},
+        "calibration": {"fingerprint": fingerprint_samples(samples, dataset.class_names, report.contents),
+                        "pictures": calibration.pictures},
         "split_stem": integer.split_stem, "deploy_form_difference": difference,
         "seeds": {"train": config.train.seed, "quantize": config.quantize.seed}}
     work = _Quantization(graph, integer, calibration, contract, class_names, dataset, config, target, progress, facts,

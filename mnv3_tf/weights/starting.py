@@ -18,7 +18,8 @@ from mnv3_tf.config import Config, ModelConfig, load_config
 from mnv3_tf.data import read_labels
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import sha256
-from mnv3_tf.network.spec import NetworkSpec, find_spec, head_widths, in_dialect, read_block_table, scale_blocks, stem_width
+from mnv3_tf.network.plan import network_parts
+from mnv3_tf.network.spec import network_spec
 from mnv3_tf.progress import Progress
 from mnv3_tf.yaml_text import read_yaml
 
@@ -90,12 +91,11 @@ def starting_model(config: Config, progress: Progress | None = None) -> Starting
         raise InputError(_refusal(config.model, spec, key, f"model.{key}"))
     entry = _published(config.model)
     if entry is not None:
-        from mnv3_tf.weights.importing import import_weights
+        from mnv3_tf.weights.importing import published_tensors
 
-        imported = import_weights(entry.name, progress=progress)
-        return StartingWeights(source, imported.source, sha256(imported.source), spec, tensors_of(imported.model, ()),
-                               imported.labels, (imported.mean, imported.std),
-                               {"published": entry.name, "origin": imported.origin, "licence": entry.licence})
+        file, tensors = published_tensors(entry, progress)
+        return StartingWeights(source, file, sha256(file), spec, tensors, None, (entry.mean, entry.std),
+                               {"published": entry.name, "origin": entry.dialect.removesuffix("_tf"), "licence": entry.licence})
     from mnv3_tf.network.keras_io import load_keras
 
     file = keras_file(Path(source))
@@ -124,14 +124,26 @@ def weights_spec(model: ModelConfig) -> ModelConfig:
 
 def _published(model: ModelConfig) -> "PublishedWeights | None":
     """The published weights that a section names; None for a path."""
+    if model.weights == "imagenet" and model.block_table:
+        raise InputError(f"model.weights is imagenet, but nobody published weights of the network of {model.block_table}. "
+                         "Leave model.block_table out, or give a run folder or a .keras file.")
+    return published_weights(str(model.weights), model.name, model.alpha, model.dialect)
+
+
+def published_weights(source: str, network: str, alpha: float, dialect: str, top: bool = True) -> "PublishedWeights | None":
+    """The published weights that are called `source`, or are this network's where that is "imagenet"; None for a path.
+
+    Args:
+        source: a name or a path.
+        network, alpha, dialect, top: as for :func:`mnv3_tf.weights.sources.registry.imagenet_for`.
+
+    Raises:
+        InputError: there are none of that name, or for this network.
+    """
     from mnv3_tf.weights.sources.registry import find_published, imagenet_for
 
-    source = str(model.weights)
     if source == "imagenet":
-        if model.block_table:
-            raise InputError(f"model.weights is imagenet, but nobody published weights of the network of {model.block_table}. "
-                             "Leave model.block_table out, or give a run folder or a .keras file.")
-        return imagenet_for(model.name, model.alpha, model.dialect)
+        return imagenet_for(network, alpha, dialect, top)
     if Path(source).exists() or source.endswith(".keras") or Path(source).is_absolute():
         return None
     try:
@@ -156,15 +168,6 @@ def normalization_of(model: Any) -> tuple[tuple[float, ...], tuple[float, ...]] 
     scale, offset = (np.broadcast_to(np.asarray(value, np.float64), (3,)) for value in (layer.scale, layer.offset))
     std = 1 / (255 * scale)
     return tuple(map(float, -offset * std)), tuple(map(float, std))
-
-
-def network_spec(model: ModelConfig) -> NetworkSpec:
-    """The network that a section describes, before alpha."""
-    spec = read_block_table(model.block_table) if model.block_table else find_spec(model.name)
-    spec = in_dialect(spec, model.dialect)
-    changes = {key: getattr(model, key) for key in ("inplanes", "class_squeeze", "class_expand")
-               if getattr(model, key) is not None}
-    return dataclasses.replace(spec, **changes)
 
 
 def contradiction(wanted: ModelConfig, given: ModelConfig) -> str | None:
@@ -205,11 +208,9 @@ def spec_of_file(file: Path, card: Mapping[str, Any]) -> ModelConfig:
     if file.name == "model.keras" and settings.exists():
         return dataclasses.replace(load_config(settings).model, weights=None)
     from mnv3_tf.network.keras_io import load_keras
-    from mnv3_tf.weights.headless import identify_body
     from mnv3_tf.weights.matching import identify
 
-    model = load_keras(file)
-    return identify(model) if any(layer.name == "head_conv" for layer in model.layers) else identify_body(model)
+    return identify(load_keras(file))
 
 
 def _section(**values: Any) -> ModelConfig:
@@ -227,8 +228,7 @@ def _labels_of_file(file: Path, card: Mapping[str, Any]) -> tuple[str, ...] | No
 
 def _body(model: ModelConfig) -> tuple[Any, ...]:
     spec = network_spec(model)
-    return (scale_blocks(spec, model.alpha), stem_width(spec, model.alpha), head_widths(spec, model.alpha)[0], spec.activation,
-            spec.dialect)
+    return network_parts(spec, model.alpha, None), spec.dialect
 
 
 def describe(model: ModelConfig) -> str:

@@ -1,7 +1,7 @@
 """Which tensor of another package's file is which variable of the network.
 
 Every origin has a function that says, for each convolution of the network in order, what the package calls it; nothing is found
-by a part of a name. Shapes follow from :mod:`mnv3_tf.weights.expected`, so a wrong variant is noticed before anything is built.
+by a part of a name. Shapes follow from :mod:`mnv3_tf.network.plan`, so a wrong variant is noticed before anything is built.
 
 Sources: the modules of torchvision (``models/mobilenetv3.py``), timm (``models/mobilenetv3.py``, ``_efficientnet_blocks.py``),
 PaddleClas (``legendary_models/mobilenet_v3.py``) and keras.applications (``mobilenet_v3.py`` of Keras 2 and 3).
@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from mnv3_tf.network.plan import BATCHNORM, Part, Shape, network_parts
 from mnv3_tf.network.spec import NetworkSpec
-from mnv3_tf.weights.expected import BATCHNORM, Part, Shape, network_parts
 
 Origin = Literal["keras", "torchvision", "timm", "paddle"]
 Layout = Literal["same", "OIHW", "depthwise OIHW", "linear (out, in)", "linear (in, out)"]
