@@ -32,25 +32,28 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write all rows and samples to this file")
     arguments = parser.parse_args()
     quiet_libraries()
-    from mnv3_tf.export.benchmark.host import benchmark_files
-    from mnv3_tf.export.benchmark.table import machine_lines, warning_lines
+    from mnv3_tf.export.benchmark.compare import comparisons
+    from mnv3_tf.export.benchmark.host import benchmark_host, host_json
+    from mnv3_tf.export.benchmark.measure import BenchmarkSettings
+    from mnv3_tf.export.benchmark.table import result_lines
 
     results, said = {}, []
     for name, size in NETWORKS.items():
         files = build(name, size, arguments.out)
-        result = benchmark_files(list(files.values()), threads=(arguments.threads,), runs=arguments.runs, rounds=ROUNDS,
-                                 progress=Terminal())
+        settings = BenchmarkSettings((arguments.threads,), runs=arguments.runs, min_seconds=1.0, rounds=ROUNDS)
+        result = benchmark_host(list(files.values()), settings, Terminal())
         show(name, size, result)
         # A graph cut into partitions is what is measured here, and the table says it.
-        said += [line for line in warning_lines(result) if ", threads" in line]
+        said += [f"{Path(row['file']).name}: {text}." for row in result.rows for text in row["flags"]]
         results[name] = result
-    print("\n".join([*machine_lines(next(iter(results.values()))), *(f"Warning: {line}" for line in said), ""]))
+    print("\n".join([*result_lines(next(iter(results.values()))), *(f"Warning: {line}" for line in said), ""]))
     for name, result in results.items():
         print(claim(name, NETWORKS[name], result))
     if arguments.json:
         arguments.json.write_text(json.dumps({
             f"{name} at {NETWORKS[name]}": {"files": KINDS, "claim": claim(name, NETWORKS[name], result),
-                                            **result.to_dict()} for name, result in results.items()}, indent=2))
+                                            **host_json(result, comparisons(result.rows, result.rows[0]["file"]))}
+            for name, result in results.items()}, indent=2))
 
 
 def build(name: str, size: int, folder: Path) -> dict[str, Path]:
@@ -65,10 +68,10 @@ def build(name: str, size: int, folder: Path) -> dict[str, Path]:
     print(f"{name} at {size}: converting five files ...", flush=True)
     import keras
     import numpy as np
+    from peers.keras_applications import convert_model_standard, estimate_batchnorm
 
     from mnv3_tf.data.synthetic import synthetic_pictures
     from mnv3_tf.export.convert.convert import Format, convert_graph
-    from mnv3_tf.export.convert.standard import convert_model_standard, estimate_batchnorm
     from mnv3_tf.models import MobileNetV3
     from mnv3_tf.quantization.calibration import calibrate
     from mnv3_tf.quantization.fold import trace
@@ -97,7 +100,7 @@ def build(name: str, size: int, folder: Path) -> dict[str, Path]:
 def code_fingerprint() -> str:
     """Of all code that has a part in the files."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
-    for folder in ("mnv3_tf", "export"):
+    for folder in ("mnv3_tf", "export", "benchmarks/peers"):
         for path in sorted((HERE.parent / folder).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -107,8 +110,8 @@ def ratios(result: Any) -> dict[str, tuple[float, float, float]]:
     """How many times as long each other file takes as our int8 file: kind -> (ratio, low, high)."""
     from mnv3_tf.export.benchmark.statistics import ratio_with_interval
 
-    return {kind: ratio_with_interval(samples, result.samples[0])
-            for kind, samples in zip(KINDS, result.samples, strict=True) if kind != OURS}
+    return {kind: ratio_with_interval(row["samples_ms"], result.rows[0]["samples_ms"])
+            for kind, row in zip(KINDS, result.rows, strict=True) if kind != OURS}
 
 
 def show(name: str, size: int, result: Any) -> None:
@@ -126,8 +129,8 @@ def show(name: str, size: int, result: Any) -> None:
     table.add_column("time / our int8 (95%)", no_wrap=True)
     for kind, row in zip(KINDS, result.rows, strict=True):
         text = "{:.2f}x ({:.2f} to {:.2f})".format(*compared[kind]) if kind in compared else "1"
-        table.add_row(kind, f"{row.median_ms:.3f}", f"{row.p90_ms:.3f}", str(row.partitions),
-                      f"{row.size_bytes / 1e6:.2f}", text)
+        table.add_row(kind, f"{row['median_ms']:.3f}", f"{row['p90_ms']:.3f}", str(row["partitions"]),
+                      f"{row['size_bytes'] / 1e6:.2f}", text)
     Console(highlight=False, width=110).print(table)
 
 

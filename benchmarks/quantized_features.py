@@ -49,7 +49,7 @@ def measure(backbone: Path, data: Path, calibration_pictures: int) -> None:
     from mnv3_tf.quantization.fake_quantized import LoweredNetwork
     from mnv3_tf.quantization.fold import trace
     from mnv3_tf.quantization.lowering import lower
-    from mnv3_tf.quantization.weight_reconstruction import compensate
+    from mnv3_tf.quantization.weight_reconstruction import reconstruct_weights
     from mnv3_tf.tflite.runtime import LiteRTModel
 
     model = pooled(backbone)
@@ -71,7 +71,7 @@ def measure(backbone: Path, data: Path, calibration_pictures: int) -> None:
         graph = traced if form == "rounding alone" else equalize(traced, calibration)
         ranges = calibrate(graph, calibration).ranges
         if form.startswith("and"):
-            graph = compensate(graph, ranges, np.concatenate(calibration[:8]))
+            graph = reconstruct_weights(graph, ranges, np.concatenate(calibration[:8]))
         network = LoweredNetwork(lower(graph), ranges)
         network.round_biases()
         file = LiteRTModel(convert_graph(network.folded_graph(), ranges, format="int8", io="int8", lowering="xnnpack"))

@@ -75,14 +75,14 @@ def make_samples(folder: Path) -> None:
     from PIL import Image
 
     from mnv3_tf.data import Preprocessing
-    from mnv3_tf.export.convert.convert import Format, Source, convert
+    from mnv3_tf.export.convert.convert import Convertible, Format, convert
     from mnv3_tf.models import MobileNetV3
     from mnv3_tf.network.keras_io import save_keras
     from mnv3_tf.quantization.fold import trace
 
     model = MobileNetV3("small", alpha=0.25, input_shape=(SIZE, SIZE, 3), classes=len(CLASSES))
     save_keras(model, folder / "model.keras")
-    source = Source(folder / "model.keras", trace(model), None, Preprocessing(SIZE, SIZE), CLASSES)
+    source = Convertible(folder / "model.keras", trace(model), None, Preprocessing(SIZE, SIZE), CLASSES)
     formats: dict[str, Format] = {"a": "float32", "b": "float16"}
     for name, format in formats.items():
         convert(source, folder / f"{name}.tflite", format=format)

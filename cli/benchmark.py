@@ -1,17 +1,18 @@
 """`mnv3 benchmark`: how long .tflite files take on this machine, on phones and on boards."""
 
+import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mnv3_tf.cli.options import Terminal, json_option, print_json
-from mnv3_tf.errors import GateError, KitError, NoDeviceError
+from mnv3_tf.errors import GateError, InputError, KitError, NoDeviceError
 
 if TYPE_CHECKING:
-    from mnv3_tf.export.benchmark.devices.bench import DeviceSettings
-    from mnv3_tf.export.benchmark.host import BenchmarkResult
-    from mnv3_tf.export.benchmark.store import Record
+    from mnv3_tf.export.benchmark.measure import BenchmarkSettings
+    from mnv3_tf.export.benchmark.result import Result
 
 
 class ThreadCounts(click.ParamType):
@@ -68,7 +69,7 @@ class Targets(click.ParamType):
               show_default=True, help="xnnpack, or none (the runtime's CPU kernels); others need a device and benchmark_model.")
 @click.option("--runner", type=click.Choice(["kit", "benchmark_model"]), default="kit", show_default=True,
               help="On a device: the kit's own program, compiled on demand, or TFLite's tool.")
-@click.option("--benchmark-binary", type=click.Path(), metavar="PATH",
+@click.option("--benchmark-binary", "binary", type=click.Path(path_type=Path), metavar="PATH",
               help="Your own benchmark_model.  [default: downloaded once, and checked if a SHA-256 is published]")
 @click.option("--cool-down", type=click.FloatRange(min=0, max=3600), default=60.0, show_default=True,
               help="Most seconds to wait, in all, for a device that became warmer than at the start.")
@@ -84,171 +85,110 @@ class Targets(click.ParamType):
 @click.option("--gate", "gates", multiple=True, metavar="LIMIT",
               help='Exit with 3 if this limit does not hold, such as "median_ms < 8 @ adb". May be given more than once.')
 @json_option
-def benchmark(files: tuple[str, ...], targets: tuple[str, ...], threads: tuple[int, ...], cores: str, runs: int,
-              min_seconds: float | None, warmup: int, rounds: int, delegate: str, runner: str, benchmark_binary: str | None,
-              cool_down: float, fixed_performance: bool, profile: bool, use_cache: bool, against: str | None, seed: int,
-              out: str | None, gates: tuple[str, ...], as_json: bool) -> None:
+def benchmark(files: tuple[str, ...], targets: tuple[str, ...], cores: str, min_seconds: float | None, against: str | None,
+              out: str | None, gates: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Measure the latency of .tflite files.
 
     The files take turns over several rounds, so that a machine that slows down is fair to all. A file is
     called faster or slower than the baseline only where the 95% interval of the ratio says so, and by more than the 2%
     that two loads of one file can differ by. Nothing is left on a device that stays connected.
     """
-    from mnv3_tf.export.benchmark.devices.bench import DeviceSettings
-    from mnv3_tf.export.benchmark.limits import check_gate, parse_gate
+    from mnv3_tf.export.benchmark.compare import comparisons
+    from mnv3_tf.export.benchmark.host import HOST, benchmark_host, host_json, no_such_delegate
+    from mnv3_tf.export.benchmark.limits import check_limit, parse_limit
+    from mnv3_tf.export.benchmark.measure import BenchmarkSettings
+    from mnv3_tf.tflite.runtime import DELEGATES
 
-    limits = [parse_gate(text) for text in gates]
-    files, against = _with_baseline(files, against)
-    records: list[Record] = []
-    logs: list[str] = []
-    result: BenchmarkResult | None = None
-    if "host" in targets or "all" in targets:
-        result, host = _on_host(files, threads, runs, min_seconds, warmup, rounds, seed, delegate, profile,
-                                alone=targets == ("host",))
-        records += host
-        logs += [""] * len(host)
-    settings = DeviceSettings(
-        threads, tuple(choice.strip() for choice in cores.split(";")), runs, 10.0 if min_seconds is None else min_seconds, warmup,
-        rounds, seed, delegate, runner, Path(benchmark_binary) if benchmark_binary else None,  # type: ignore[arg-type]
-        cool_down, fixed_performance, profile, use_cache)
-    problems = _on_devices([target for target in targets if target != "host"], [Path(file) for file in files], settings, records,
-                           logs, against, print_rows=not as_json)
+    limits = [parse_limit(text) for text in gates]
+    files, baseline = _with_baseline(files, against)
+    settings = BenchmarkSettings(cores=tuple(choice.strip() for choice in cores.split(";")),
+                                 min_seconds=10.0 if min_seconds is None else min_seconds, **options)
+    results: list[Result] = []
+    if HOST in targets or "all" in targets:
+        if settings.delegate not in DELEGATES and targets == (HOST,):
+            raise InputError(f"{no_such_delegate(settings.delegate)}.")
+        results.append(benchmark_host(files, replace(settings, min_seconds=1.0) if min_seconds is None else settings, Terminal()))
+    devices, problems = _on_devices([target for target in targets if target != HOST], [Path(file) for file in files], settings)
+    results += devices
+    if not as_json:
+        for result in results:
+            _print(result, baseline)
+    records = [row for result in results for row in result.rows]
     if out:
         from mnv3_tf.export.benchmark.store import append_records
 
-        records = append_records(out, records, logs)
+        records = append_records(out, records, [log for result in results for log in result.logs])
     if as_json:
-        from mnv3_tf.export.benchmark.devices.table import comparisons
-
-        base = result.to_dict(against=against) if result else {"rows": [], "comparisons": [], "samples_ms": []}
-        base["rows"] += [record for record in records if record["target"] != "host"]
-        print_json({**base, "records": records, "device_comparisons": comparisons(records, against or files[0]),
-                    "problems": problems})
-    elif result:
-        _print_text(result, records, against)
-    elif records and records[0]["target"] == "host":
-        click.echo(f"This machine was not measured: {records[0]['failure']}.")
+        compared = comparisons(records, baseline)
+        here: dict[str, Any] = {"rows": [], "comparisons": [], "samples_ms": []}
+        if results and results[0].environment and not records[0]["failure"]:
+            here = host_json(results[0], [entry for entry in compared if entry.target == HOST])
+        here["rows"] += [record for record in records if record["target"] != HOST]
+        print_json({**here, "records": records, "device_comparisons": [vars(entry) for entry in compared], "problems": problems})
     for problem in problems:
         click.echo(f"Error: {problem}", err=True)
-    failures = [line for limit in limits for line in check_gate(limit, records)]
+    failures = [line for limit in limits for line in check_limit(limit, records)]
     if failures:
         raise GateError("; ".join(failures) + ".")
     if problems:
         raise NoDeviceError("not every target was measured.") if not records else KitError("not every target was measured.")
 
 
-def _on_host(files: tuple[str, ...], threads: tuple[int, ...], runs: int, min_seconds: float | None, warmup: int, rounds: int,
-             seed: int, delegate: str, profile: bool, *, alone: bool) -> "tuple[BenchmarkResult | None, list[Record]]":
-    """The result and its rows; or no result and rows that say why, if only devices have the delegate."""
-    from datetime import UTC, datetime
-
-    from mnv3_tf.errors import InputError
-    from mnv3_tf.export.benchmark.devices.local import add_profiles, runner_here
-    from mnv3_tf.export.benchmark.host import benchmark_files
-    from mnv3_tf.export.benchmark.store import failed_host_records, host_records
-
-    written = datetime.now(UTC).isoformat(timespec="seconds")
-    if delegate not in ("xnnpack", "none"):
-        reason = f"--delegate {delegate} is for devices; this machine has xnnpack and none"
-        if alone:
-            raise InputError(f"{reason}.")
-        return None, failed_host_records(files, threads, delegate, reason, written)
-    bundle = runner_here(Terminal()) if profile else None
-    result = benchmark_files(files, threads=threads, runs=runs, warmup=warmup, rounds=rounds, seed=seed, delegate=delegate,
-                             min_seconds=1.0 if min_seconds is None else min_seconds, progress=Terminal())
-    records = host_records(result, written)
-    if bundle:
-        add_profiles(records, bundle, delegate=delegate, runs=runs, seed=seed)
-    return result, records
-
-
-def _on_devices(targets: list[str], files: list[Path], settings: "DeviceSettings", records: "list[Record]", logs: list[str],
-                against: str | None, *, print_rows: bool) -> list[str]:
-    """Adds the devices' rows; returns what went wrong, one line for each device."""
+def _on_devices(targets: list[str], files: list[Path], settings: "BenchmarkSettings") -> "tuple[list[Result], list[str]]":
+    """What the devices gave, and what went wrong, one line for each device."""
     if not targets:
-        return []
-    from mnv3_tf.export.benchmark.devices.bench import benchmark_device, open_target
-    from mnv3_tf.export.benchmark.devices.several import on_each, usable_phones
+        return [], []
+    from mnv3_tf.export.benchmark.devices.bench import benchmark_device, on_each, open_targets
 
     terminal = Terminal()
-    problems: list[str] = []
-    devices = []
-    for target in targets:
-        try:
-            if target == "all":
-                phones, unusable = usable_phones()
-                devices += phones
-                problems += unusable
-            else:
-                devices.append(open_target(target))
-        except KitError as error:
-            problems.append(str(error))
+    devices, problems = open_targets(targets)
     shown = terminal if len(devices) == 1 else Lines(terminal)
-    found = on_each(devices, lambda device: benchmark_device(device, files, settings, shown))
-    for device, result in zip(devices, found, strict=True):
-        if isinstance(result, KitError):
-            problems.append(str(result))
+    results = []
+    measured = on_each(devices, lambda device: benchmark_device(device, files, settings, shown))
+    for device, found in zip(devices, measured, strict=True):
+        if isinstance(found, KitError):
+            problems.append(str(found))
             continue
-        records += result.rows
-        logs += result.logs
-        failed = [f"{device.name}: {Path(row['file']).name}: {row['failure']}" for row in result.rows if row["failure"]]
+        results.append(found)
+        failed = [f"{device.name}: {Path(row['file']).name}: {row['failure']}" for row in found.rows if row["failure"]]
         problems += dict.fromkeys(failed)
-        if print_rows:
-            _print_device(result, against or str(files[0]))
-    return problems
+    return results, problems
 
 
 class Lines:
     """Progress of several devices at once: only what is said, for bars would overwrite each other."""
 
     def __init__(self, terminal: Terminal) -> None:
-        self.terminal = terminal
-
-    def say(self, text: str) -> None:
-        self.terminal.say(text)
+        self.say = terminal.say
 
     def task(self, description: str, total: int) -> Any:
-        import contextlib
-
         return contextlib.nullcontext(lambda done, note: None)
 
 
-def _print_device(result: Any, baseline: str) -> None:
+def _print(result: "Result", baseline: str) -> None:
     from rich.console import Console
 
-    from mnv3_tf.export.benchmark.devices.table import comparisons, device_lines, device_table
+    from mnv3_tf.export.benchmark.compare import comparisons
+    from mnv3_tf.export.benchmark.table import benchmark_table, result_lines, warning_lines
 
+    if result.environment and result.rows[0]["failure"]:
+        click.echo(f"This machine was not measured: {result.rows[0]['failure']}.")
+        return
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=140)
-    console.print(device_table(result.rows, comparisons(result.rows, baseline)))
-    for line in device_lines(result):
+        console = Console(highlight=False, width=160)
+    console.print(benchmark_table(result.rows, comparisons(result.rows, baseline)))
+    for line in result_lines(result):
         console.print(line, markup=False, soft_wrap=not console.is_terminal)
+    for line in warning_lines(result.rows):
+        console.print(f"Warning: {line}", markup=False, style="yellow", soft_wrap=not console.is_terminal)
 
 
-def _with_baseline(files: tuple[str, ...], against: str | None) -> tuple[tuple[str, ...], str | None]:
+def _with_baseline(files: tuple[str, ...], against: str | None) -> tuple[tuple[str, ...], str]:
     """The files with the baseline among them, and the baseline spelled as in the files."""
     if against is None:
-        return files, None
+        return files, files[0]
     for file in files:
         if Path(file).resolve() == Path(against).resolve():
             return files, file
     return (against, *files), against
-
-
-def _print_text(result: "BenchmarkResult", records: "list[Record]", against: str | None) -> None:
-    from rich.console import Console
-
-    from mnv3_tf.export.benchmark.devices.table import profile_lines
-    from mnv3_tf.export.benchmark.host import compare_rows
-    from mnv3_tf.export.benchmark.table import benchmark_table, machine_lines, warning_lines
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=140)
-    console.print(benchmark_table(result.rows, compare_rows(result, against=against)))
-    host = [record for record in records if record["target"] == "host"]
-    for line in [*machine_lines(result), *profile_lines(host)]:
-        console.print(line, markup=False, soft_wrap=not console.is_terminal)
-    for line in warning_lines(result):
-        console.print(f"Warning: {line}", markup=False, style="yellow", soft_wrap=not console.is_terminal)

@@ -4,6 +4,7 @@ import click
 
 from mnv3_tf.cli.options import json_option, print_json
 from mnv3_tf.errors import GateError
+from mnv3_tf.text import counted
 
 
 @click.command()
@@ -13,24 +14,26 @@ from mnv3_tf.errors import GateError
               help="Ratio above which a row that is slower is a regression.")
 @json_option
 def compare(base: str, new: str, threshold: float, as_json: bool) -> None:
-    """Compares two result folders of `mnv3 benchmark --out`; exit code 3 if a row got slower, or fails and did not before.
+    """Compares two result folders of `mnv3 benchmark --out` (or logs of benchmark_model); exit code 3 if a row got slower, or
+    fails and did not before.
 
     A row got slower if its ratio is above the threshold, and its 95% interval (if there is one) says so too. The two results
     were measured at different times, so heat and other work may differ between them.
     """
-    from mnv3_tf.export.benchmark.compare import compare_results
+    from mnv3_tf.export.benchmark.compare import compare_results, in_words
     from mnv3_tf.export.benchmark.store import read_records
 
-    changes = compare_results(read_records(base), read_records(new), threshold)
+    notes: list[str] = []
+    changes = compare_results(read_records(base, notes), read_records(new, notes), threshold)
+    for note in notes:
+        click.echo(f"Note: {note}.", err=True)
     if as_json:
-        print_json({"threshold": threshold, "changes": [change.to_dict() for change in changes]})
+        print_json({"threshold": threshold, "changes": [vars(change) for change in changes]})
     else:
         for change in changes:
-            span = f" ({change.low:.2f} to {change.high:.2f})" if change.low is not None else ""
-            ratio = f"{change.ratio:.2f}{span} " if change.ratio is not None else ""
-            click.echo(f"{change.name}: {ratio}{change.verdict}")
+            click.echo(f"{change.name}: {in_words(change)}")
             for line in change.differs:
                 click.echo(f"  {line}")
     failed = [change.name for change in changes if change.regression]
     if failed:
-        raise GateError(f"{len(failed)} regression{'s' * (len(failed) != 1)}: {'; '.join(failed)}.")
+        raise GateError(f"{counted(len(failed), 'regression')}: {'; '.join(failed)}.")

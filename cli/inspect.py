@@ -6,7 +6,7 @@ import click
 
 from mnv3_tf.cli.options import json_option, new_table, print_json, show
 from mnv3_tf.errors import GateError
-from mnv3_tf.text import counted
+from mnv3_tf.text import counted, few
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,12 +42,14 @@ def inspect(file: str, threads: int, require: tuple[str, ...], as_json: bool) ->
 
 
 def _print(found: "Inspection") -> None:
-    from mnv3_tf.export.inspection.inspect import INT8, TFLITE_METADATA
+    from mnv3_tf.export.inspection.inspect import INT8
+    from mnv3_tf.tflite.file import TFLITE_METADATA
+
     file, partitions = found.file, found.run.partitions
     show(f"{file.path}: {found.kind}", "bold green" if found.kind == INT8 and not found.problems else "bold")
     show("not run" if partitions is None else f"{counted(partitions, 'XNNPACK partition')}, "
          f"{counted(len(found.outside), 'operator')} outside, {counted(len(file.operators), 'operator')} in all"
-         + (" (of the main graph)" if len(found.graphs) > 1 else ""))
+         + (" (of the main graph)" if file.others else ""))
     for problem in found.problems:
         show(f"- {problem}", "yellow")
     show(_ends(found), width=80)
@@ -58,12 +60,12 @@ def _print(found: "Inspection") -> None:
     whole = sum(found.constant_bytes.values())
     ratio = f" ({found.float32_bytes / whole:.1f} times smaller than as float32)" if whole else ""
     show(f"Constants: {stored}{ratio}")
-    graphs = [f"{graph.name} ({counted(len(graph.file.operators), 'operator')})" for graph in found.graphs]
+    graphs = [f"{graph.name} ({counted(len(graph.operators), 'operator')})" for graph in file.graphs]
     for label, values in (("Graphs", graphs if len(graphs) > 1 else []), ("Custom operators", found.custom_operators),
-                          ("Signatures", found.signatures), ("Carries", found.metadata)):
+                          ("Signatures", file.signatures), ("Carries", file.metadata)):
         if values:
             show(f"{label}: {', '.join(values)}")
-    show(f"TFLite metadata: {'yes' if TFLITE_METADATA in found.metadata else 'no'}")
+    show(f"TFLite metadata: {'yes' if TFLITE_METADATA in file.metadata else 'no'}")
     show(f"{_bytes(file.size_bytes)}, SHA-256 {file.sha256}")
 
 
@@ -90,11 +92,11 @@ def _operators(found: "Inspection") -> "Table":
     from mnv3_tf.tflite.file import operator_counts
 
     outside = Counter((item.name, item.dtype) for item in found.outside)
-    several = len(found.graphs) > 1
+    several = bool(found.file.others)
     table = _table("operator", "computes in", *(["graph"] if several else []), "count", "outside", right=2)
-    for number, graph in enumerate(found.graphs):
-        for (name, dtype), count in operator_counts(graph.file).items():
-            left = outside[name, dtype] if number == 0 else 0
+    for graph in found.file.graphs:
+        for (name, dtype), count in operator_counts(graph).items():
+            left = outside[name, dtype] if graph is found.file else 0
             table.add_row(name, dtype, *([graph.name] if several else []), str(count), str(left) if left else "")
     return table
 
@@ -105,8 +107,7 @@ def _outside(found: "Inspection") -> "Table":
         groups.setdefault((item.name, item.dtype, item.reason), []).append(item.index)
     table = _table("outside of XNNPACK", "number", "why")
     for (name, dtype, why), numbers in groups.items():
-        more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
-        table.add_row(f"{name} {dtype}", ", ".join(map(str, numbers[:_SHOWN])) + more, why)
+        table.add_row(f"{name} {dtype}", few(numbers, _SHOWN), why)
     return table
 
 

@@ -10,7 +10,8 @@ import click
 @click.option("--accuracy", multiple=True, metavar="FILE=TOP1",
               help="Accuracy of a file, from 0 to 1; may be given more than once.")
 def report(results: tuple[str, ...], out: str, title: str, accuracy: tuple[str, ...]) -> None:
-    """Draws RESULTS (folders that `mnv3 benchmark --out` wrote): report.md, report.csv and an offline page, index.html."""
+    """Draws RESULTS (folders that `mnv3 benchmark --out` wrote, or logs of benchmark_model): report.md, report.csv and an
+    offline page, index.html."""
     from mnv3_tf.export.benchmark.report import accuracy_by_file, write_results_report
     from mnv3_tf.export.benchmark.store import read_records
 

@@ -73,7 +73,7 @@ def _elsewhere(arm: bool, target: str | None, terminal: Terminal) -> dict[str, A
 
         found[ARM] = partial(run_on_emulated_arm, progress=terminal)
     if target:
-        from mnv3_tf.export.benchmark.devices.parity import run_on_device
+        from mnv3_tf.export.benchmark.devices.bench import run_on_device
 
         found[PHONE] = partial(run_on_device, target, progress=terminal)
     return found
@@ -82,34 +82,34 @@ def _elsewhere(arm: bool, target: str | None, terminal: Terminal) -> dict[str, A
 def _print(result: "Verification") -> None:
     from mnv3_tf.export.verify.stages import printed
 
-    show(_ladder(result), width=140)
+    show(_stages(result), width=140)
     if result.layers.layers:
         show(_layers(result), width=140)
     for finding in result.findings:
-        show(f"{finding.kind}, {finding.where} ({printed(finding.rung)}): {finding.text}.",
+        show(f"{finding.kind}, {finding.where} ({printed(finding.stage)}): {finding.text}.",
              "red" if finding.broken else "yellow")
-    for rung in result.rungs:
-        for check in rung.checks:
+    for stage in result.stages:
+        for check in stage.checks:
             if not check.passed:
-                show(f"{printed(rung.name)}: {check.text}.", "red")
+                show(f"{printed(stage.name)}: {check.text}.", "red")
     for note in result.notes:
         show(f"Note: {note}.")
     show(result.verdict(), "green" if result.passed else "bold red")
 
 
-def _ladder(result: "Verification") -> Any:
+def _stages(result: "Verification") -> Any:
     from mnv3_tf.export.verify.stages import printed
     table = new_table("stage", "", "top-1 (95% interval)", "same answers as", "as float", "equal", "mean", "largest",
                       title=f"equal: pictures with every logit the same; differences of a logit in steps of {result.step:.3g}")
-    broken = result.broken_rungs()
-    for rung in result.rungs:
-        if rung.scores is None:
-            table.add_row(printed(rung.name), "absent", rung.absent, "", "", "", "", "", style="dim")
+    broken = result.broken_stages()
+    for stage in result.stages:
+        if stage.scores is None:
+            table.add_row(printed(stage.name), "absent", stage.absent, "", "", "", "", "", style="dim")
             continue
-        scores, previous, to_float = rung.scores, rung.previous, rung.to_float
-        state = "broken" if rung.name in broken else "holds"
+        scores, previous, to_float = stage.scores, stage.previous, stage.to_float
+        state = "broken" if stage.name in broken else "holds"
         ties = f" ({counted(previous.ties, 'tie')})" if previous and previous.ties else ""
-        table.add_row(printed(rung.name), state, f"{scores.top1:.4f} ({scores.top1_low:.3f} to {scores.top1_high:.3f})",
+        table.add_row(printed(stage.name), state, f"{scores.top1:.4f} ({scores.top1_low:.3f} to {scores.top1_high:.3f})",
                       f"{previous.agreement:.2%} {printed(previous.against)}{ties}" if previous else "",
                       f"{to_float.agreement:.2%}" if to_float else "",
                       f"{previous.equal} of {scores.samples}" if previous else "",

@@ -107,8 +107,9 @@ def convert_peer(model: Path) -> dict[str, Path]:
     quiet_libraries()
     import keras
 
+    sys.path.append(str(HERE.parent))
+    from benchmarks.peers.keras_applications import convert_model_standard
     from mnv3_tf.config import load_config
-    from mnv3_tf.export.convert.standard import convert_model_standard
     from mnv3_tf.tflite.runtime import captured_stderr
 
     ours = keras.models.load_model(model)

@@ -46,6 +46,11 @@ def as_svg(figure: "Figure", title: str) -> str:
     return text.replace(">", f"><title>{title}</title>", 1)
 
 
-def page_style() -> str:
-    """The style sheet of all pages: light and dark, wide and narrow, nothing from elsewhere."""
-    return resources.files("mnv3_tf.export").joinpath("page_style.css").read_text(encoding="utf-8")
+def render_page(package: str, template: str, **values: Any) -> str:
+    """A page from a package's template, with the style sheet of all pages: light and dark, wide and narrow, all of it inside."""
+    from jinja2 import Environment, PackageLoader, select_autoescape
+
+    environment = Environment(loader=PackageLoader(package, "."), autoescape=select_autoescape(["html", "j2"]), trim_blocks=True,
+                              lstrip_blocks=True)
+    style = resources.files("mnv3_tf.export").joinpath("page_style.css").read_text(encoding="utf-8")
+    return environment.get_template(template).render(style=style, **values)

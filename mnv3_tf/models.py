@@ -1,6 +1,5 @@
 """The public constructors: a network by name or table, with random, published or your own weights."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,8 @@ from typing import Any
 import keras
 
 from mnv3_tf.network.build import build, select_outputs
-from mnv3_tf.network.spec import NetworkSpec, find_spec, in_dialect
-from mnv3_tf.weights.loading import assign_weights, find_weights, with_their_normalization
+from mnv3_tf.network.spec import NetworkSpec, find_spec, in_dialect, with_normalization, with_widths
+from mnv3_tf.weights.loading import assign_weights, find_weights
 
 
 def MobileNetV3(
@@ -66,18 +65,16 @@ def MobileNetV3(
     """
     spec = find_spec(spec) if isinstance(spec, str) else spec
     spec = in_dialect(spec, dialect) if dialect is not None else spec
-    changes: dict[str, Any] = {"inplanes": inplanes, "class_squeeze": class_squeeze, "class_expand": class_expand}
-    spec = dataclasses.replace(spec, **{key: value for key, value in changes.items() if value is not None})
-    found = None
+    spec = with_widths(spec, inplanes, class_squeeze, class_expand)
     if weights is not None:
-        found = find_weights(weights, spec, alpha, top=include_top)
-        spec = with_their_normalization(spec, found.normalization)
+        source, tensors, normalization = find_weights(weights, spec, alpha, top=include_top)
+        spec = with_normalization(spec, *(normalization or ()))
     model, stages = build(
         spec, input_shape=input_shape, alpha=alpha, classes=classes, include_top=include_top, pooling=pooling, dropout=dropout,
         classifier_activation=classifier_activation, include_preprocessing=include_preprocessing,
         batchnorm_momentum=batchnorm_momentum, name=name)
-    if found is not None:
-        assign_weights(model, found)
+    if weights is not None:
+        assign_weights(model, tensors, source)
     if outputs is None:
         return model
     return keras.Model(model.input, select_outputs(model, stages, outputs), name=model.name)

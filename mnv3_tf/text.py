@@ -1,7 +1,7 @@
 """Pieces of sentences: counts with their nouns, shortened lists, what somebody may have meant."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # Items of a list that a message shows.
 SHOWN = 20
@@ -24,8 +24,13 @@ def suggestions(names: Iterable[str], allowed: Iterable[str]) -> str:
     return listed((f"{name!r} ({hint})" if hint else repr(name) for name, hint in hints.items()), ", ")
 
 
-def listed(lines: Iterable[str], separator: str = "\n  ") -> str:
+def few(items: Sequence[object], shown: int = 5) -> str:
+    """The first items in a sentence, and how many more there are: "a, b and 3 more"."""
+    return ", ".join(map(str, items[:shown])) + (f" and {len(items) - shown} more" if len(items) > shown else "")
+
+
+def listed(lines: Iterable[str], separator: str = "\n  ", shown: int = SHOWN) -> str:
     """The first lines, and how many more there are."""
     lines = list(lines)
-    more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return separator.join(lines[:SHOWN] + more)
+    more = [f"... and {len(lines) - shown} more"] if len(lines) > shown else []
+    return separator.join(lines[:shown] + more)

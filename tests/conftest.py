@@ -43,6 +43,14 @@ def slowness() -> float:
     return max(1.0, (time.process_time() - began) / REFERENCE_SECONDS)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests need trained runs come first, and those with slow tests before others: of two workers, one begins with
+    the runs and the other in the middle, so that they rarely wait for the same run, and little is left to wait for at the end."""
+    runs = {item.path for item in items if {"float_run", "source_run"}.intersection(getattr(item, "fixturenames", ()))}
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in runs, item.path not in slow))
+
+
 def pytest_collection_finish() -> None:
     """What the test files imported stays: the garbage collector need not look at it. Errors show Keras's and TensorFlow's own
     frames, for hiding them takes time in every call."""

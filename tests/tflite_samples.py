@@ -90,8 +90,8 @@ def files(shared) -> dict[str, Path]:
 def _write_files(folder: Path) -> None:
     import tensorflow as tf
 
+    from benchmarks.peers.keras_applications import convert_model_standard
     from mnv3_tf.data.synthetic import synthetic_pictures
-    from mnv3_tf.export.convert.standard import convert_model_standard
 
     pictures = synthetic_pictures(8, 32)
     plain, swish, pixel = plain_network(), swish_network(), pixel_network()

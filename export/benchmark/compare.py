@@ -1,15 +1,45 @@
-"""Two sets of results beside each other, for regressions."""
+"""How the latencies of rows compare: of one measurement with its baseline, and of two sets of results, for regressions."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnv3_tf.export.benchmark.ratio import latency_ratio
-from mnv3_tf.export.benchmark.store import Record, name_of
+from mnv3_tf.errors import InputError
+from mnv3_tf.export.benchmark.statistics import MIN_ROUNDS, ratio_with_interval
+from mnv3_tf.export.benchmark.store import Record, latency, name_of
 
+#: Two loads of one and the same file differ by up to this much (measured: 1.6%; where their memory lies), so a smaller
+#: difference says nothing about the file.
+SAME_FILE_MARGIN = 1.02
 # What of two rows that are compared should be the same, and is said where it is not.
 _SHOULD_AGREE = ("runner", "runner_sha256", "delegate", "partitions", "build_fingerprint", "architecture")
+#: Ratio, low, high, verdict.
+Ratio = tuple[float | None, float | None, float | None, str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row's latency relative to the baseline file's, measured together with it in the same place.
+
+    Attributes:
+        file, target, threads, cores: the row.
+        baseline: the file that it is compared with.
+        ratio: below 1 is faster; None where either failed or is missing.
+        low, high: the 95% interval, None where only summaries are known, or the rounds are not the same number.
+        verdict: "faster" or "slower" only where the whole interval is further from 1 than two loads of one file can be
+            (:data:`SAME_FILE_MARGIN`); else "no difference shown", "too few rounds", or why there is no ratio or interval.
+    """
+
+    file: str
+    target: str
+    threads: int
+    cores: str
+    baseline: str
+    ratio: float | None
+    low: float | None
+    high: float | None
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -18,10 +48,8 @@ class Change:
 
     Attributes:
         name: of the row, in words.
-        ratio: new latency / old; below 1 is faster; None where either failed or is missing.
-        low, high: the 95% interval, None where only summaries are known.
-        verdict: "faster", "slower", "no difference shown", or why there is none.
-        regression: slower, and by more than the threshold.
+        ratio, low, high, verdict: new latency / old, as in :class:`Comparison`.
+        regression: slower, and by more than the threshold; or it fails, and did not before.
         differs: what else is not the same.
     """
 
@@ -30,12 +58,56 @@ class Change:
     low: float | None
     high: float | None
     verdict: str
-    regression: bool
-    differs: tuple[str, ...]
+    regression: bool = False
+    differs: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+
+def comparisons(records: Sequence[Record], baseline: str) -> list[Comparison]:
+    """Each row's latency relative to the baseline file's on the same target, with the same threads and cores.
+
+    Args:
+        records: measured together.
+        baseline: the file's path as in the records.
+
+    Raises:
+        InputError: `baseline` is not one of the measured files.
+    """
+    baseline, files = str(Path(baseline)), dict.fromkeys(record["file"] for record in records)
+    if records and baseline not in files:
+        raise InputError(f"{baseline}: is not among the measured files ({', '.join(files)}).")
+    found = []
+    for record in records:
+        base = next((other for other in records if other["file"] == baseline and _place(other) == _place(record)), None)
+        ratio: Ratio = (1.0, 1.0, 1.0, "baseline")
+        if record["failure"] or base is None:
+            ratio = (None, None, None, "failed" if record["failure"] else "no baseline")
+        elif base is not record:
+            ratio = latency_ratio(record, base, "no baseline")
+        found.append(Comparison(record["file"], record["target"], record["threads"], record["cores"], baseline, *ratio))
+    return found
+
+
+def _place(record: Record) -> tuple[Any, ...]:
+    return tuple(record[key] for key in ("target", "threads", "cores", "delegate_asked", "runner"))
+
+
+def latency_ratio(row: Record, base: Record, otherwise: str) -> Ratio:
+    """Compares a row with another; the verdict is `otherwise` where one has no latency."""
+    ours, theirs = latency(row), latency(base)
+    if row["failure"] or base["failure"] or ours is None or not theirs:
+        return None, None, None, otherwise
+    samples, base_samples = row["samples_ms"], base["samples_ms"]
+    if not samples or not base_samples or len(samples) != len(base_samples):
+        return ours / theirs, None, None, "no interval: the runner gives no single runs, or other rounds"
+    ratio, low, high = ratio_with_interval(samples, base_samples)
+    said = "faster" if high < 1.0 / SAME_FILE_MARGIN else "slower" if low > SAME_FILE_MARGIN else "no difference shown"
+    return ratio, low, high, said if len(samples) >= MIN_ROUNDS else "too few rounds"
+
+
+def in_words(found: Comparison | Change) -> str:
+    """Such as "0.52 (0.51 to 0.53) faster"."""
+    span = f" ({found.low:.2f} to {found.high:.2f})" if found.low is not None else ""
+    return found.verdict if found.ratio is None or found.verdict == "baseline" else f"{found.ratio:.2f}{span} {found.verdict}"
 
 
 def compare_results(base: Sequence[Record], new: Sequence[Record], threshold: float) -> list[Change]:
@@ -45,15 +117,11 @@ def compare_results(base: Sequence[Record], new: Sequence[Record], threshold: fl
         base, new: the results.
         threshold: ratio above which a row that is slower is a regression.
     """
-    before, after = ({_key(record): record for record in records} for records in (base, new))
+    before, after = ({(Path(record["file"]).name, _place(record)): record for record in records} for records in (base, new))
     changes = [_change(before[key], record, threshold) for key, record in after.items() if key in before]
     for one, other, said in ((after, before, "is new"), (before, after, "is no longer measured")):
-        changes += [Change(name_of(record), None, None, None, said, False, ()) for key, record in one.items() if key not in other]
+        changes += [Change(name_of(record), None, None, None, said) for key, record in one.items() if key not in other]
     return changes
-
-
-def _key(record: Record) -> tuple[Any, ...]:
-    return (Path(record["file"]).name, *(record[key] for key in ("target", "threads", "cores", "delegate_asked", "runner")))
 
 
 def _change(old: Record, new: Record, threshold: float) -> Change:
@@ -61,8 +129,5 @@ def _change(old: Record, new: Record, threshold: float) -> Change:
                     if old.get(key) != new.get(key))
     if new["failure"]:
         return Change(name_of(new), None, None, None, f"failed: {new['failure']}", not old["failure"], differs)
-    found = latency_ratio(new, old)
-    if found is None:
-        return Change(name_of(new), None, None, None, "failed before", False, differs)
-    return Change(name_of(new), found.ratio, found.low, found.high, found.verdict,
-                  found.verdict == "slower" and found.ratio > threshold, differs)
+    ratio, low, high, verdict = latency_ratio(new, old, "failed before")
+    return Change(name_of(new), ratio, low, high, verdict, verdict == "slower" and (ratio or 0.0) > threshold, differs)

@@ -10,7 +10,7 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.export.benchmark.runners.operators import time_by_block
 from mnv3_tf.export.benchmark.store import Record, latency, targets
 from mnv3_tf.export.benchmark.table import ms
-from mnv3_tf.export.drawing import BLUE, GREY, INK, ORANGE, as_svg, new_figure, page_style
+from mnv3_tf.export.drawing import BLUE, GREY, INK, ORANGE, as_svg, new_figure, render_page
 from mnv3_tf.files import write_text
 
 _COLUMNS = ("file", "target", "device", "runner", "threads", "cores", "delegate", "partitions", "runs", "median_ms", "mean_ms",
@@ -69,7 +69,7 @@ def _markdown(rows: Sequence[Record], title: str) -> str:
     lines = [f"# {title}", "", "| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
     for row in rows:
         cells = (Path(row["file"]).name, row["device"], row["threads"], row["cores"],
-                 "failed" if row["failure"] else _ms(latency(row)), _ms(row["p90_ms"]), _ms(row["p99_ms"]), row["delegate"] or "",
+                 "failed" if row["failure"] else ms(latency(row)), ms(row["p90_ms"]), ms(row["p99_ms"]), row["delegate"] or "",
                  "" if row["accuracy"] is None else f"{row['accuracy']:.4f}")
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     notes = [f"- {Path(row['file']).name} on {row['device']}: {text}" for row in rows
@@ -79,28 +79,19 @@ def _markdown(rows: Sequence[Record], title: str) -> str:
 
 def _csv(rows: Sequence[Record]) -> str:
     store = io.StringIO()
-    writer = csv.writer(store, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for row in rows:
-        writer.writerow(["; ".join(row[key]) if isinstance(row.get(key), list) else row.get(key) for key in _COLUMNS])
+    writer = csv.DictWriter(store, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "flags": "; ".join(row["flags"])} for row in rows)
     return store.getvalue()
 
 
 def _page(rows: Sequence[Record], title: str) -> str:
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
-    environment = Environment(loader=PackageLoader("mnv3_tf.export.benchmark", "."),
-                              autoescape=select_autoescape(["html", "j2"]),
-                              trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("results.html.j2").render(
-        style=page_style(), title=title, rows=rows, name=lambda row: Path(row["file"]).name, ms=_ms, latency=latency,
+    return render_page(
+        "mnv3_tf.export.benchmark", "results.html.j2", title=title, rows=rows, name=lambda row: Path(row["file"]).name, ms=ms,
+        latency=latency,
         distribution=_distribution(rows), trade_off=_trade_off(rows), temperatures=_temperatures(rows),
         operators=_operators(rows), profiled=[row for row in rows if row.get("ops")],
         devices=list({row["target"]: row for row in rows}.values()))
-
-
-def _ms(value: float | None) -> str:
-    return "" if value is None else ms(value)
 
 
 def _label(row: Record) -> str:
@@ -128,7 +119,7 @@ def _distribution(rows: Sequence[Record]) -> str:
     axes.set_yticks(range(1, len(drawn) + 1), [_label(row) for row in drawn])
     axes.invert_yaxis()
     axes.set_xlim(left=0)
-    axes.set_xlabel("milliseconds (box: quartiles; whiskers: 5th to 95th percentile)", fontsize=8)
+    _explain(axes, "milliseconds (box: quartiles; whiskers: 5th to 95th percentile)", legend=False)
     return as_svg(figure, "Distribution of the latency by row")
 
 
@@ -150,16 +141,15 @@ def _trade_off(rows: Sequence[Record]) -> str:
         axes.step([x for x, _ in best], [y for _, y in best], where="post", color=colour, linewidth=1, linestyle="--")
         for x, y, row in points:
             axes.annotate(Path(row["file"]).stem, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7, color=INK)
-    axes.set_xlabel("median milliseconds", fontsize=8)
-    axes.set_ylabel("top-1", fontsize=8)
     axes.set_xlim(left=0)
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    _explain(axes, "median milliseconds", "top-1")
     return as_svg(figure, "Latency against accuracy")
 
 
 def _operators(rows: Sequence[Record]) -> str:
     """Time by block of the network for each row that was profiled, and what of the median lies outside of the operators."""
-    profiled = [row for row in rows if _has_layers(row)][:_DRAWN]
+    # Rows of earlier versions are not asked for a profile's facts.
+    profiled = [row for row in rows if row.get("ops") and not (row.get("profile") or {}).get("problem")][:_DRAWN]
     if not profiled:
         return ""
     spent = [time_by_block(row["ops"]) for row in profiled]
@@ -176,33 +166,31 @@ def _operators(rows: Sequence[Record]) -> str:
         axes.bar([place + number * width for place in range(len(blocks))], [times.get(block, 0.0) for block in blocks], width,
                  label=_label(row), color=_COLOURS[number % len(_COLOURS)])
     axes.set_xticks([place + 0.4 - width / 2 for place in range(len(blocks))], blocks, rotation=60, ha="right", fontsize=7)
-    axes.set_ylabel("milliseconds", fontsize=8)
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    _explain(axes, "", "milliseconds")
     return as_svg(figure, "Time by block")
-
-
-def _has_layers(row: Record) -> bool:
-    """Whether its operators are named after layers; rows of earlier versions are not asked for a profile's facts."""
-    return bool(row.get("ops")) and not (row.get("profile") or {}).get("problem")
 
 
 def _temperatures(rows: Sequence[Record]) -> str:
     """CPU temperature over time, a line for each target."""
-    lines: dict[str, list[tuple[float, float]]] = {}
-    names: dict[str, Any] = {}
+    lines: dict[str, tuple[str, list[tuple[float, float]]]] = {}
     for row in rows:
         points = [(point["seconds"], point["cpu_temperature_c"]) for point in row.get("states") or []
                   if point.get("cpu_temperature_c") is not None]
         if len(points) > 1:
-            lines[row["target"]], names[row["target"]] = points, row["device"]
+            lines[row["target"]] = row["device"], points
     if not lines:
         return ""
     figure, axes = new_figure(9, 2.6)
-    for number, (target, points) in enumerate(lines.items()):
-        axes.plot([x for x, _ in points], [y for _, y in points], ".-", color=_COLOURS[number % len(_COLOURS)],
-                  label=names[target])
-    axes.set_xlabel("seconds", fontsize=8)
-    axes.set_ylabel("CPU, °C", fontsize=8)
+    for number, (device, points) in enumerate(lines.values()):
+        axes.plot(*zip(*points, strict=True), ".-", color=_COLOURS[number % len(_COLOURS)], label=device)
     axes.grid(axis="x", color=GREY, alpha=0.2, linewidth=0.6)
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    _explain(axes, "seconds", "CPU, °C")
     return as_svg(figure, "Temperature over time")
+
+
+def _explain(axes: Any, x: str, y: str = "", *, legend: bool = True) -> None:
+    """Names the axes, and what is drawn."""
+    axes.set_xlabel(x, fontsize=8)
+    axes.set_ylabel(y, fontsize=8)
+    if legend:
+        axes.legend(frameon=False, fontsize=8, labelcolor=INK)

@@ -12,15 +12,12 @@ _NORMAL = 1.96
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The percentile of values that are sorted upwards, interpolated linearly between neighbours."""
+    """The percentile of values in any order, interpolated linearly between neighbours."""
+    import numpy as np
+
     if not values:
         raise ValueError("no values")
-    position = (len(values) - 1) * percent / 100
-    below = math.floor(position)
-    above = min(below + 1, len(values) - 1)
-    if values[below] == values[above]:
-        return values[below]
-    return values[below] + (values[above] - values[below]) * (position - below)
+    return float(np.percentile(values, percent))
 
 
 def ratio_with_interval(a_rounds: Sequence[Sequence[float]], b_rounds: Sequence[Sequence[float]], *,
@@ -55,7 +52,9 @@ def ratio_with_interval(a_rounds: Sequence[Sequence[float]], b_rounds: Sequence[
                                            for index in drawn])) for side in (a, b)]
         logs[draw] = math.log(medians[0] / medians[1])
     low, high = np.quantile(logs, [0.025, 0.975])
-    middle, wider = math.log(ratio), _widening(len(a))
+    middle, n, wider = math.log(ratio), len(a), 1.0
+    if n > 1:
+        wider = math.sqrt(n / (n - 1)) * (_STUDENT[n - 2] if n - 2 < len(_STUDENT) else _NORMAL) / _NORMAL
     return ratio, math.exp(middle - wider * max(middle - low, 0.0)), math.exp(middle + wider * max(high - middle, 0.0))
 
 
@@ -64,11 +63,3 @@ def _median(values: Any) -> float:
     above, below = values.size // 2, (values.size - 1) // 2
     values.partition((below, above))
     return float(0.5 * (values[below] + values[above]))
-
-
-def _widening(rounds: int) -> float:
-    """How much longer the interval of so few rounds must be."""
-    if rounds < 2:
-        return 1.0
-    student = _STUDENT[rounds - 2] if rounds - 2 < len(_STUDENT) else _NORMAL
-    return math.sqrt(rounds / (rounds - 1)) * student / _NORMAL

@@ -1,18 +1,26 @@
 """A result folder: `results.jsonl` with a record in each line, and `logs/` with what the runners printed.
 
 A record is written whole in one step, so a crash costs at most the line that was being written; that one is named when the file
-is read. docs/benchmark.md and schema.json describe the fields.
+is read. docs/benchmark.md and schema.json describe the fields. A log of benchmark_model that somebody else made is read as a
+record too.
 """
 
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mnv3_tf.errors import InputError, KitError
+from mnv3_tf.export.benchmark.runners.log_lines import split_lines
+from mnv3_tf.export.benchmark.runners.logs import failure, parse_log, remarks
+from mnv3_tf.export.benchmark.runners.operators import layer_of
 from mnv3_tf.files import read_bytes, write_bytes, write_text
+from mnv3_tf.text import counted
+from mnv3_tf.tflite.runtime import NO_DELEGATE
 
 SCHEMA = "mnv3-benchmark/1"
 RESULTS, LOGS = "results.jsonl", "logs"
@@ -23,6 +31,8 @@ REQUIRED = ("schema", "written", "file", "file_sha256", "size_bytes", "target", 
             "failure")
 
 Record = dict[str, Any]
+_IN_LOGS = {"file": re.compile(r"(?:^Graph: \[|^Loaded model |\bModel:\s+)([^\]]+?\.tflite)"),
+            "threads": re.compile(r"^(?:Num threads:|#threads used for CPU inference:)\s*\[?(\d{1,4})")}
 
 
 def append_records(folder: str | Path, records: Sequence[Mapping[str, Any]], logs: Sequence[str] = ()) -> list[Record]:
@@ -43,8 +53,7 @@ def append_records(folder: str | Path, records: Sequence[Mapping[str, Any]], log
     written = []
     try:
         (folder / LOGS).mkdir(parents=True, exist_ok=True)
-        _drop_cut_tail(folder / RESULTS)
-        start = _count(folder / RESULTS)
+        start = _whole_lines(folder / RESULTS)
         for number, record in enumerate(records):
             full = {**record, "raw_log": None}
             if number < len(logs) and logs[number]:
@@ -62,31 +71,31 @@ def append_records(folder: str | Path, records: Sequence[Mapping[str, Any]], log
     return written
 
 
-def _drop_cut_tail(path: Path) -> None:
-    """Removes a last line that a crash cut off, for a new one would be joined to it."""
-    if path.exists():
-        content = path.read_bytes()
-        if content and not content.endswith(b"\n"):
-            write_bytes(path, content[:content.rfind(b"\n") + 1])
-
-
-def _count(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+def _whole_lines(path: Path) -> int:
+    """How many there are; a last line that a crash cut off is removed, for a new one would be joined to it."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content[:content.rfind(b"\n") + 1]
+    if whole != content:
+        write_bytes(path, whole)
+    return whole.count(b"\n")
 
 
 def read_records(path: str | Path, notes: list[str] | None = None) -> list[Record]:
-    """Reads a result folder, or a `results.jsonl`.
+    """Reads a result folder, a `results.jsonl`, or a log of benchmark_model (logcat's prefixes do not matter).
 
     Args:
-        path: either.
-        notes: told of a last line that was cut off.
+        path: any of them.
+        notes: told of a last line that was cut off, and of what a log does not say.
 
     Raises:
         InputError: it cannot be read, or a line is not a record; the message names file and line.
     """
     path = Path(path)
     file = path / RESULTS if path.is_dir() else path
-    lines = read_bytes(file).decode("utf-8", "replace").split("\n")
+    text = read_bytes(file).decode("utf-8", "replace")
+    if text.strip() and not text.lstrip().startswith("{"):
+        return [_from_log(file, text, [] if notes is None else notes)]
+    lines = text.split("\n")
     records = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -121,55 +130,32 @@ def _checked(record: Any, file: Path, number: int) -> Record:
     return record
 
 
-def host_records(result: Any, written: str) -> list[Record]:
-    """Records of a host's :class:`mnv3_tf.export.benchmark.host.BenchmarkResult`."""
-    environment = result.environment
-    rows = []
-    for row, samples in zip(result.rows, result.samples, strict=True):
-        flags = []
-        if row.delegate != environment["settings"]["delegate"] and environment["settings"]["delegate"] == "xnnpack":
-            flags.append("CPU fallback: XNNPACK took nothing of it")
-        rows.append({
-            "schema": SCHEMA, "written": written, "file": row.file, "file_sha256": row.sha256, "size_bytes": row.size_bytes,
-            "target": "host", "device": row.machine, "architecture": environment["architecture"],
-            "system": environment["system"], "build_fingerprint": None, "runner": "litert-python", "runner_version": row.runtime,
-            "runner_sha256": None, "threads": row.threads, "cores": "all", "delegate_asked": environment["settings"]["delegate"],
-            "delegate": row.delegate, "partitions": row.partitions, "runs": row.runs, "rounds": len(samples),
-            "median_ms": row.median_ms, "mean_ms": row.mean_ms, "p90_ms": row.p90_ms, "p95_ms": row.p95_ms, "p99_ms": row.p99_ms,
-            "min_ms": row.min_ms, "max_ms": row.max_ms, "spread": row.spread, "drift": row.drift, "init_ms": row.init_ms,
-            "first_ms": row.first_ms, "peak_memory_mb": None, "samples_ms": [list(part) for part in samples], "flags": flags,
-            "warnings": [], "failure": None, "settings": environment["settings"], "ops": None, "profile": None,
-            "state_before": {"governors": {"0": row.governor}, "cpu_temperature_c": row.temperature_before_c},
-            "state_after": {"governors": {"0": row.governor}, "cpu_temperature_c": row.temperature_after_c}, "states": []})
-    return rows
-
-
-def failed_host_records(files: Sequence[str], threads: Sequence[int], delegate: str, reason: str, written: str) -> list[Record]:
-    """Records of this machine without numbers, which say why.
-
-    Args:
-        files, threads: a row for each of both.
-        delegate: that was asked for.
-        reason: why there are no numbers.
-        written: UTC, ISO 8601.
-    """
-    from mnv3_tf.export.benchmark.environment import environment
-    from mnv3_tf.tflite.file import read_tflite
-
-    machine = environment()
-    facts = {file: read_tflite(file) for file in files}
-    nothing: Record = dict.fromkeys(REQUIRED)
-    return [{**nothing, "schema": SCHEMA, "written": written, "file": file, "file_sha256": facts[file].sha256,
-             "size_bytes": facts[file].size_bytes, "target": "host", "device": machine["cpu"],
-             "architecture": machine["architecture"], "system": machine["system"], "runner": "litert-python",
-             "runner_version": machine["runtime"], "threads": count, "cores": "all", "delegate_asked": delegate, "runs": 0,
-             "rounds": 0, "flags": [], "warnings": [], "failure": reason} for file in files for count in threads]
+def _from_log(path: Path, text: str, notes: list[str]) -> Record:
+    """A record of a log; what the log does not say is null, and "?" where a record must say something."""
+    log, lines = parse_log(text), [line.text for line in split_lines(text)]
+    if log.mean_ms is None and log.median_ms is None:
+        raise InputError(f"{path}: is neither what mnv3 benchmark --out wrote nor a log of benchmark_model with a result "
+                         f"({failure(log, 0)}).")
+    found = {name: next((match.group(1) for match in map(pattern.search, lines) if match), None)
+             for name, pattern in _IN_LOGS.items()}
+    values = {name: getattr(log, name, None) for name in REQUIRED}
+    delegate = NO_DELEGATE if log.delegate_applied == "cpu" else log.delegate
+    ops = [asdict(replace(op, name=layer_of(op.name))) for op in log.ops]
+    missing = [name for name, value in (*found.items(), ("delegate", delegate), ("median", log.median_ms)) if value is None]
+    notes.append(f"{path}: is a log of benchmark_model, which says neither the device nor single runs"
+                 f"{', and here no ' + ', '.join(missing) if missing else ''}")
+    written = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    return {**values, "schema": SCHEMA, "written": written,
+            "file": found["file"] or path.name, "target": "log", "device": "?", "architecture": "?", "runner": "benchmark_model",
+            "runner_version": "?", "threads": int(found["threads"]) if found["threads"] else "?", "cores": "all",
+            "delegate_asked": "?", "delegate": delegate, "rounds": 1, "flags": list(remarks(log, log.asked_runs or 0)),
+            "failure": failure(log, 0), "ops": ops or None}
 
 
 def name_of(record: Record) -> str:
     """A row in words: file, device, threads and cores."""
     cores = "" if record["cores"] == "all" else f", {record['cores']}"
-    return f"{Path(record['file']).name} on {record['device']}, {record['threads']} thread{'s' * (record['threads'] != 1)}{cores}"
+    return f"{Path(record['file']).name} on {record['device']}, {counted(record['threads'], 'thread')}{cores}"
 
 
 def latency(record: Record) -> float | None:

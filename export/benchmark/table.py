@@ -1,47 +1,53 @@
 """The text form of a benchmark: one table, what it was measured on, and what to be careful about."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mnv3_tf.export.benchmark.host import BenchmarkResult, BenchmarkRow, Comparison
-from mnv3_tf.tflite.runtime import NO_DELEGATE
+from mnv3_tf.export.benchmark.compare import Comparison, in_words
+from mnv3_tf.export.benchmark.devices.other_load import other_load
+from mnv3_tf.export.benchmark.runners.operators import time_by_block
+from mnv3_tf.export.benchmark.store import Record, latency
+from mnv3_tf.text import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-#: Drift and spread above which a row is flagged.
-DRIFT_LIMIT = 1.10
-SPREAD_LIMIT = 0.25
+    from mnv3_tf.export.benchmark.result import Result
+
+# Blocks that a line names.
+_BLOCKS_SAID = 6
+_WORDS = ("file", "cores", "delegate", "time / baseline (95%)")
 
 
-def benchmark_table(rows: Sequence[BenchmarkRow], comparisons: Sequence[Comparison]) -> "Table":
-    """A rich table with one line for each row; `comparisons` in the same order."""
+def benchmark_table(rows: Sequence[Record], compared: Sequence[Comparison]) -> "Table":
+    """A rich table with a line for each row, without the columns in which none says anything; `compared` in the same order."""
     from rich import box
     from rich.table import Table
 
+    lines = [{"file": label, "threads": str(row["threads"]), "cores": row["cores"], **_cells(row), _WORDS[-1]: in_words(entry)}
+             for label, row, entry in zip(short_names([row["file"] for row in rows]), rows, compared, strict=True)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("file", overflow="fold")
-    for heading in ("threads", "median ms", "p90 ms", "p99 ms", "partitions", "size MB"):
-        table.add_column(heading, justify="right")
-    table.add_column("time / baseline (95%)", no_wrap=True)
-    for label, row, comparison in zip(short_names([row.file for row in rows]), rows, comparisons, strict=True):
-        table.add_row(label, str(row.threads), ms(row.median_ms), ms(row.p90_ms), ms(row.p99_ms), str(row.partitions),
-                      f"{row.size_bytes / 1e6:.2f}", comparison_text(comparison))
+    shown = [heading for heading in lines[0] if any(line[heading] not in ("", "all") for line in lines)]
+    for heading in shown:
+        table.add_column(heading, justify="left" if heading in _WORDS else "right", no_wrap=heading == _WORDS[-1],
+                         overflow="fold" if heading == "file" else "ellipsis")
+    for line in lines:
+        table.add_row(*(line[heading] for heading in shown))
     return table
 
 
-def ms(value: float) -> str:
-    """Milliseconds with three significant digits or more."""
-    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
+def _cells(row: Record) -> dict[str, str]:
+    partitions = f", {counted(row['partitions'], 'partition')}" if row["partitions"] else ""
+    median = "failed" if row["failure"] else ms(latency(row)) + (" (mean)" if row["median_ms"] is None else "")
+    peak = f"{row['peak_memory_mb']:.1f}" if row["peak_memory_mb"] else ""
+    return {"median ms": median, "p90 ms": ms(row["p90_ms"]), "p99 ms": ms(row["p99_ms"]), "init ms": ms(row["init_ms"]),
+            "peak MB": peak, "size MB": f"{row['size_bytes'] / 1e6:.2f}", "delegate": f"{row['delegate'] or ''}{partitions}"}
 
 
-def comparison_text(comparison: Comparison) -> str:
-    """Such as "0.52 (0.51 to 0.53) faster"."""
-    if comparison.verdict == "baseline":
-        return "baseline"
-    return f"{comparison.ratio:.2f} ({comparison.low:.2f} to {comparison.high:.2f}) {comparison.verdict}"
+def ms(value: float | None) -> str:
+    """Milliseconds with three significant digits or more; nothing for None."""
+    return "" if value is None else f"{value:.3f}" if value < 10 else f"{value:.1f}"
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
@@ -52,14 +58,17 @@ def short_names(paths: Sequence[str]) -> list[str]:
     return list(paths)
 
 
-def machine_lines(result: BenchmarkResult) -> list[str]:
+def result_lines(result: "Result") -> list[str]:
+    """What was measured on what, and where the time went."""
+    return [*(_host_lines(result.environment) if result.environment else _device_lines(result)), *_profile_lines(result.rows)]
+
+
+def _host_lines(machine: dict[str, Any]) -> list[str]:
     """What the numbers were measured on, and what they can and cannot say about a phone."""
-    machine = result.environment
-    settings = machine["settings"]
     dots = {True: ", with integer dot products", False: ", without integer dot products"}.get(machine["integer_dot_products"], "")
     lines = [f"Measured on this machine: {machine['cpu']} ({machine['architecture']}{dots}), {machine['cores_usable']} of "
              f"{machine['cores']} cores usable, governor {machine['governor']}, {machine['runtime']}. "
-             f"{settings['rounds']} interleaved rounds; each run timed alone, without copying input and result."]
+             f"{machine['settings']['rounds']} interleaved rounds; each run timed alone, without copying input and result."]
     if machine["architecture"] in ("aarch64", "arm64"):
         lines.append("An ARM host predicts which file is faster on an ARM phone better than x86 does, but a phone has "
                      "other cores, caches and heat: measure on the phone for milliseconds.")
@@ -70,42 +79,38 @@ def machine_lines(result: BenchmarkResult) -> list[str]:
     return lines
 
 
-def warning_lines(result: BenchmarkResult) -> list[str]:
-    """One line for each row's trouble: cut graphs, no delegate, open batch, drift, spread, more threads than cores."""
+def _device_lines(result: "Result") -> list[str]:
+    measured, first = result.measurement, result.rows[0]
+    waited = f", and {measured.waited:.0f} s of cooling down" if measured.waited >= 1 else ""
+    lines = [f"{result.identity.name}, {result.identity.soc or result.identity.architecture}: {first['runner']} "
+             f"({first['runner_version']}), {measured.rounds} interleaved rounds, {measured.seconds:.0f} s of which "
+             f"{measured.overhead:.0%} were not measuring{waited}.",
+             f"Before: {measured.states[0].state.sentence()}. After: {measured.states[-1].state.sentence()}."]
+    load = other_load(measured.states[0].state.processes, measured.states[-1].state.processes)
+    lines += [f"Other processes took {load.sentence()} during the measurement."] if load else []
+    return [*lines, "A program started from a shell is not an app: an app may be scheduled differently, above all on a GPU."]
+
+
+def _profile_lines(rows: Sequence[Record]) -> list[str]:
+    """A line for each row whose operators were timed: its slowest blocks, and what all of them add up to."""
     lines = []
-    labels = short_names([row.file for row in result.rows])
-    wanted = result.environment["settings"]["delegate"]
-    seen = set()
-    for label, row in zip(labels, result.rows, strict=True):
-        if row.file not in seen:
-            lines += [f"{label}: {text}" for text in _graph_warnings(row, wanted)]
-        seen.add(row.file)
-        lines += [f"{label}, threads {row.threads}: {text}" for text in _run_warnings(row)]
+    for row in rows:
+        profile = row.get("profile")
+        if not profile or profile["problem"] or not profile["sum_ms"]:
+            continue
+        slowest = sorted(time_by_block(row["ops"]).items(), key=lambda item: -item[1])[:_BLOCKS_SAID]
+        said = ", ".join(f"{block} {time / profile['sum_ms']:.0%}" for block, time in slowest)
+        lines.append(f"{Path(row['file']).name}, threads {row['threads']}: {said}. The operators add up to "
+                     f"{ms(profile['sum_ms'])} ms, {profile['of_median']:.0%} of the median.")
     return lines
 
 
-def _graph_warnings(row: BenchmarkRow, wanted: str) -> list[str]:
+def warning_lines(rows: Sequence[Record]) -> list[str]:
+    """What to be careful about, a line each; what is so with any number of threads is said once for a file."""
     lines = []
-    outside = ", ".join(f"{count} {name}" for name, count in Counter(row.operators_outside).most_common())
-    if wanted == "xnnpack" and row.delegate == NO_DELEGATE:
-        lines.append("the XNNPACK delegate took nothing of it; these are times of the runtime's CPU kernels.")
-    elif row.delegate != NO_DELEGATE and (row.partitions > 1 or outside):
-        cut = "1 partition" if row.partitions == 1 else f"{row.partitions} partitions"
-        lines.append(f"the XNNPACK delegate runs it as {cut}"
-                     + (f", with {outside} outside of it." if outside else "."))
-    if row.dynamic_batch:
-        lines.append("its batch size is open; it was run as 1. Delegates refuse open sizes: convert with batch 1.")
-    return lines
-
-
-def _run_warnings(row: BenchmarkRow) -> list[str]:
-    lines = []
-    if row.threads > row.cores_usable:
-        lines.append(f"more threads than the {row.cores_usable} usable cores.")
-    if row.drift > DRIFT_LIMIT:
-        lines.append(f"the last round's median is {row.drift:.2f} times the first's: the machine got slower during the run "
-                     "(heat, or other work).")
-    if row.spread > SPREAD_LIMIT:
-        lines.append(f"(p90 - p10) / median is {row.spread:.2f}: unsteady (other work on this machine, or too "
-                     "many threads for it).")
-    return lines
+    for label, row in zip(short_names([row["file"] for row in rows]), rows, strict=True):
+        same = [other for other in rows if other["file"] == row["file"]]
+        for text in (*row["flags"], *row["warnings"]):
+            always = len(same) > 1 and all(text in (*other["flags"], *other["warnings"]) for other in same)
+            lines.append(f"{label}: {text}." if always else f"{label}, threads {row['threads']}: {text}.")
+    return list(dict.fromkeys(lines))

@@ -9,10 +9,10 @@ import numpy as np
 from mnv3_tf.data import Preprocessing, read_labels
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.export.bundle import contract as names
-from mnv3_tf.export.bundle.contract import input_tensor, read_app_contract
+from mnv3_tf.export.bundle.contract import read_app_contract
 from mnv3_tf.export.bundle.metadata import associated_files, read_metadata
 from mnv3_tf.files import read_bytes, read_json, sha256
-from mnv3_tf.tflite.runtime import LiteRTModel
+from mnv3_tf.tflite.runtime import LiteRTModel, pixel_tensor
 
 _REQUIRED = (names.MODEL, names.LABELS, names.CONTRACT, names.CARD, names.GOLDENS)
 
@@ -98,7 +98,7 @@ def _goldens(folder: Path, contract: Preprocessing, model: LiteRTModel) -> Itera
     if not entries:
         yield f"{names.GOLDENS}: holds no golden"
     for entry in entries:
-        tensor = input_tensor(contract.load(folder / entry["picture"]), model.input_dtype)
+        tensor = pixel_tensor(contract.load(folder / entry["picture"]), model.input_dtype)
         if tensor.tobytes() != read_bytes(folder / entry["input"]):
             yield f"{entry['input']}: {entry['picture']} gives another input tensor by this contract on this machine"
         stored = np.frombuffer(read_bytes(folder / entry["input"]), model.input_dtype).reshape(model.input_shape)

@@ -58,12 +58,3 @@ def read_app_contract(path: Path) -> tuple[Preprocessing, dict[str, Any]]:
         return Preprocessing.from_dict(content.get("preprocessing") or {}), content
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-
-
-def input_tensor(pixels: Any, dtype: str) -> Any:
-    """The exact input tensor for pixels uint8 (height, width, 3), with the batch in front."""
-    import numpy as np
-
-    if dtype == "int8":
-        return (pixels.astype(np.int16) - 128).astype(np.int8)[None]
-    return pixels.astype(dtype)[None]

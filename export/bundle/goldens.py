@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from mnv3_tf.data import Preprocessing, Sample, read_picture
-from mnv3_tf.export.bundle.contract import input_tensor
 from mnv3_tf.metrics import softmax
-from mnv3_tf.tflite.runtime import LiteRTModel
+from mnv3_tf.tflite.file import dequantize
+from mnv3_tf.tflite.runtime import LiteRTModel, pixel_tensor
 
 # Goldens are PNG files, which every decoder reads alike; photos are made so small that a bundle stays small.
 _LONGEST_SIDE = 480
@@ -31,7 +31,10 @@ def golden_pictures(samples: Sequence[Sample], count: int) -> list[tuple[str, Im
         for group in list(by_class.values()):
             if group and len(chosen) < count:
                 chosen.append(group.pop(0))
-    return [(sample.path.name, _small(read_picture(sample.path))) for sample in chosen]
+    made = [(sample.path.name, read_picture(sample.path).copy()) for sample in chosen]
+    for _, picture in made:
+        picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    return made
 
 
 def generated_pictures(count: int, seed: int = 0) -> list[tuple[str, Image.Image]]:
@@ -46,12 +49,6 @@ def generated_pictures(count: int, seed: int = 0) -> list[tuple[str, Image.Image
     return made
 
 
-def _small(picture: Image.Image) -> Image.Image:
-    small = picture.copy()
-    small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-    return small
-
-
 def write_goldens(folder: Path, pictures: Sequence[tuple[str, Image.Image]], contract: Preprocessing, model: LiteRTModel,
                   labels: Sequence[str], *, scores: bool) -> list[dict[str, Any]]:
     """Writes NN.png, NN.input.bin and NN.output.bin for each picture.
@@ -64,20 +61,14 @@ def write_goldens(folder: Path, pictures: Sequence[tuple[str, Image.Image]], con
     for number, (name, picture) in enumerate(pictures):
         stem = f"{number:02d}"
         picture.save(folder / f"{stem}.png")
-        tensor = input_tensor(contract.load(folder / f"{stem}.png"), model.input_dtype)
+        tensor = pixel_tensor(contract.load(folder / f"{stem}.png"), model.input_dtype)[None]
         output = model.run_raw(tensor)
         (folder / f"{stem}.input.bin").write_bytes(tensor.tobytes())
         (folder / f"{stem}.output.bin").write_bytes(output.tobytes())
-        probabilities = _probabilities(output, model, scores)
+        real = dequantize(output.reshape(1, -1), *model.output_quantization).astype(np.float64)
+        probabilities = (real if scores else softmax(real))[0]
         best = int(probabilities.argmax())
         entries.append({"name": name, "picture": f"{folder.name}/{stem}.png", "input": f"{folder.name}/{stem}.input.bin",
                         "output": f"{folder.name}/{stem}.output.bin", "index": best, "label": labels[best],
                         "score": round(float(probabilities[best]), 6)})
     return entries
-
-
-def _probabilities(output: np.ndarray, model: LiteRTModel, scores: bool) -> np.ndarray:
-    scale, zero = model.output_quantization
-    values = output.reshape(1, -1).astype(np.float64)
-    real = values if scale == 0.0 else (values - zero) * scale
-    return (real if scores else softmax(real))[0]

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.export.bundle import contract as names
 from mnv3_tf.export.bundle.contract import app_contract
 from mnv3_tf.export.bundle.goldens import generated_pictures, golden_pictures, write_goldens
-from mnv3_tf.export.bundle.metadata import Metadata, add_metadata
+from mnv3_tf.export.bundle.metadata import add_metadata
 from mnv3_tf.export.bundle.model_card import model_card
 from mnv3_tf.export.bundle.preprocessing_effect import Effect, measure_effect
 from mnv3_tf.export.bundle.scores import with_scores
@@ -147,8 +147,8 @@ def _fill(folder: Path, file: Path, contract: Preprocessing, labels: tuple[str, 
         raise InputError(f"{file}: {error}") from error
     model = LiteRTModel(content)
     _check(file, model, contract, labels)
-    name = options.name or file.stem
-    content = add_metadata(content, _metadata(name, model, options), labels)
+    options = replace(options, name=options.name or file.stem)
+    content = _with_metadata(content, model, options, labels)
     (folder / names.MODEL).write_bytes(content)
     model = LiteRTModel(folder / names.MODEL)
     rule = app_contract(contract, model, len(labels), scores=options.scores)
@@ -158,8 +158,7 @@ def _fill(folder: Path, file: Path, contract: Preprocessing, labels: tuple[str, 
     write_json(folder / names.GOLDENS, {
         "format": names.FORMAT, "runtime": "LiteRT with XNNPACK, 1 thread", "goldens": write_goldens(
             folder / names.GOLDEN_FOLDER, pictures, contract, model, labels, scores=options.scores)})
-    facts = {"name": name, "description": options.description, "author": options.author, "license": options.license,
-             "version": options.version, "size_bytes": len(content), "partitions": model.partitions,
+    facts = {**asdict(options), "size_bytes": len(content), "partitions": model.partitions,
              "sha256": sha256(folder / names.MODEL)}
     write_text(folder / names.CARD, model_card(file, rule, labels, facts))
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -182,15 +181,14 @@ def _check(file: Path, model: LiteRTModel, contract: Preprocessing, labels: tupl
                          "Convert it with mnv3 convert.")
 
 
-def _metadata(name: str, model: LiteRTModel, options: BundleOptions) -> Metadata:
-    # MediaPipe normalizes float32 inputs by these; the kit's files take pixels. It feeds uint8 inputs bytes as they are.
+def _with_metadata(content: bytes, model: LiteRTModel, options: BundleOptions, labels: tuple[str, ...]) -> bytes:
     scale, zero = model.output_quantization
     ends = (0, 255) if model.output_dtype == "uint8" else (-128, 127)
-    output_range = (0.0, 1.0) if options.scores or scale == 0 else tuple((end - zero) * scale for end in ends)
-    quantized = model.input_dtype != "float32"
-    return Metadata(name, options.description, options.version, options.author, options.license, 127.5 if quantized else 0.0,
-                    127.5 if quantized else 1.0, (0.0, 255.0), (output_range[0], output_range[1]), names.LABELS,
-                    "probability" if options.scores else "logit")
+    output_range = (0.0, 1.0) if options.scores or scale == 0 else ((ends[0] - zero) * scale, (ends[1] - zero) * scale)
+    # MediaPipe normalizes float32 inputs by these; the kit's files take pixels. It feeds uint8 inputs bytes as they are.
+    mean, std = (0.0, 1.0) if model.input_dtype == "float32" else (127.5, 127.5)
+    return add_metadata(content, labels, about=asdict(options), mean=mean, std=std, output_range=output_range,
+                        output_name="probability" if options.scores else "logit")
 
 
 def _replace(folder: Path, out: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mnv3_tf.data import Sample
-from mnv3_tf.data.batches import contract_batches
+from mnv3_tf.data.batches import collect, contract_batches
 from mnv3_tf.export.evaluate.classifier import Classifier, open_classifier
 from mnv3_tf.progress import Progress
 
@@ -41,17 +41,13 @@ def measure_effect(file: Path, samples: Sequence[Sample], progress: Progress) ->
     own = open_classifier(file)
     theirs = replace(own, contract=replace(own.contract, resize="stretch", crop_fraction=1.0, interpolation="mediapipe"))
     same = own.contract == theirs.contract
-    answers = _answers(own, samples, progress, "By the contract")
-    other = answers if same else _answers(theirs, samples, progress, "By MediaPipe's sampling")
+
+    def answers_of(classifier: Classifier, what: str) -> np.ndarray:
+        return collect(progress, what, len(samples), lambda batch: classifier.logits(batch[0]).argmax(axis=1),
+                       contract_batches(samples, classifier.contract))
+
+    answers = answers_of(own, "By the contract")
+    other = answers if same else answers_of(theirs, "By MediaPipe's sampling")
     labels = np.array([sample.label for sample in samples])
     return Effect(len(samples), int((answers != other).sum()), float((answers == labels).mean()),
                   float((other == labels).mean()), same)
-
-
-def _answers(classifier: Classifier, samples: Sequence[Sample], progress: Progress, what: str) -> np.ndarray:
-    parts: list[np.ndarray] = []
-    with progress.task(what, len(samples)) as advance:
-        for pixels, _ in contract_batches(tuple(samples), classifier.contract):
-            parts.append(classifier.logits(pixels).argmax(axis=1))
-            advance(sum(map(len, parts)), "")
-    return np.concatenate(parts)

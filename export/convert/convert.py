@@ -3,10 +3,9 @@
 Every file takes RGB pixel values: uint8 the byte itself, int8 the byte minus 128, float32 the value 0..255.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from mnv3_tf.files import read_json, write_bytes
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges
 from mnv3_tf.quantization.graph import FoldedGraph, leave_float
 from mnv3_tf.quantization.integer_network import QuantizedNetwork
-from mnv3_tf.quantization.lowering import FORMER_LOWERINGS, LoweredGraph, Lowering, lower
+from mnv3_tf.quantization.lowering import FORMER_LOWERINGS, LOWERINGS, LoweredGraph, Lowering, lower
 from mnv3_tf.tflite.file import (
     TfliteFile,
     boundary_quantize_problems,
@@ -42,7 +41,7 @@ _MEAN_STEPS = 8.0
 
 
 @dataclass(frozen=True)
-class Source:
+class Convertible:
     """A model to convert, with what belongs to it.
 
     Attributes:
@@ -83,7 +82,7 @@ class Converted:
     warnings: tuple[str, ...]
 
 
-def open_source(path: str | Path) -> Source:
+def open_source(path: str | Path) -> Convertible:
     """A run folder or `.keras` file as something to convert.
 
     Raises:
@@ -94,10 +93,10 @@ def open_source(path: str | Path) -> Source:
     artefact = open_artefact(path)
     contract, labels = artefact.contract_and_labels()
     graph, ranges = artefact.folded
-    return Source(artefact.weights, graph, ranges or None, contract, labels)
+    return Convertible(artefact.weights, graph, ranges or None, contract, labels)
 
 
-def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io | None = None,
+def convert(source: Convertible, out: str | Path, *, format: Format = "int8", io: Io | None = None,
             lowering: Lowering | None = None) -> Converted:
     """Writes a `.tflite` file, with its contract, labels and card beside it.
 
@@ -111,24 +110,29 @@ def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io 
             (default for the other formats: the native HARD_SWISH operation, which GPU and NPU delegates may prefer).
 
     Raises:
-        InputError: the combination is impossible.
+        InputError: the combination is impossible, or one of the words is unknown.
         GateError: the file would hold float operations outside of the blocks that the run leaves float, stray conversions, or,
             lowered for XNNPACK, more than one partition; or it answers differently from the quantized Keras network.
     """
     out = Path(out)
     if out.suffix != ".tflite":
         raise InputError(f"{out}: the file to write must end in .tflite.")
+    lowering = FORMER_LOWERINGS.get(str(lowering), lowering) or ("xnnpack" if format == "int8" else "native")
+    for name, value, choices in (("format", format, get_args(Format)), ("io", io, (None, *get_args(Io))),
+                                 ("lowering", lowering, LOWERINGS)):
+        if value not in choices:
+            raise InputError(f"{name} {value!r} is unknown: choose one of {', '.join(filter(None, choices))}.")
     if format == "int8" and source.ranges is None:
         raise InputError(f"{source.path}: is a float model, and int8 needs quantized ranges. Make a quantized run first "
                          "(mnv3 quantize RUN --data PATH --out QRUN), or give --format float16, dynamic or float32.")
     if format != "int8" and io not in (None, "float32"):
         raise InputError(f"--io {io} goes with --format int8 only; a {format} file takes and gives float32.")
     io = io or ("uint8" if format == "int8" else "float32")
-    lowering = FORMER_LOWERINGS.get(str(lowering), lowering) or ("xnnpack" if format == "int8" else "native")
     content = convert_graph(source.graph, source.ranges if format == "int8" else None, format=format, io=io,
                             lowering=lowering)
     model = LiteRTModel(content)
-    _gate(out, content, model, format, lowering, source)
+    if format == "int8":
+        _refuse_unclean(out, content, model, lowering, source)
     warnings = _warnings(source, model, format)
     write_bytes(out, content)
     write_beside(
@@ -136,8 +140,8 @@ def convert(source: Source, out: str | Path, *, format: Format = "int8", io: Io 
         file=fingerprint(out), preprocessing=source.contract.fingerprint(), classes=source.labels,
         float_blocks=source.graph.float_blocks if format == "int8" else (), partitions=model.partitions,
         form={"split_stem": source.graph.split_stem, "channel_sizes": source.graph.channel_sizes},
-        input=_tensor_facts(model.input_dtype, model.input_quantization),
-        output=_tensor_facts(model.output_dtype, model.output_quantization))
+        **{side: {"dtype": dtype, "scale": scale, "zero_point": zero_point} for side, dtype, (scale, zero_point) in (
+            ("input", model.input_dtype, model.input_quantization), ("output", model.output_dtype, model.output_quantization))})
     return Converted(out, len(content), format, io, lowering, model.partitions, model.undelegated_operators, warnings)
 
 
@@ -173,13 +177,11 @@ def convert_graph(graph: FoldedGraph, ranges: Ranges | None, *, format: Format, 
         raise KitError(f"TensorFlow's converter failed: {reason}") from error
 
 
-def check_int8(content: bytes, name: str, model: LiteRTModel, lowering: Lowering,
-               graph: FoldedGraph | None = None) -> list[str]:
+def check_int8(file: TfliteFile, model: LiteRTModel, lowering: Lowering, graph: FoldedGraph | None = None) -> list[str]:
     """What keeps a file from being a clean int8 file; nothing if it is one.
 
     Where blocks of `graph` are left float, exactly these must be, with conversions at their borders.
     """
-    file = parse_tflite(content, name=name)
     front, units = float_front(file)
     if graph is not None and graph.float_blocks:
         problems = _mixed_problems(file, lower(graph, lowering), front)
@@ -223,29 +225,23 @@ def output_step(model: LiteRTModel, graph: FoldedGraph, ranges: Ranges) -> float
     return (high - low) / 255
 
 
-def _gate(out: Path, content: bytes, model: LiteRTModel, format: Format, lowering: Lowering, source: Source) -> None:
-    if format != "int8":
-        return
-    problems = check_int8(content, str(out), model, lowering, source.graph)
+def _refuse_unclean(out: Path, content: bytes, model: LiteRTModel, lowering: Lowering, source: Convertible) -> None:
+    """Raises GateError for an int8 file that is not clean, or does not answer like the quantized network."""
+    assert source.ranges is not None
+    problems = check_int8(parse_tflite(content), model, lowering, source.graph)
     if problems:
         raise GateError(f"{out}: was not written, because it would not be a clean int8 file: {'; '.join(problems)}. A "
                         "network whose weights were never trained can cause this; otherwise try --lowering native.")
-    steps = _difference(source, model, lowering)
+    patterns = _patterns(source.graph)
+    expected = QuantizedNetwork(LoweredNetwork(lower(source.graph, lowering), source.ranges)).logits(patterns)
+    steps = float(np.abs(model.predict(patterns) - expected).mean()) / output_step(model, source.graph, source.ranges)
     if steps > _MEAN_STEPS:
         raise GateError(f"{out}: was not written, because it does not answer like the quantized Keras network: on test patterns "
                         f"a logit differs by {steps:.1f} of its 255 steps on average, and {_MEAN_STEPS:g} are allowed. "
                         "`mnv3 verify QRUN` names the layer where it begins.")
 
 
-def _difference(source: Source, model: LiteRTModel, lowering: Lowering) -> float:
-    """Steps by which a logit of the file differs from the quantized network's, on average over the test patterns."""
-    assert source.ranges is not None
-    patterns = np.stack(list(_patterns(source.graph.height, source.graph.width)))
-    expected = QuantizedNetwork(LoweredNetwork(lower(source.graph, lowering), source.ranges)).logits(patterns)
-    return float(np.abs(model.predict(patterns) - expected).mean()) / output_step(model, source.graph, source.ranges)
-
-
-def _warnings(source: Source, model: LiteRTModel, format: Format) -> tuple[str, ...]:
+def _warnings(source: Convertible, model: LiteRTModel, format: Format) -> tuple[str, ...]:
     warnings = []
     if format != "int8" and source.ranges is not None:
         warnings.append("the quantized run's weights were written without their 8-bit ranges")
@@ -261,9 +257,9 @@ def _warnings(source: Source, model: LiteRTModel, format: Format) -> tuple[str, 
     return tuple(warnings)
 
 
-def _constant_answer(source: Source, model: LiteRTModel) -> int | None:
+def _constant_answer(source: Convertible, model: LiteRTModel) -> int | None:
     """The class that the file gives to every one of a few unlike patterns, or None; the float network decides what is unlike."""
-    patterns = np.stack(list(_patterns(source.graph.height, source.graph.width)))
+    patterns = _patterns(source.graph)
     answers = set(model.predict(patterns).argmax(axis=1).tolist())
     if len(answers) > 1:
         return None
@@ -271,14 +267,11 @@ def _constant_answer(source: Source, model: LiteRTModel) -> int | None:
     return answers.pop() if len(expected) > 1 else None
 
 
-def _patterns(height: int, width: int) -> Iterator[np.ndarray]:
-    rng = np.random.default_rng(0)
-    for cells in (1, 2, 4, 8):
-        for _ in range(4):
-            small = rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
-            yield np.kron(small, np.ones((-(-height // cells), -(-width // cells), 1), np.uint8))[:height, :width]
-
-
-def _tensor_facts(dtype: str, quantization: tuple[float, int]) -> dict[str, Any]:
-    scale, zero_point = quantization
-    return {"dtype": dtype, "scale": float(scale), "zero_point": int(zero_point)}
+def _patterns(graph: FoldedGraph) -> np.ndarray:
+    """Pictures of 1, 4, 16 and 64 random colours, uint8 (16, height, width, 3)."""
+    rng, made = np.random.default_rng(0), []
+    for cells in np.repeat((1, 2, 4, 8), 4):
+        small = rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+        tile = np.ones((-(-graph.height // cells), -(-graph.width // cells), 1), np.uint8)
+        made.append(np.kron(small, tile)[:graph.height, :graph.width])
+    return np.stack(made)

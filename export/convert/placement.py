@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mnv3_tf.quantization.lowering import LoweredGraph, LoweredOp, Lowering
-from mnv3_tf.tflite.file import CONVERSIONS, OperatorInfo, TensorInfo, TfliteFile, float_front, unpacked_constants
+from mnv3_tf.tflite.file import CONVERSIONS, OperatorInfo, TensorInfo, TfliteFile, float_front
 
 # What the converter makes of each kind of operation.
 _MADE_OF = {"conv": ("CONV_2D",), "depthwise": ("DEPTHWISE_CONV_2D",), "gate": ("ADD",), "multiply": ("MUL",), "add": ("ADD",),
@@ -20,39 +20,11 @@ class Placed:
     operator: OperatorInfo
     output: TensorInfo
 
-    def kernel_and_bias(self, content: "Constants") -> tuple[np.ndarray, np.ndarray]:
-        """The file's kernel (as the folded network has it) and bias, dequantized, as the lowered operation uses them."""
+    def kernel_and_bias(self, file: TfliteFile) -> tuple[np.ndarray, np.ndarray]:
+        """The file's kernel (as the folded network has it) and bias, float32, as the lowered operation uses them."""
+        kernel, bias = (file.real(index).astype(np.float32) for index in self.operator.inputs[1:3])
         # A file has (out, h, w, in), and (1, h, w, channels) for a depthwise convolution.
-        return content.real(self.operator.inputs[1]).transpose(1, 2, 3, 0), content.real(self.operator.inputs[2])
-
-
-class Constants:
-    """The constant tensors of a file, dequantized."""
-
-    def __init__(self, content: bytes, file: TfliteFile):
-        from ai_edge_litert import schema_py_generated as schema
-
-        self._model = schema.ModelT.InitFromPackedBuf(content, 0)
-        self._file = file
-        self._unpacked = unpacked_constants(file)
-
-    def scales(self, index: int) -> tuple[float, ...]:
-        """The scales of a constant, one or one for each channel; empty where it is not quantized."""
-        return self._file.tensors[self._unpacked.get(index, index)].scales
-
-    def real(self, index: int) -> np.ndarray:
-        """A constant as float32, in its stored shape."""
-        tensor = self._file.tensors[self._unpacked.get(index, index)]
-        data = self._model.buffers[tensor.buffer].data
-        raw = np.frombuffer(np.asarray(data, np.uint8).tobytes(), tensor.dtype).reshape(tensor.shape)
-        if not tensor.scales:
-            return raw.astype(np.float32)
-        shape = [1] * raw.ndim
-        shape[tensor.quantized_dimension] = -1
-        scales = np.asarray(tensor.scales, np.float64)
-        zeros = np.asarray(tensor.zero_points or [0] * len(scales), np.float64)
-        scales, zeros = (v.reshape(shape) if len(scales) > 1 else v.reshape([1] * raw.ndim) for v in (scales, zeros))
-        return ((raw - zeros) * scales).astype(np.float32)
+        return kernel.transpose(1, 2, 3, 0), bias
 
 
 def detect_lowering(file: TfliteFile) -> Lowering:
@@ -62,7 +34,8 @@ def detect_lowering(file: TfliteFile) -> Lowering:
 
 def place(file: TfliteFile, lowered: LoweredGraph) -> list[Placed] | str:
     """Each operation of the network with the operator of the file that computes it, or why they do not correspond."""
-    computing = _computing(file)
+    _, units = float_front(file)
+    computing = [operator for operator in file.operators if operator.name not in CONVERSIONS and operator.index not in units]
     operators = [operator for operator in computing if operator.name != "PAD"]
     pads, padded = len(computing) - len(operators), sum(op.padding == "symmetric" for op in lowered.ops)
     if pads != padded:
@@ -74,19 +47,11 @@ def place(file: TfliteFile, lowered: LoweredGraph) -> list[Placed] | str:
     for op, operator in zip(ops, operators, strict=True):
         if operator.name not in _MADE_OF[op.kind]:
             return f"the file has {operator.name} where the network has {op.name} ({op.kind})"
-        output = file.tensors[operator.outputs[0]]
         if op.kind in ("conv", "depthwise"):
             kernel = lowered.folded[op.source or ""].kernel
             assert kernel is not None
-            expected = (kernel.shape[3], *kernel.shape[:3])
-            if file.tensors[operator.inputs[1]].shape != expected:
-                return (f"{op.name}: the file's kernel is {file.tensors[operator.inputs[1]].shape} where the network's is "
-                        f"{expected}")
-        placed.append(Placed(op, operator, output))
+            found, expected = file.tensors[operator.inputs[1]].shape, (kernel.shape[3], *kernel.shape[:3])
+            if found != expected:
+                return f"{op.name}: the file's kernel is {found} where the network's is {expected}"
+        placed.append(Placed(op, operator, file.tensors[operator.outputs[0]]))
     return placed
-
-
-def _computing(file: TfliteFile) -> list[OperatorInfo]:
-    """The operators between the conversions at the ends, in order."""
-    _, units = float_front(file)
-    return [operator for operator in file.operators if operator.name not in CONVERSIONS and operator.index not in units]

@@ -9,7 +9,7 @@ import numpy as np
 
 from mnv3_tf.artefacts.card_check import check_cards
 from mnv3_tf.data import PictureDataset, PictureError, Sample, clamp_top_k, evaluation_split, open_dataset
-from mnv3_tf.data.batches import contract_batches
+from mnv3_tf.data.batches import collect, contract_batches
 from mnv3_tf.data.check import check_pictures
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.evaluate.classifier import Classifier
@@ -102,12 +102,8 @@ def evaluate(classifier: Classifier, data: str | Path, *, split: str | None = No
 
 
 def _logits(classifier: Classifier, samples: tuple[Sample, ...], progress: Progress) -> np.ndarray:
-    parts: list[np.ndarray] = []
-    with progress.task(f"Scoring {classifier.path.name}", len(samples)) as advance:
-        for pixels, _ in contract_batches(samples, classifier.contract):
-            parts.append(classifier.logits(pixels))
-            advance(sum(map(len, parts)), "")
-    return np.concatenate(parts)
+    return collect(progress, f"Scoring {classifier.path.name}", len(samples), lambda batch: classifier.logits(batch[0]),
+                   contract_batches(samples, classifier.contract))
 
 
 def _agreement(ours: np.ndarray, theirs: np.ndarray) -> Agreement:

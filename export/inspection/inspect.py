@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,15 +11,17 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.export.inspection.worker import Run, run_apart
 from mnv3_tf.files import plain
 from mnv3_tf.text import counted
-from mnv3_tf.tflite.delegate_rules import CONTROL, details, reason
+from mnv3_tf.tflite.delegate_rules import CONTROL, reason
 from mnv3_tf.tflite.file import (
     CONVERSIONS,
     FLOAT_TYPES,
+    TFLITE_METADATA,
     OperatorInfo,
     TensorInfo,
     TfliteFile,
     boundary_quantize_problems,
     bytes_by_dtype,
+    constants,
     float_front,
     float_operators,
     has_dynamic_shapes,
@@ -32,7 +34,6 @@ from mnv3_tf.tflite.file import (
 
 Requirement = Literal["int8", "one-partition"]
 INT8 = "int8 throughout"
-TFLITE_METADATA = "TFLITE_METADATA"
 _SMALLER = 1.5
 # Operators that move values without computing: their type is that of what they move.
 _INTEGERS = frozenset({"int32", "int64", "bool", "none", "uint32", "string", "resource"})
@@ -75,28 +76,17 @@ class Outside:
 
 
 @dataclass(frozen=True)
-class Graph:
-    """One graph of a file: the main one, or one that control flow (IF, WHILE) or a signature runs."""
-
-    name: str
-    file: TfliteFile
-
-
-@dataclass(frozen=True)
 class Inspection:
     """What was found. Kind, islands, conversions and constants are those of all graphs; the run is the main one's.
 
     Attributes:
-        file: the main graph.
+        file: its graphs, signatures and metadata.
         kind: what it computes in, in words; :data:`INT8` is the form that this kit makes.
         run: on this machine's runtime.
         outside: operators that XNNPACK leaves, with reasons.
         islands: of float, in a file that computes in integers too.
         conversions: QUANTIZE and DEQUANTIZE that are not at an input or output of the file, a line each.
         problems: what a person should mend, a line each.
-        graphs: all of them, the main one first.
-        signatures: names.
-        metadata: names of what the file carries beside the graphs.
         constant_bytes: by dtype.
         float32_bytes: that the same constants take as float32.
     """
@@ -108,21 +98,18 @@ class Inspection:
     islands: tuple[Island, ...]
     conversions: tuple[str, ...]
     problems: tuple[str, ...]
-    graphs: tuple[Graph, ...]
-    signatures: tuple[str, ...]
-    metadata: tuple[str, ...]
     constant_bytes: dict[str, int]
     float32_bytes: int
 
     @property
     def dynamic_shapes(self) -> bool:
         """Whether a size is open anywhere."""
-        return any(has_dynamic_shapes(graph.file) for graph in self.graphs)
+        return any(map(has_dynamic_shapes, self.file.graphs))
 
     @property
     def custom_operators(self) -> list[str]:
         """Their names, Flex operators too."""
-        return sorted({op.name for graph in self.graphs for op in graph.file.operators if op.is_custom})
+        return sorted({op.name for graph in self.file.graphs for op in graph.operators if op.is_custom})
 
     def failures(self, requirements: Iterable[Requirement]) -> list[str]:
         """What keeps the file from being what is required, a reason each."""
@@ -137,10 +124,10 @@ class Inspection:
                 found.append(f"the runtime refuses it: {self.run.refused}")
             if requirement != "one-partition" or self.run.refused:
                 continue
-            inside = [f"{item.name} ({item.reason})" for item in self.outside if not _at_border(self.file, item)]
-            if self.run.partitions != 1 or inside:
+            left = dict.fromkeys(f"{item.name} ({item.reason})" for item in _inside(self.file, self.outside))
+            if self.run.partitions != 1 or left:
                 found.append(f"{counted(self.run.partitions or 0, 'XNNPACK partition')} instead of one"
-                             + (f"; outside: {', '.join(dict.fromkeys(inside))}" if inside else ""))
+                             + (f"; outside: {', '.join(left)}" if left else ""))
         return list(dict.fromkeys(found))
 
     def to_dict(self) -> dict[str, Any]:
@@ -154,10 +141,10 @@ class Inspection:
             "stray_conversions": self.conversions, "dynamic_shapes": self.dynamic_shapes,
             "custom_operators": self.custom_operators, "constant_bytes": self.constant_bytes,
             "float32_bytes": self.float32_bytes,
-            "graphs": [{"name": graph.name, "operators": len(graph.file.operators), "types": _counts(graph.file)}
-                       for graph in self.graphs],
-            "signatures": self.signatures, "metadata": self.metadata,
-            "tflite_metadata": TFLITE_METADATA in self.metadata})
+            "graphs": [{"name": graph.name, "operators": len(graph.operators), "types": _counts(graph)}
+                       for graph in self.file.graphs],
+            "signatures": self.file.signatures, "metadata": self.file.metadata,
+            "tflite_metadata": TFLITE_METADATA in self.file.metadata})
 
 
 def inspect_file(path: str | Path, *, threads: int = 1) -> Inspection:
@@ -173,7 +160,7 @@ def inspect_file(path: str | Path, *, threads: int = 1) -> Inspection:
     content = read_tflite_bytes(path)
     structure = examine(content, path)
     run = run_apart(content, threads, structure.file)
-    outside = tuple(_outside(structure.file, index, content) for index in run.outside if index < len(structure.file.operators))
+    outside = tuple(_outside(structure.file, index) for index in run.outside if index < len(structure.file.operators))
     problems = (*_run_problems(structure.file, run, outside), *structure.problems)
     return replace(structure, run=run, outside=outside, problems=problems)
 
@@ -185,20 +172,16 @@ def examine(content: bytes, name: str | Path = "model") -> Inspection:
         InputError: as :func:`inspect_file`.
     """
     file = parse_tflite(content, name=name)
-    files = [file, *(parse_tflite(content, name=name, subgraph=number) for number in range(1, file.subgraph_count))]
     try:
-        for each in files:
-            _check_links(each)
-        names, signatures, metadata = _beside(content)
-        graphs = tuple(Graph(label, each) for label, each in zip(names, files, strict=True))
-        everything = replace(file, tensors=tuple(tensor for each in files for tensor in each.tensors))
-        kind, constants = kind_of(files), bytes_by_dtype(everything)
-        islands = tuple(island for graph in graphs for island in _islands(graph, files))
-        as_float = sum(4 * math.prod(tensor.shape) for tensor in _constants(everything)
+        for graph in file.graphs:
+            _check_links(graph)
+        everything = replace(file, tensors=tuple(tensor for graph in file.graphs for tensor in graph.tensors))
+        kind, sizes = kind_of(file), bytes_by_dtype(everything)
+        islands = tuple(island for graph in file.graphs for island in _islands(graph, file))
+        as_float = sum(4 * math.prod(tensor.shape) for tensor in constants(everything)
                        if tensor.dtype not in ("string", "resource"))
-        return Inspection(file, kind, Run("", None, ()), (), islands, tuple(_conversions(graphs)),
-                          tuple(_problems(graphs, kind, islands, constants, as_float)), graphs, signatures, metadata, constants,
-                          as_float)
+        return Inspection(file, kind, Run("", None, ()), (), islands, tuple(_conversions(file)),
+                          tuple(_problems(file, kind, islands, sizes, as_float)), sizes, as_float)
     except (ValueError, IndexError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{name}: the TFLite file is corrupt ({str(error).splitlines()[0] if str(error) else 'broken links'}). "
                          "Copy or convert it again.") from error
@@ -215,34 +198,15 @@ def _check_links(file: TfliteFile) -> None:
             raise ValueError(f"operator {op.index} {op.name} has no input")
 
 
-def _beside(content: bytes) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Names of graphs, signatures and metadata."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-
-    def text(value: Any) -> str:
-        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value or "")
-
-    names = tuple(text(graph.name) or f"graph {number}" for number, graph in enumerate(model.subgraphs))
-    return names, tuple(text(entry.signatureKey) for entry in model.signatureDefs or ()), \
-        tuple(text(entry.name) for entry in model.metadata or ())
-
-
-def _constants(file: TfliteFile) -> list[TensorInfo]:
-    """Constant tensors, one for each buffer."""
-    return list({tensor.buffer: tensor for tensor in file.tensors if tensor.is_constant}.values())
-
-
-def kind_of(files: Sequence[TfliteFile]) -> str:
-    """What the graphs of a file compute in, in words; the main one is the first."""
-    _, units = float_front(files[0])
-    computing = [(file, op) for number, file in enumerate(files) for op in file.operators
-                 if op.name not in CONVERSIONS | CONTROL and (number or op.index not in units)]
+def kind_of(main: TfliteFile) -> str:
+    """What the graphs of a file compute in, in words."""
+    _, units = float_front(main)
+    computing = [(file, op) for file in main.graphs for op in file.operators
+                 if op.name not in CONVERSIONS | CONTROL and (file is not main or op.index not in units)]
     types = Counter(_computes_in(file, op) for file, op in computing)
     types = Counter({dtype: count for dtype, count in types.items() if dtype not in _INTEGERS})
     floats = sum(count for dtype, count in types.items() if dtype in FLOAT_TYPES)
-    stored = {file.tensors[i].dtype for file in files for i in unpacked_constants(file).values()}
+    stored = {file.tensors[i].dtype for file in main.graphs for i in unpacked_constants(file).values()}
     integers = sorted(set(types) & {"int8", "uint8", "int16"})
     if not types:
         return "without computing operators"
@@ -268,13 +232,12 @@ def _computes_in(file: TfliteFile, operator: OperatorInfo) -> str:
     return found
 
 
-def _islands(graph: Graph, files: Sequence[TfliteFile]) -> list[Island]:
-    """Groups of float operators that share float tensors, where the file computes in integers too."""
-    if not any(op.name not in CONVERSIONS and operator_dtype(each, op) in ("int8", "uint8", "int16")
-               for each in files for op in each.operators):
+def _islands(file: TfliteFile, main: TfliteFile) -> list[Island]:
+    """Groups of float operators of a graph that share float tensors, where the file computes in integers too."""
+    if not any(op.name not in CONVERSIONS and operator_dtype(graph, op) in ("int8", "uint8", "int16")
+               for graph in main.graphs for op in graph.operators):
         return []
-    file = graph.file
-    units = float_front(file)[1] if file is files[0] else set()
+    units = float_front(file)[1] if file is main else set()
     groups: list[tuple[set[int], list[OperatorInfo]]] = []
     for op in float_operators(file):
         if op.index in units or op.name in CONTROL:
@@ -284,7 +247,7 @@ def _islands(graph: Graph, files: Sequence[TfliteFile]) -> list[Island]:
         joined = [group for group in groups if group[0] & touched]
         groups = [group for group in groups if not group[0] & touched]
         groups.append((touched.union(*(group[0] for group in joined)), [o for group in joined for o in group[1]] + [op]))
-    name = "" if file is files[0] else graph.name
+    name = "" if file is main else file.name
     return [Island(len(ops), f"{ops[0].name} ({ops[0].index})", f"{ops[-1].name} ({ops[-1].index})", _made(file, ops[0]), name)
             for _, ops in sorted(((touched, sorted(ops, key=lambda op: op.index)) for touched, ops in groups),
                                  key=lambda group: group[1][0].index)]
@@ -296,41 +259,41 @@ def _island_text(island: Island) -> str:
             f"{where}")
 
 
-def _conversions(graphs: Sequence[Graph], *, beside_islands: bool = True) -> list[str]:
+def _conversions(main: TfliteFile, *, beside_islands: bool = True) -> list[str]:
     """Conversions inside the graphs; one at the border of another graph than the main one is inside of the file."""
     lines: list[str] = []
-    for number, graph in enumerate(graphs):
-        front: set[int] = set() if number else float_front(graph.file)[0]
-        file = replace(graph.file, inputs=(), outputs=()) if number else graph.file
+    for graph in main.graphs:
+        front = float_front(graph)[0] if graph is main else set()
+        file = graph if graph is main else replace(graph, inputs=(), outputs=())
         touched = set() if beside_islands else {i for op in float_operators(file) for i in (*op.inputs, *op.outputs)}
         found = boundary_quantize_problems(file, also_input=front | touched, also_output=touched)
-        lines += [line.replace("is inside the graph,", f"is inside the graph {graph.name!r},") if number else line
+        lines += [line if graph is main else line.replace("is inside the graph,", f"is inside the graph {graph.name!r},")
                   for line in found]
     return lines
 
 
-def _problems(graphs: Sequence[Graph], kind: str, islands: tuple[Island, ...], constants: dict[str, int],
+def _problems(file: TfliteFile, kind: str, islands: tuple[Island, ...], sizes: dict[str, int],
               as_float: int) -> list[str]:
     lines = [_island_text(island) for island in islands]
     if kind == INT8 or islands:
-        lines += [f"stray conversion: {line}" for line in _conversions(graphs, beside_islands=False)]
-    if any(has_dynamic_shapes(graph.file) for graph in graphs):
-        names = [tensor.name for tensor in graphs[0].file.inputs if any(size < 0 for size in tensor.shape_signature)]
+        lines += [f"stray conversion: {line}" for line in _conversions(file, beside_islands=False)]
+    if any(map(has_dynamic_shapes, file.graphs)):
+        names = [tensor.name for tensor in file.inputs if any(size < 0 for size in tensor.shape_signature)]
         where = f"the input {names[0]!r}" if names else "tensors inside the graph"
         lines.append(f"open sizes ({where}): delegates other than XNNPACK refuse such a file; convert it with fixed sizes and "
                      "batch 1")
-    whole = sum(constants.values())
+    whole = sum(sizes.values())
     if kind.startswith(("int8", "uint8", "int16", "dynamic")) and whole and as_float / whole < _SMALLER:
-        largest = next(iter(constants))
+        largest = next(iter(sizes))
         lines.append(f"its constants are only {as_float / whole:.1f} times smaller than as float32: most bytes are {largest}")
     return lines
 
 
-def _at_border(file: TfliteFile, item: Outside) -> bool:
-    """A change between uint8 and int8 at the very end costs nothing that counts."""
-    operator = file.operators[item.index]
+def _inside(file: TfliteFile, outside: Iterable[Outside]) -> list[Outside]:
+    """Without changes between uint8 and int8 at the very ends, which cost nothing that counts."""
     ends = {tensor.index for tensor in (*file.inputs, *file.outputs)}
-    return item.name == "QUANTIZE" and bool(ends.intersection((*operator.inputs, *operator.outputs)))
+    return [item for item in outside if item.name != "QUANTIZE"
+            or ends.isdisjoint((*file.operators[item.index].inputs, *file.operators[item.index].outputs))]
 
 
 def _run_problems(file: TfliteFile, run: Run, outside: tuple[Outside, ...]) -> list[str]:
@@ -338,17 +301,17 @@ def _run_problems(file: TfliteFile, run: Run, outside: tuple[Outside, ...]) -> l
         return [run.refused]
     if not run.partitions:
         return ["XNNPACK takes nothing of it: everything runs on the runtime's own kernels"]
-    left = [item for item in outside if not _at_border(file, item)]
+    left = _inside(file, outside)
     if run.partitions > 1 or left:
         return [f"{counted(run.partitions, 'XNNPACK partition')} with {counted(len(left), 'operator')} outside of "
                 f"{'it' if run.partitions == 1 else 'them'}: every border costs time"]
     return []
 
 
-def _outside(file: TfliteFile, index: int, content: bytes) -> Outside:
+def _outside(file: TfliteFile, index: int) -> Outside:
     operator = file.operators[index]
     return Outside(index, operator.name, operator_dtype(file, operator), _made(file, operator),
-                   reason(file, operator, details(content, 0, operator)) or "not known")
+                   reason(file, operator) or "not known")
 
 
 def _counts(file: TfliteFile) -> list[dict[str, Any]]:

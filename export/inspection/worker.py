@@ -1,18 +1,10 @@
-"""Loads and runs a file with LiteRT in a process of its own, and says what really ran: a broken file may end that process.
+"""Loads and runs a file with LiteRT in a process of its own, and says what really ran: a broken file may end that process."""
 
-The child is ``python -m mnv3_tf.export.inspection.worker FILE THREADS xnnpack|none``; it prints one line of JSON.
-"""
-
-import json
 import re
-import signal
 import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+from mnv3_tf.child import Child, ChildFailed
 from mnv3_tf.tflite.delegate_rules import preparation_failure
 from mnv3_tf.tflite.file import TfliteFile
 
@@ -39,34 +31,23 @@ def run_apart(content: bytes, threads: int, file: TfliteFile) -> Run:
 
     Whatever becomes of the child, the answer is a :class:`Run`: a crash, a signal or a run without end is its `refused`.
     """
-    with tempfile.TemporaryDirectory(prefix="mnv3-inspect-") as folder:
-        path = Path(folder) / "model.tflite"
-        path.write_bytes(content)
-        found = _child(path, threads, "xnnpack")
-        if "refused" in found:
-            without = _child(path, threads, "none")
-            hint = "" if "refused" in without else " (without XNNPACK it runs)"
-            return Run(_plain(found["refused"], file) + hint, None, ())
-        return Run("", int(found["partitions"]), tuple(found["outside"]))
+    found = _apart(content, threads, True)
+    if not found.refused:
+        return found
+    hint = "" if _apart(content, threads, False).refused else " (without XNNPACK it runs)"
+    return Run(_plain(found.refused, file) + hint, None, ())
 
 
-def _child(path: Path, threads: int, delegate: str) -> dict[str, Any]:
-    words = [sys.executable, "-m", "mnv3_tf.export.inspection.worker", str(path), str(threads), delegate]
+def _apart(content: bytes, threads: int, xnnpack: bool) -> Run:
     try:
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS, errors="replace")
+        with Child(run_here, content, threads, xnnpack) as child:
+            return child.answer(_SECONDS)
     except subprocess.TimeoutExpired:
-        return {"refused": f"the runtime did not finish one run within {_SECONDS} s"}
-    line = (done.stdout.strip().splitlines() or [""])[-1]
-    if done.returncode == 0 and line.startswith("{"):
-        return dict(json.loads(line))
-    return {"refused": f"the runtime ended its own process ({_how(done.returncode)}) over this file; it is damaged, or uses what "
-                       "the runtime does not know"}
-
-
-def _how(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    return f"signal {-code}, {signal.Signals(-code).name}" if -code in set(signal.Signals) else f"signal {-code}"
+        refused = f"the runtime did not finish one run within {_SECONDS} s"
+    except ChildFailed as error:
+        refused = (f"the runtime ended its own process ({error.how}) over this file; it is damaged, or uses what the runtime "
+                   "does not know")
+    return Run(refused, None, ())
 
 
 def _plain(text: str, file: TfliteFile) -> str:
@@ -87,27 +68,21 @@ def _plain(text: str, file: TfliteFile) -> str:
     return text if text.startswith("the runtime ") else f"the runtime refuses it: {text[:300].rstrip('.')}"
 
 
-def main(file: str, threads: str, delegate: str) -> None:
-    """The child: prints partitions and the operators outside of them, or the runtime's reason against the file."""
+def run_here(content: bytes, threads: int, xnnpack: bool) -> Run:
+    """Partitions and the operators outside of them, or the runtime's reason against the file; run in this process."""
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     from mnv3_tf.tflite.runtime import executed
 
-    resolver = OpResolverType.AUTO if delegate == "xnnpack" else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    resolver = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     try:
-        interpreter = Interpreter(model_content=Path(file).read_bytes(), num_threads=int(threads),
-                                  experimental_op_resolver_type=resolver)
+        interpreter = Interpreter(model_content=content, num_threads=threads, experimental_op_resolver_type=resolver)
         interpreter.allocate_tensors()
         partitions, outside = executed(interpreter)
         for entry in interpreter.get_input_details():
             interpreter.set_tensor(entry["index"], np.zeros(entry["shape"], entry["dtype"]))
         interpreter.invoke()
     except (RuntimeError, ValueError, TypeError) as error:
-        print(json.dumps({"refused": " ".join(str(error).split()) or type(error).__name__}))
-        return
-    print(json.dumps({"partitions": partitions, "outside": [index for index, _ in outside]}))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+        return Run(" ".join(str(error).split()) or type(error).__name__, None, ())
+    return Run("", partitions, tuple(index for index, _ in outside))

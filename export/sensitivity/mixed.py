@@ -12,11 +12,13 @@ import numpy as np
 from mnv3_tf.artefacts.card import read_card
 from mnv3_tf.artefacts.run_folder import RunFolder
 from mnv3_tf.data import PictureDataset, evaluation_split, open_dataset
-from mnv3_tf.data.batches import ContractPictures
+from mnv3_tf.data.batches import ContractPictures, collect
 from mnv3_tf.data.check import check_pictures
 from mnv3_tf.errors import GateError, InputError
-from mnv3_tf.export.benchmark.host import Comparison, benchmark_files, compare_rows
-from mnv3_tf.export.convert.convert import Source, convert
+from mnv3_tf.export.benchmark.compare import Comparison, comparisons
+from mnv3_tf.export.benchmark.host import benchmark_host
+from mnv3_tf.export.benchmark.measure import BenchmarkSettings
+from mnv3_tf.export.convert.convert import Convertible, convert
 from mnv3_tf.export.sensitivity.plot import draw_sensitivity
 from mnv3_tf.export.verify.chain import Chain, open_chain
 from mnv3_tf.files import plain, read_json, write_json
@@ -150,7 +152,8 @@ def analyse_run(quantized_run: str | Path, data: str | Path, out: str | Path, *,
     splits = {name: dataset.split(name) for name in dict.fromkeys(["val", evaluation_split(dataset)])}
     dataset, _ = check_pictures(dataclasses.replace(dataset, splits=splits), strict=config.data.strict, progress=progress)
     pictures = ContractPictures(dataset.split("val"), chain.contract)
-    float_logits = _float_logits(chain, pictures, progress)
+    model = load_keras(chain.float_run.model)
+    float_logits = collect(progress, "Float model", len(pictures), lambda pixels: batch_logits(model, pixels), pictures)
     network = SwitchedNetwork(graph, ranges, pictures)
     sensitivity = analyse(network, float_logits, pictures.labels, progress)
     search = RecipeSearch(network, sensitivity, float_logits, pictures.labels, budget=budget, agreement=agreement)
@@ -188,48 +191,38 @@ def _checked(chain: Chain, float_blocks: Sequence[str] | None, blocks: int | Non
     return leave_float(chain.graph, ()), chain.ranges
 
 
-def _float_logits(chain: Chain, pictures: ContractPictures, progress: Progress) -> np.ndarray:
-    model = load_keras(chain.float_run.model)
-    parts: list[np.ndarray] = []
-    with progress.task("Float model", len(pictures)) as advance:
-        for pixels in pictures:
-            parts.append(batch_logits(model, pixels))
-            advance(sum(map(len, parts)), "")
-    return np.concatenate(parts)
-
-
-def _source(chain: Chain, graph: FoldedGraph) -> Source:
+def _source(chain: Chain, graph: FoldedGraph) -> Convertible:
     assert chain.quantized_run is not None
-    return Source(chain.quantized_run.quantized, graph, chain.ranges, chain.contract, chain.labels)
+    return Convertible(chain.quantized_run.quantized, graph, chain.ranges, chain.contract, chain.labels)
 
 
-def measure_cost(plain: Source, mixed: Source, progress: Progress, *, runs: int = 50, min_seconds: float = 1.0) -> Cost:
+def measure_cost(plain: Convertible, mixed: Convertible, progress: Progress, *, runs: int = 50, min_seconds: float = 1.0) -> Cost:
     """Converts a network to int8, to its mixed recipe and to float32, and measures the three in turns.
 
     Args:
         plain: the quantized run, wholly in 8 bits.
         mixed: the same with some blocks left float.
         progress: told of everything.
-        runs, min_seconds: as in :func:`benchmark_files`.
+        runs, min_seconds: as in :class:`BenchmarkSettings`.
 
     Raises:
         GateError: the int8 or the mixed file is not clean, or is more than one XNNPACK partition.
     """
     with tempfile.TemporaryDirectory() as folder:
-        wanted: dict[str, tuple[Source, dict[str, Any]]] = {
+        wanted: dict[str, tuple[Convertible, dict[str, Any]]] = {
             "int8": (plain, {}), "mixed": (mixed, {}), "float32": (plain, {"format": "float32"})}
         paths = {}
         with progress.task("Converting", len(wanted)) as advance:
             for done, (name, (source, options)) in enumerate(wanted.items(), 1):
                 paths[name] = str(convert(source, Path(folder) / f"{name}.tflite", **options).path)
                 advance(done, name)
-        result = benchmark_files(list(paths.values()), runs=runs, min_seconds=min_seconds, progress=progress)
+        rows = benchmark_host(list(paths.values()), BenchmarkSettings(runs=runs, min_seconds=min_seconds), progress).rows
         names = {path: name for name, path in paths.items()}
-        ratios = [*compare_rows(result, against=paths["int8"])[1:],
-                  *(row for row in compare_rows(result, against=paths["float32"]) if names[row.file] == "mixed")]
-    return Cost(tuple(FileCost(names[row.file], row.median_ms, row.size_bytes, row.partitions) for row in result.rows),
-                tuple(dataclasses.replace(row, file=names[row.file], baseline=names[row.baseline]) for row in ratios),
-                result.rows[0].machine)
+        ratios = [*comparisons(rows, paths["int8"])[1:],
+                  *(entry for entry in comparisons(rows, paths["float32"]) if names[entry.file] == "mixed")]
+    return Cost(tuple(FileCost(names[row["file"]], row["median_ms"], row["size_bytes"], row["partitions"]) for row in rows),
+                tuple(dataclasses.replace(entry, file=names[entry.file], baseline=names[entry.baseline]) for entry in ratios),
+                rows[0]["device"])
 
 
 def _write_run(target: RunFolder, chain: Chain, graph: FoldedGraph, ranges: Ranges, recipe: Recipe,

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from mnv3_tf.export.drawing import BLUE, ORANGE
 from mnv3_tf.files import atomic_path
 from mnv3_tf.quantization.sensitivity import Sensitivity
-
-_BLUE, _ORANGE = "#3b82d6", "#d97706"
 
 
 def draw_sensitivity(path: Path, sensitivity: Sensitivity, order: Sequence[str]) -> None:
@@ -23,12 +22,12 @@ def draw_sensitivity(path: Path, sensitivity: Sensitivity, order: Sequence[str])
     figure = Figure(figsize=(max(6.0, 0.5 * len(order) + 2), 5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     places = list(range(len(order)))
-    above.bar(places, [rows[name].alone.divergence for name in order], color=_BLUE)
+    above.bar(places, [rows[name].alone.divergence for name in order], color=BLUE)
     above.axhline(sensitivity.unquantized.divergence, color="black", linewidth=0.8, linestyle=":", label="no block quantized")
     above.set_ylabel("divergence (nats)")
     above.set_title("this block alone in 8 bits", fontsize=10)
     above.legend(frameon=False, fontsize=8)
-    below.bar(places, [rows[name].gain for name in order], color=_ORANGE)
+    below.bar(places, [rows[name].gain for name in order], color=ORANGE)
     below.axhline(0.0, color="black", linewidth=0.8)
     below.set_ylabel("divergence taken away (nats)")
     below.set_title(f"this block alone left float; all in 8 bits diverge by {sensitivity.quantized.divergence:.3g} nats",

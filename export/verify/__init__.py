@@ -2,9 +2,10 @@
 
 from mnv3_tf.export.verify.chain import Chain, open_chain
 from mnv3_tf.export.verify.findings import Finding
-from mnv3_tf.export.verify.layers import Layer, LayerTable
+from mnv3_tf.export.verify.layers import LayerRow, LayerTable
 from mnv3_tf.export.verify.result import Verification
 from mnv3_tf.export.verify.run import verify
-from mnv3_tf.export.verify.stages import Check, Comparison, Rung
+from mnv3_tf.export.verify.stages import Check, LogitComparison, Stage
 
-__all__ = ["Chain", "Check", "Comparison", "Finding", "Layer", "LayerTable", "Rung", "Verification", "open_chain", "verify"]
+__all__ = ["Chain", "Check", "Finding", "LayerRow", "LayerTable", "LogitComparison", "Stage", "Verification", "open_chain",
+           "verify"]

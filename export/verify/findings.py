@@ -1,25 +1,29 @@
 """What is wrong, and where: every check here names a fault by the layer, the input or the output that has it.
 
-A finding enters at a rung of the ladder: what the quantized run already has comes from quantization, what only the file has
+A finding enters at a parity stage: what the quantized run already has comes from quantization, what only the file has
 from its conversion.
 """
 
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from mnv3_tf.config import VerifyConfig
-from mnv3_tf.export.convert.placement import Constants, Placed
-from mnv3_tf.export.verify.layers import Layer, LayerTable
-from mnv3_tf.export.verify.stages import FLOAT, QUANTIZED, REFERENCE, RUNGS, Form
+from mnv3_tf.export.convert.placement import Placed
+from mnv3_tf.export.verify.layers import LayerRow, LayerTable, by_channel, power, ratio_db
+from mnv3_tf.export.verify.stages import FLOAT, QUANTIZED, REFERENCE, STAGES, Form
+from mnv3_tf.files import plain_fields
 from mnv3_tf.metrics import Scores
 from mnv3_tf.network.layer_names import display_name
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, input_units, shifted_bias
 from mnv3_tf.quantization.graph import FoldedGraph
-from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph
+from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph, lower
+from mnv3_tf.text import few
+from mnv3_tf.tflite.file import TfliteFile
 
 # A channel is called lost where the file keeps less of its weights' direction or size than this.
 _LEAST_COSINE = 0.5
@@ -40,7 +44,7 @@ class Finding:
         kind: "input", "class order", "labels", "preprocessing", "range", "gate range", "kernel", "bias", "noise", "constant
             answer", "card" or "calibration".
         where: a layer as reports print it, "input", "output" or a file.
-        rung: the stage that has it first.
+        stage: the stage that has it first.
         text: what is wrong, in a sentence or two.
         broken: whether it fails the verification; else it is worth knowing.
         score: to order findings of one kind by, the worst highest.
@@ -48,16 +52,20 @@ class Finding:
 
     kind: str
     where: str
-    rung: str
+    stage: str
     text: str
     broken: bool = True
     score: float = 0.0
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, which says "rung" for the stage."""
+        return {"rung" if key == "stage" else key: value for key, value in plain_fields(self).items()}
+
 
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """What fails first, by stage, then the worst."""
-    order = {name: place for place, name in enumerate(RUNGS)}
-    return tuple(sorted(findings, key=lambda f: (not f.broken, order.get(f.rung, len(order)), -f.score)))
+    order = {name: place for place, name in enumerate(STAGES)}
+    return tuple(sorted(findings, key=lambda f: (not f.broken, order.get(f.stage, len(order)), -f.score)))
 
 
 def range_findings(table: LayerTable, quantized: Ranges | None, limits: VerifyConfig) -> list[Finding]:
@@ -66,38 +74,35 @@ def range_findings(table: LayerTable, quantized: Ranges | None, limits: VerifyCo
     for layer in table.layers:
         if layer.low is None or layer.high is None or layer.kind == "flatten":
             continue
-        rung = _where_range_enters(layer, quantized)
-        top = _gate_top(layer)
+        where, stage, top = display_name(layer.name), _where_range_enters(layer, quantized), _gate_top(layer)
+        span, needed = (f"{low:.3g} to {high:.3g}" for low, high in ((layer.low, layer.high),
+                                                                     (layer.needed_low, layer.needed_high)))
         if top is not None:
             wrong = max(abs(layer.low), abs(layer.high - top)) / top
             if wrong > 0.02:
-                found.append(Finding("gate range", display_name(layer.name), rung,
-                                     f"its range is {layer.low:.3g} to {layer.high:.3g}, and a gate's is 0 to {top:g}: "
-                                     "every value is off, or cut off at the top", score=wrong))
+                found.append(Finding("gate range", where, stage, f"its range is {span}, and a gate's is 0 to {top:g}: every "
+                                     "value is off, or cut off at the top", score=wrong))
             continue
         excess = layer.range_excess or 0.0
         if excess > limits.range_excess and layer.high - layer.low > 2e-3:
-            found.append(Finding("range", display_name(layer.name), rung,
-                                 f"its range {layer.low:.3g} to {layer.high:.3g} is {excess:.1f} times wider than what the "
-                                 f"pictures need ({layer.needed_low:.3g} to {layer.needed_high:.3g}), so only "
-                                 f"{max(255 / excess, 1):.0f} of 255 steps are used; allowed are {limits.range_excess:g} times "
-                                 "(verify.range_excess)", score=excess))
+            found.append(Finding("range", where, stage, f"its range {span} is {excess:.1f} times wider than what the pictures "
+                                 f"need ({needed}), so only {max(255 / excess, 1):.0f} of 255 steps are used; allowed are "
+                                 f"{limits.range_excess:g} times (verify.range_excess)", score=excess))
         if layer.saturated > limits.saturated_share:
-            found.append(Finding("range", display_name(layer.name), rung,
-                                 f"its range {layer.low:.3g} to {layer.high:.3g} cuts off {layer.saturated:.1%} of its values "
-                                 f"(they reach from {layer.needed_low:.3g} to {layer.needed_high:.3g}); allowed are "
-                                 f"{limits.saturated_share:.1%} (verify.saturated_share)", score=100 * layer.saturated))
+            found.append(Finding("range", where, stage, f"its range {span} cuts off {layer.saturated:.1%} of its values (they "
+                                 f"reach from {needed}); allowed are {limits.saturated_share:.1%} (verify.saturated_share)",
+                                 score=100 * layer.saturated))
     return found
 
 
-def _gate_top(layer: Layer) -> float | None:
+def _gate_top(layer: LayerRow) -> float | None:
     """The upper end that a gate's range must have, None for what is no gate."""
     if layer.kind == "gate":
         return GATE_RANGE[1]
     return 1.0 if layer.name.endswith("hard_sigmoid") else None
 
 
-def _where_range_enters(layer: Layer, quantized: Ranges | None) -> str:
+def _where_range_enters(layer: LayerRow, quantized: Ranges | None) -> str:
     if quantized is None or layer.name not in quantized or layer.low is None or layer.high is None:
         return REFERENCE
     low, high = quantized[layer.name]
@@ -106,7 +111,7 @@ def _where_range_enters(layer: Layer, quantized: Ranges | None) -> str:
     return QUANTIZED if same else REFERENCE
 
 
-def kernel_findings(placed: list[Placed], lowered: LoweredGraph, own: LoweredGraph | None, constants: Constants,
+def kernel_findings(placed: Iterable[Placed], lowered: LoweredGraph, own: LoweredGraph | None, file: TfliteFile,
                     shift: np.ndarray | None) -> list[Finding]:
     """Channels whose weights were lost, and kernels and biases of the file that are not those that it was made from.
 
@@ -114,15 +119,15 @@ def kernel_findings(placed: list[Placed], lowered: LoweredGraph, own: LoweredGra
         placed: the network's operations in the file.
         lowered: the float model.
         own: what the file was made from, None where that is not known.
-        constants: of the file.
+        file: that they are in.
         shift: what the file's input lacks of the float model's, (3,), which its first bias makes up for; None for nothing.
     """
     found = []
     for item in placed:
         if item.op.kind not in ("conv", "depthwise"):
             continue
-        kernel, bias = item.kernel_and_bias(constants)
-        scales = np.asarray(constants.scales(item.operator.inputs[1]))
+        kernel, bias = item.kernel_and_bias(file)
+        scales = np.asarray(file.stored(item.operator.inputs[1]).scales)
         expected = lowered.weights(item.op)[0]
         lost = _lost_channels(kernel, expected, item.op.kind, scales)
         carried = own is not None and not _lost_channels(own.weights(item.op)[0], expected, item.op.kind, scales)
@@ -133,17 +138,12 @@ def kernel_findings(placed: list[Placed], lowered: LoweredGraph, own: LoweredGra
     return found
 
 
-def _by_channel(kernel: np.ndarray, kind: str) -> np.ndarray:
-    """(channels, weights)"""
-    return np.moveaxis(kernel, 2 if kind == "depthwise" else 3, 0).reshape(kernel.shape[2 if kind == "depthwise" else 3], -1)
-
-
 def _lost_channels(kernel: np.ndarray, expected: np.ndarray, kind: str, steps: np.ndarray) -> list[tuple[int, float, float]]:
     """(channel, cosine, ratio of sizes) of the channels that do not carry what they should, by what they carried.
 
     A channel whose largest weight should be less than a step is none: beside its bias it is next to nothing.
     """
-    ours, theirs = (_by_channel(np.asarray(k, np.float64), kind) for k in (kernel, expected))
+    ours, theirs = (by_channel(np.asarray(k, np.float64), kind) for k in (kernel, expected))
     size, wanted = np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1)
     cosine = (ours * theirs).sum(axis=1) / np.maximum(size * wanted, 1e-30)
     ratio = size / np.maximum(wanted, 1e-30)
@@ -153,11 +153,11 @@ def _lost_channels(kernel: np.ndarray, expected: np.ndarray, kind: str, steps: n
     return [(int(i), float(cosine[i]), float(ratio[i])) for i in np.argsort(-wanted) if bad[i]]
 
 
-def _lost(item: Placed, lost: list[tuple[int, float, float]], rung: str) -> Finding:
+def _lost(item: Placed, lost: list[tuple[int, float, float]], stage: str) -> Finding:
     channel, cosine, ratio = lost[0]
     what = "is zero" if ratio < 1e-6 else f"has {ratio:.2g} times the size and a cosine of {cosine:.2f}"
     more = f"; so are or do {len(lost) - 1} other channels" if len(lost) > 1 else ""
-    return Finding("kernel", display_name(item.op.name), rung,
+    return Finding("kernel", display_name(item.op.name), stage,
                    f"channel {channel} of its kernel {what}, against the float model's{more}", score=float(len(lost)))
 
 
@@ -169,11 +169,9 @@ def _conversion_differences(item: Placed, kernel: np.ndarray, bias: np.ndarray, 
         expected_bias = expected_bias + shifted_bias(expected, shift)
     found = []
     step = scales if len(scales) else np.full(1, max(float(np.abs(expected).max()) * 2e-3, 1e-12))
-    axis = 2 if item.op.kind == "depthwise" else 3
-    shape = [-1 if i == axis and len(step) > 1 else 1 for i in range(4)]
-    off = np.abs(kernel - expected) / step.reshape(shape)
+    off = np.abs(by_channel(kernel - expected, item.op.kind)).max(axis=1) / step
     if float(off.max()) > 1.01:
-        channels = np.unique(np.nonzero(off > 1.01)[axis])
+        channels = np.nonzero(off > 1.01)[0]
         found.append(Finding("kernel", display_name(item.op.name), REFERENCE,
                              f"its kernel is up to {off.max():.0f} steps from the quantized run's, in {len(channels)} channels "
                              f"(first: {channels[0]})", score=float(off.max())))
@@ -220,7 +218,7 @@ def input_findings(table: LayerTable, float_graph: FoldedGraph, own_graph: Folde
         pixels: uint8 (n, h, w, 3), those of the table.
         logits: the file's, float (n, classes).
     """
-    network = LoweredNetwork(_lowered(float_graph))
+    network = LoweredNetwork(lower(float_graph, "native"))
     if table.stem is not None:
         name = table.layers[0].name
         low, high = table.layers[0].low, table.layers[0].high
@@ -238,26 +236,18 @@ def input_findings(table: LayerTable, float_graph: FoldedGraph, own_graph: Folde
     best, text = max(fits)
     if best < right + _CLEARLY_BETTER or best < _GOOD_FIT:
         return []
-    rung = REFERENCE
+    stage = REFERENCE
     if own_graph is not None and table.stem is not None:
-        own = LoweredNetwork(_lowered(own_graph)).tensors([name], input_units(own_graph, given))[0]
+        own = LoweredNetwork(lower(own_graph, "native")).tensors([name], input_units(own_graph, given))[0]
         expected = network.tensors([name], input_units(float_graph, given))[0]
-        rung = QUANTIZED if _fit(own, expected) < _GOOD_FIT else REFERENCE
-    return [Finding("input", "input", rung, f"{text}. So read, the file's {display_name(name)} fits the float model's with "
+        stage = QUANTIZED if _fit(own, expected) < _GOOD_FIT else REFERENCE
+    return [Finding("input", "input", stage, f"{text}. So read, the file's {display_name(name)} fits the float model's with "
                     f"{best:.0f} dB, against {right:.0f} dB as it should be", score=1000.0)]
 
 
-def _lowered(graph: FoldedGraph) -> LoweredGraph:
-    from mnv3_tf.quantization.lowering import lower
-
-    return lower(graph, "native")
-
-
 def _fit(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Signal to noise in decibels."""
-    noise = float(np.square(found - wanted, dtype=np.float64).sum())
-    signal = float(np.square(wanted, dtype=np.float64).sum())
-    return 10 * float(np.log10(max(signal, 1e-30) / max(noise, 1e-30)))
+    """Signal to noise in decibels, finite for equal tensors too."""
+    return ratio_db(power(wanted), max(power(found - wanted), 1e-30))
 
 
 def order_findings(forms: list[Form], class_names: tuple[str, ...]) -> list[Finding]:
@@ -273,7 +263,7 @@ def order_findings(forms: list[Form], class_names: tuple[str, ...]) -> list[Find
             continue
         pairs = [f"output {i} ({class_names[i]!r}) answers {class_names[j]!r}" for i, j in enumerate(order) if i != j]
         found.append(Finding("class order", "output", form.name, f"the classes are in another order than in {before.name}: "
-                             f"{_few(pairs)}", score=1000.0))
+                             f"{few(pairs)}", score=1000.0))
     return found
 
 
@@ -294,16 +284,16 @@ def matching_outputs(ours: np.ndarray, theirs: np.ndarray) -> list[int] | None:
     return [int(j) for j in columns] if clear else None
 
 
-def label_findings(labels: tuple[str, ...], own: tuple[str, ...] | None, rung: str, file: str) -> list[Finding]:
+def label_findings(labels: tuple[str, ...], own: tuple[str, ...] | None, stage: str, file: str) -> list[Finding]:
     """Class names beside the file that are not the float run's."""
     if own is None or own == labels:
         return []
     if sorted(own) == sorted(labels):
         pairs = [f"line {i + 1} is {mine!r} where the model answers {theirs!r}"
                  for i, (mine, theirs) in enumerate(zip(own, labels, strict=True)) if mine != theirs]
-        return [Finding("class order", file, rung, f"the class names are in another order than the model's: {_few(pairs)}",
+        return [Finding("class order", file, stage, f"the class names are in another order than the model's: {few(pairs)}",
                         score=1000.0)]
-    return [Finding("labels", file, rung, f"names other classes ({_few(list(own))}) than the float run ({_few(list(labels))})",
+    return [Finding("labels", file, stage, f"names other classes ({few(own)}) than the float run ({few(labels)})",
                     score=1000.0)]
 
 
@@ -317,7 +307,7 @@ def data_findings(scores: Scores, class_names: tuple[str, ...]) -> list[Finding]
     pairs = [f"pictures of {class_names[i]!r} are answered {class_names[j]!r}"
              for i, j in zip(rows, columns, strict=True) if i != j and confusion[i, j]]
     return [Finding("class order", "labels", FLOAT, f"the float model's classes are in another order than the data's: "
-                    f"{_few(pairs)}. In that order {as_matched:.0%} would be right instead of {scores.top1:.0%}", score=1000.0)]
+                    f"{few(pairs)}. In that order {as_matched:.0%} would be right instead of {scores.top1:.0%}", score=1000.0)]
 
 
 def constant_findings(forms: list[Form], labels: np.ndarray, class_names: tuple[str, ...]) -> list[Finding]:
@@ -360,7 +350,3 @@ def without_echoes(findings: list[Finding]) -> list[Finding]:
         return False
 
     return [finding for finding in findings if not explained(finding)]
-
-
-def _few(items: list[str], shown: int = 5) -> str:
-    return ", ".join(items[:shown]) + (f" and {len(items) - shown} more" if len(items) > shown else "")

@@ -1,17 +1,17 @@
 """Every tensor of a `.tflite` file beside the float network's, under the network's own names."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from mnv3_tf.export.convert.placement import Constants, Placed, detect_lowering, place
+from mnv3_tf.export.convert.placement import Placed, detect_lowering, place
 from mnv3_tf.files import plain_fields
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, input_units
 from mnv3_tf.quantization.graph import FoldedGraph
-from mnv3_tf.quantization.lowering import LoweredGraph, LoweredOp, lower, range_rule
+from mnv3_tf.quantization.lowering import LoweredGraph, lower, range_rule
 from mnv3_tf.tflite.file import TfliteFile, parse_tflite
 from mnv3_tf.tflite.runtime import LiteRTModel
 
@@ -38,7 +38,7 @@ class Channels:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerRow:
     """One tensor of the file. Values are in the network's own units.
 
     Attributes:
@@ -83,20 +83,6 @@ class Layer:
         return {**plain, "range_excess": self.range_excess}
 
 
-@dataclass
-class _Sums:
-    """What is added up over the pictures for one tensor."""
-
-    signal: float = 0.0
-    noise: float = 0.0
-    own_signal: float = 0.0
-    own_noise: float = 0.0
-    low: float = math.inf
-    high: float = -math.inf
-    outside: int = 0
-    values: int = 0
-
-
 @dataclass(frozen=True)
 class LayerTable:
     """All tensors of a file in order of computation.
@@ -106,18 +92,20 @@ class LayerTable:
         refused: why they are not, or "".
         pictures: how many were run.
         stem: the file's first tensor on these pictures, (n, h, w, c) in the network's own units; None where refused.
+        placed: where the network's operations are in the file.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerRow, ...]
     refused: str = ""
     pictures: int = 0
     stem: np.ndarray | None = field(default=None, repr=False)
+    placed: tuple[Placed, ...] = field(default=(), repr=False)
 
-    def worst_first(self) -> list[Layer]:
+    def worst_first(self) -> list[LayerRow]:
         """By signal to noise against the float model."""
         return sorted(self.layers, key=lambda layer: layer.sqnr_db)
 
-    def __getitem__(self, name: str) -> Layer:
+    def __getitem__(self, name: str) -> LayerRow:
         return next(layer for layer in self.layers if layer.name == name)
 
 
@@ -138,111 +126,94 @@ def examine_layers(content: bytes, float_graph: FoldedGraph, own_graph: FoldedGr
     placed = place(file, lowered)
     if isinstance(placed, str):
         return LayerTable((), placed)
-    return _Examination(content, file, lowered, lower(own_graph or float_graph, lowering), placed).table(pixels, advance)
+    model = LiteRTModel(content, delegate="none", keep_tensors=True)
+    network, own = LoweredNetwork(lowered), LoweredNetwork(lower(own_graph or float_graph, lowering))
+    tensors = [_Tensor(item, lowered) for item in placed]
+    names = [item.op.name for item in placed]
+    size = int(max(1, min(16, _CHUNK_BYTES // (12 * sum(math.prod(item.output.shape) for item in placed)))))
+    stem = []
+    for start in range(0, len(pixels), size):
+        chunk = pixels[start:start + size]
+        inputs = input_units(float_graph, chunk)
+        reference = network.tensors(names, inputs)
+        found = {lowered.ops[0].name: inputs, **_values(model, placed, chunk)}
+        for tensor, expected in zip(tensors, reference, strict=True):
+            op = tensor.item.op
+            alone = own.apply(op, [found[source] for source in op.inputs])
+            tensor.add(*(values / op.tensor_factor for values in (expected, alone, found[op.name])))
+        stem.append(found[names[0]] / placed[0].op.tensor_factor)
+        advance(start + len(chunk))
+    return LayerTable(tuple(tensor.layer(lowered, file) for tensor in tensors), pictures=len(pixels), stem=np.concatenate(stem),
+                      placed=tuple(placed))
 
 
-class _Examination:
-    def __init__(self, content: bytes, file: TfliteFile, lowered: LoweredGraph, own: LoweredGraph, placed: list[Placed]):
-        self.file, self.lowered, self.placed = file, lowered, placed
-        self.constants = Constants(content, file)
-        self.model = LiteRTModel(content, delegate="none", keep_tensors=True)
-        self.network, self.own = LoweredNetwork(lowered), LoweredNetwork(own)
-        self.sums = {item.op.name: _Sums() for item in placed}
-        self.floors = {item.op.name: self._floor(item.op) for item in placed}
-        self.stem: list[np.ndarray] = []
+def _values(model: LiteRTModel, placed: list[Placed], pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """The file's tensors of some pictures, dequantized, by operation."""
+    rows: dict[str, list[np.ndarray]] = {item.op.name: [] for item in placed}
+    for picture in pixels:
+        model.predict(picture[None])
+        for item in placed:
+            rows[item.op.name].append(model.real_values(item.output.index))
+    return {name: np.concatenate(parts) for name, parts in rows.items()}
 
-    def _floor(self, op: LoweredOp) -> float | None:
-        """Below this the tensor's values do not matter; in the network's own units."""
-        if op.source is None or op.kind == "flatten":
-            return None
-        return range_rule(self.lowered.folded, self.lowered.folded[op.name])[0]
 
-    def table(self, pixels: np.ndarray, advance: Callable[[int], None]) -> LayerTable:
-        done = 0
-        for chunk in self._chunks(pixels):
-            self._add(chunk)
-            done += len(chunk)
-            advance(done)
-        layers = tuple(self._layer(item) for item in self.placed)
-        return LayerTable(layers, pictures=len(pixels), stem=np.concatenate(self.stem))
+class _Tensor:
+    """What is added up over the pictures for one tensor."""
 
-    def _chunks(self, pixels: np.ndarray) -> Iterator[np.ndarray]:
-        values = sum(math.prod(item.output.shape) for item in self.placed)
-        size = int(max(1, min(16, _CHUNK_BYTES // (values * 4 * 3))))
-        for start in range(0, len(pixels), size):
-            yield pixels[start:start + size]
+    def __init__(self, item: Placed, lowered: LoweredGraph):
+        self.item, self.range, op = item, _range(item), item.op
+        # Below this the tensor's values do not matter; in the network's own units.
+        self.floor = None if op.source is None or op.kind == "flatten" else range_rule(lowered.folded, lowered.folded[op.name])[0]
+        self.signal = self.noise = self.own_signal = self.own_noise = 0.0
+        self.seen_low, self.seen_high = math.inf, -math.inf
+        self.outside = self.values = 0
 
-    def _add(self, pixels: np.ndarray) -> None:
-        names = [item.op.name for item in self.placed]
-        reference = dict(zip(names, self.network.tensors(names, input_units(self.lowered.folded, pixels)), strict=True))
-        found = self._run(pixels)
-        for item in self.placed:
-            name, factor = item.op.name, item.op.tensor_factor
-            inputs = [input_units(self.lowered.folded, pixels) if source == self.lowered.ops[0].name else found[source]
-                      for source in item.op.inputs]
-            expected = self.own.apply(item.op, inputs)
-            self._sum(item, reference[name] / factor, expected / factor, found[name] / factor)
-        first = self.placed[0].op
-        self.stem.append(found[first.name] / first.tensor_factor)
-
-    def _run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """The file's tensors of some pictures, dequantized, by operation."""
-        rows: dict[str, list[np.ndarray]] = {item.op.name: [] for item in self.placed}
-        for picture in pixels:
-            self.model.predict(picture[None])
-            for item in self.placed:
-                rows[item.op.name].append(self.model.real_values(item.output.index))
-        return {name: np.concatenate(parts) for name, parts in rows.items()}
-
-    def _sum(self, item: Placed, reference: np.ndarray, expected: np.ndarray, found: np.ndarray) -> None:
-        sums, floor = self.sums[item.op.name], self.floors[item.op.name]
-        sums.low, sums.high = min(sums.low, float(reference.min())), max(sums.high, float(reference.max()))
-        if floor is not None:
-            reference, expected = np.maximum(reference, floor), np.maximum(expected, floor)
-            if item.output.dtype == "float32":  # 8 bits end there by their range
-                found = np.maximum(found, floor)
-        sums.signal += _power(reference)
-        sums.noise += _power(found - reference)
-        sums.own_signal += _power(expected)
-        sums.own_noise += _power(found - expected)
-        low, high = _range(item)
+    def add(self, reference: np.ndarray, expected: np.ndarray, found: np.ndarray) -> None:
+        """The float model's values, those of the operation on the file's own inputs, and the file's."""
+        self.seen_low, self.seen_high = min(self.seen_low, float(reference.min())), max(self.seen_high, float(reference.max()))
+        if self.floor is not None:
+            reference, expected = np.maximum(reference, self.floor), np.maximum(expected, self.floor)
+            if self.item.output.dtype == "float32":  # 8 bits end there by their range
+                found = np.maximum(found, self.floor)
+        self.signal += power(reference)
+        self.noise += power(found - reference)
+        self.own_signal += power(expected)
+        self.own_noise += power(found - expected)
+        low, high = self.range
         if low is not None and high is not None:
             half = (high - low) / 510
-            sums.outside += int(((reference < low - half) | (reference > high + half)).sum())
-        sums.values += reference.size
+            self.outside += int(((reference < low - half) | (reference > high + half)).sum())
+        self.values += reference.size
 
-    def _layer(self, item: Placed) -> Layer:
-        sums, floor = self.sums[item.op.name], self.floors[item.op.name]
-        low, high = _range(item)
-        return Layer(
-            name=item.op.name, kind=item.op.kind, sqnr_db=_decibels(sums.signal, sums.noise),
-            own_sqnr_db=_decibels(sums.own_signal, sums.own_noise), low=low, high=high, seen_low=sums.low,
-            seen_high=sums.high, needed_low=min(0.0, sums.low if floor is None else max(floor, sums.low)),
-            needed_high=max(0.0, sums.high), saturated=sums.outside / max(sums.values, 1), channels=self._channels(item))
-
-    def _channels(self, item: Placed) -> Channels | None:
-        if item.op.kind not in ("conv", "depthwise"):
-            return None
-        return kernel_channels(item, self.lowered, self.constants)
+    def layer(self, lowered: LoweredGraph, file: TfliteFile) -> LayerRow:
+        """The sums in the units of the report."""
+        op, floor = self.item.op, self.floor
+        return LayerRow(
+            name=op.name, kind=op.kind, sqnr_db=ratio_db(self.signal, self.noise),
+            own_sqnr_db=ratio_db(self.own_signal, self.own_noise), low=self.range[0], high=self.range[1],
+            seen_low=self.seen_low, seen_high=self.seen_high,
+            needed_low=min(0.0, self.seen_low if floor is None else max(floor, self.seen_low)),
+            needed_high=max(0.0, self.seen_high), saturated=self.outside / max(self.values, 1),
+            channels=_channels(self.item, lowered, file) if op.kind in ("conv", "depthwise") else None)
 
 
-def kernel_channels(item: Placed, lowered: LoweredGraph, constants: Constants) -> Channels:
+def _channels(item: Placed, lowered: LoweredGraph, file: TfliteFile) -> Channels:
     """The channels of a convolution's kernel beside the float model's."""
     scale = item.op.kernel_scale
-    kernel = item.kernel_and_bias(constants)[0] / scale
-    expected = lowered.weights(item.op)[0] / scale
-    size = channel_sizes(kernel, item.op.kind)
+    kernel, expected = item.kernel_and_bias(file)[0] / scale, lowered.weights(item.op)[0] / scale
+    size = np.abs(by_channel(kernel, item.op.kind)).max(axis=1)
     median = float(np.median(size))
     ratio = size / max(median, 1e-12)
     odd = [int(i) for i in np.argsort(-np.abs(np.log(np.maximum(ratio, 1e-12))))
            if not 1 / OUTLIER_RATIO <= ratio[i] <= OUTLIER_RATIO]
     return Channels(float(size.min()), median, float(size.max()), tuple((i, float(ratio[i])) for i in odd),
-                    _decibels(_power(expected), _power(kernel - expected)))
+                    ratio_db(power(expected), power(kernel - expected)))
 
 
-def channel_sizes(kernel: np.ndarray, kind: str) -> np.ndarray:
-    """The largest absolute weight of each output channel."""
-    return np.abs(kernel).max(axis=(0, 1, 3) if kind == "depthwise" else (0, 1, 2))
+def by_channel(kernel: np.ndarray, kind: str) -> np.ndarray:
+    """A kernel as (output channels, weights of each)."""
+    turned = np.moveaxis(kernel, 2 if kind == "depthwise" else 3, 0)
+    return turned.reshape(len(turned), -1)
 
 
 def _range(item: Placed) -> tuple[float | None, float | None]:
@@ -255,14 +226,14 @@ def _range(item: Placed) -> tuple[float | None, float | None]:
     return float(low), float(high)
 
 
-def _power(values: np.ndarray) -> float:
+def power(values: np.ndarray) -> float:
+    """The sum of the squares."""
     return float(np.square(values, dtype=np.float64).sum())
 
 
-def _decibels(signal: float, noise: float) -> float:
-    if noise == 0.0:
-        return math.inf
-    return 10 * math.log10(max(signal, 1e-300) / noise)
+def ratio_db(signal: float, noise: float) -> float:
+    """Signal to noise in decibels; infinite without noise."""
+    return 10 * math.log10(max(signal, 1e-300) / noise) if noise else math.inf
 
 
 def decibels(value: float) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mnv3_tf.export.drawing import BLUE, GREY, INK, ORANGE, as_svg, new_figure
 from mnv3_tf.export.verify.flips import Reliability
@@ -12,6 +12,7 @@ from mnv3_tf.network.layer_names import display_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 def layer_figure(table: LayerTable) -> "Figure":
     """Signal to noise of every tensor, in the order of the network."""
@@ -28,9 +29,7 @@ def layer_figure(table: LayerTable) -> "Figure":
     axes.set_xticks(list(blocks.values()), list(blocks), rotation=60, ha="right", rotation_mode="anchor")
     axes.set_ylabel("signal to quantization noise (dB)", fontsize=8)
     axes.set_xlim(-1, len(layers))
-    legend = axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=2, bbox_to_anchor=(0, 1.12))
-    for text in legend.get_texts():
-        text.set_color(INK)
+    _legend(axes, loc="upper left", ncols=2, bbox_to_anchor=(0, 1.12))
     return figure
 
 
@@ -58,8 +57,7 @@ def reliability_plot(before: Reliability, after: Reliability) -> str:
     axes.set_ylabel("share of right answers", fontsize=8)
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
-    for text in axes.legend(frameon=False, fontsize=8, loc="lower right").get_texts():
-        text.set_color(INK)
+    _legend(axes, loc="lower right")
     return as_svg(figure, "Calibration curve")
 
 
@@ -74,9 +72,13 @@ def convergence_plot(pictures: list[int], worst: list[float], median: list[float
     axes.set_xlabel("calibration pictures", fontsize=8)
     axes.set_ylabel("share of the full range", fontsize=8)
     axes.set_ylim(0, 1.05)
-    for text in axes.legend(frameon=False, fontsize=8, loc="lower right").get_texts():
-        text.set_color(INK)
+    _legend(axes, loc="lower right")
     return as_svg(figure, "Ranges over the number of calibration pictures")
+
+
+def _legend(axes: Any, **where: Any) -> None:
+    for text in axes.legend(frameon=False, fontsize=8, **where).get_texts():
+        text.set_color(INK)
 
 
 def _finite(value: float) -> float:

@@ -2,13 +2,12 @@
 
 import base64
 import io
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mnv3_tf.export.drawing import page_style
+from mnv3_tf.export.drawing import render_page
 from mnv3_tf.export.verify.flips import Flip, flips, mcnemar, reliability
 from mnv3_tf.export.verify.layers import decibels
 from mnv3_tf.export.verify.plots import convergence_plot, layer_plot, reliability_plot, save_layer_plot
@@ -49,17 +48,12 @@ def _flip_facts(flip: Flip) -> dict[str, Any]:
 
 
 def _render(result: Verification, changed: list[Flip], labels: np.ndarray) -> str:
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
-    environment = Environment(loader=PackageLoader("mnv3_tf.export.verify", "."), autoescape=select_autoescape(["html", "j2"]),
-                              trim_blocks=True, lstrip_blocks=True)
     before, after = result.logits[FLOAT], result.logits[XNNPACK]
-    scores = {rung.name: rung.scores for rung in result.rungs if rung.scores is not None}
+    scores = {stage.name: stage.scores for stage in result.stages if stage.scores is not None}
     first, last = scores[FLOAT], scores[XNNPACK]
-    audit = result.calibration
-    return environment.get_template("report.html.j2").render(
-        style=page_style(), result=result, broken=result.broken_rungs(), name=display_name, printed=printed, decibels=decibels,
-        here=_here,
+    return render_page(
+        "mnv3_tf.export.verify", "report.html.j2", result=result, broken=result.broken_stages(), name=display_name,
+        printed=printed, decibels=decibels, here=_here,
         flips=changed[:_SHOWN_FLIPS], total_flips=len(changed),
         lost=sum(flip.effect == "lost" for flip in changed), gained=sum(flip.effect == "gained" for flip in changed),
         pictures={flip.path: _thumbnail(flip.path) for flip in changed[:_SHOWN_FLIPS]}, classes=_classes(first, last),
@@ -68,7 +62,7 @@ def _render(result: Verification, changed: list[Flip], labels: np.ndarray) -> st
         reliability_plot=reliability_plot(reliability(labels, before), reliability(labels, after)),
         layer_plot=layer_plot(result.layers) if result.layers.layers else "",
         operators=[(name, dtype, count) for (name, dtype), count in operator_counts(result.file).items()],
-        constants=bytes_by_dtype(result.file), audit=audit, convergence=_convergence(audit))
+        constants=bytes_by_dtype(result.file), convergence=_convergence(result.calibration))
 
 
 def _here(path: Path) -> Path:
@@ -77,36 +71,23 @@ def _here(path: Path) -> Path:
     return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else path
 
 
-def _convergence(audit: dict[str, Any] | None) -> str:
-    steps = (audit or {}).get("convergence") or []
+def _convergence(calibration: dict[str, Any] | None) -> str:
+    steps = (calibration or {}).get("convergence") or []
     if len(steps) < 2:
         return ""
     return convergence_plot([s["pictures"] for s in steps], [s["worst"] for s in steps], [s["median"] for s in steps])
 
 
-@dataclass(frozen=True)
-class _ClassRow:
-    name: str
-    pictures: int
-    before: float | None
-    after: float | None
-
-    @property
-    def change(self) -> float:
-        return (self.after or 0.0) - (self.before or 0.0)
-
-
-def _classes(first: Scores, last: Scores) -> list[_ClassRow]:
-    return [_ClassRow(name, count, recall, now) for (name, count, recall), (_, _, now)
-            in zip(first.per_class, last.per_class, strict=True)]
+def _classes(first: Scores, last: Scores) -> list[dict[str, Any]]:
+    """The recall of each class before and after."""
+    return [{"name": name, "pictures": count, "before": recall, "after": now, "change": (now or 0.0) - (recall or 0.0)}
+            for (name, count, recall), (_, _, now) in zip(first.per_class, last.per_class, strict=True)]
 
 
 def _shades(scores: Scores) -> list[tuple[str, list[tuple[int, float]]]]:
     """(label, [(count, share of the row)]) by row."""
-    rows = []
-    for (name, count, _), row in zip(scores.per_class, scores.confusion, strict=True):
-        rows.append((name, [(value, value / count if count else 0.0) for value in row]))
-    return rows
+    return [(name, [(value, value / count if count else 0.0) for value in row])
+            for (name, count, _), row in zip(scores.per_class, scores.confusion, strict=True)]
 
 
 def _thumbnail(path: Path) -> str:

@@ -10,7 +10,7 @@ from mnv3_tf.config import VerifyConfig
 from mnv3_tf.data import Sample
 from mnv3_tf.export.verify.findings import Finding
 from mnv3_tf.export.verify.layers import LayerTable
-from mnv3_tf.export.verify.stages import Rung, printed
+from mnv3_tf.export.verify.stages import Stage, printed
 from mnv3_tf.files import plain
 from mnv3_tf.tflite.file import TfliteFile
 
@@ -25,7 +25,7 @@ class Verification:
         data, split: the pictures.
         samples: the pictures that were looked at, in order.
         labels: class names.
-        rungs: the stages, in order.
+        stages: the stages, in order.
         findings: faults with a name, the first to look at first.
         layers: every tensor of the file.
         step: of the 8-bit output, in logits.
@@ -43,7 +43,7 @@ class Verification:
     split: str
     samples: tuple[Sample, ...]
     labels: tuple[str, ...]
-    rungs: tuple[Rung, ...]
+    stages: tuple[Stage, ...]
     findings: tuple[Finding, ...]
     layers: LayerTable
     step: float
@@ -57,32 +57,32 @@ class Verification:
     @property
     def passed(self) -> bool:
         """Whether every stage holds and nothing was found that fails."""
-        return not self.broken_rungs() and not any(finding.broken for finding in self.findings)
+        return not self.broken_stages() and not any(finding.broken for finding in self.findings)
 
-    def broken_rungs(self) -> list[str]:
+    def broken_stages(self) -> list[str]:
         """Stages that do not hold, or that a named fault enters at, in order."""
-        faulty = {finding.rung for finding in self.findings if finding.broken}
-        return [rung.name for rung in self.rungs if rung.status == "broken" or rung.name in faulty]
+        faulty = {finding.stage for finding in self.findings if finding.broken}
+        return [stage.name for stage in self.stages if stage.status == "broken" or stage.name in faulty]
 
     def verdict(self) -> str:
         """The result in one sentence."""
         if self.passed:
-            present = [printed(rung.name) for rung in self.rungs if rung.status != "absent"]
+            present = [printed(stage.name) for stage in self.stages if stage.status != "absent"]
             return f"Every stage holds on {len(self.samples)} pictures: {' → '.join(present)}."
-        where = self.broken_rungs()
+        where = self.broken_stages()
         first = (f"The first broken stage is {printed(where[0])}" if where
                  else "Every stage holds, but a check of the artefacts fails")
         named = [finding for finding in self.findings if finding.broken]
         if named:
             return f"{first}. {named[0].kind.capitalize()}, {named[0].where}: {named[0].text}."
-        failed = next(check for rung in self.rungs for check in rung.checks if not check.passed)
+        failed = next(check for stage in self.stages for check in stage.checks if not check.passed)
         return f"{first}: {failed.text}."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; logits are left out."""
         return plain({
             "subject": self.subject, "float_run": self.float_run, "data": self.data, "split": self.split,
-            "samples": len(self.samples), "passed": self.passed, "first_broken": next(iter(self.broken_rungs()), None),
-            "verdict": self.verdict(), "step": self.step, "partitions": self.partitions, "rungs": self.rungs,
+            "samples": len(self.samples), "passed": self.passed, "first_broken": next(iter(self.broken_stages()), None),
+            "verdict": self.verdict(), "step": self.step, "partitions": self.partitions, "rungs": self.stages,
             "findings": self.findings, "layers": self.layers.layers, "layers_refused": self.layers.refused,
             "limits": self.limits, "calibration": self.calibration, "notes": self.notes})

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,11 @@ import numpy as np
 from mnv3_tf.artefacts.card import read_card
 from mnv3_tf.config import VerifyConfig
 from mnv3_tf.data import PictureDataset, Sample, evaluation_split, open_dataset
-from mnv3_tf.data.batches import EVALUATION_BATCH, contract_batches
+from mnv3_tf.data.batches import EVALUATION_BATCH, collect, contract_batches
 from mnv3_tf.data.check import check_pictures
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.export.bundle.contract import input_tensor
 from mnv3_tf.export.convert.convert import check_int8, convert_graph, output_step
-from mnv3_tf.export.convert.placement import Constants, detect_lowering, place
+from mnv3_tf.export.convert.placement import detect_lowering
 from mnv3_tf.export.verify import findings as checks
 from mnv3_tf.export.verify.card_findings import calibration_of, claim_findings
 from mnv3_tf.export.verify.chain import Chain
@@ -32,8 +31,8 @@ from mnv3_tf.export.verify.stages import (
     XNNPACK,
     Check,
     Form,
-    Rung,
-    climb,
+    Stage,
+    compare_stages,
 )
 from mnv3_tf.network.keras_io import batch_logits, load_keras
 from mnv3_tf.progress import Progress
@@ -43,8 +42,8 @@ from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import FoldedGraph, leave_float
 from mnv3_tf.quantization.integer_network import QuantizedNetwork
 from mnv3_tf.quantization.lowering import lower
-from mnv3_tf.tflite.file import FLOAT_TYPES, TfliteFile, parse_tflite, read_tflite_bytes
-from mnv3_tf.tflite.runtime import LiteRTModel
+from mnv3_tf.tflite.file import FLOAT_TYPES, dequantize, parse_tflite, read_tflite_bytes
+from mnv3_tf.tflite.runtime import LiteRTModel, pixel_tensor
 
 # Runs input tensors, one after the other in a file, through a model elsewhere: (model, tensors, file for the outputs).
 Elsewhere = Callable[[Path, Path, Path], None]
@@ -67,23 +66,8 @@ def verify(chain: Chain, data: str | Path, *, split: str | None = None, limits: 
         InputError: something is missing or of the wrong kind.
         KitError: the file cannot be run.
     """
-    limits = limits or chain.float_run.config().verify
-    chosen = _choose(data, split, chain, limits, progress)
-    return _Verification(chain, chosen, Path(data), limits, threads, elsewhere or {}, progress).run()
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """Pictures of a split, without broken ones, and their fingerprint."""
-
-    split: str
-    samples: tuple[Sample, ...]
-    fingerprint: str
-
-
-def _choose(data: str | Path, split: str | None, chain: Chain, limits: VerifyConfig, progress: Progress) -> _Chosen:
-    """At most so many pictures of the split."""
     config = chain.float_run.config()
+    limits = limits or config.verify
     dataset = open_dataset(data, class_names=chain.labels, validation_fraction=config.data.validation_fraction,
                            seed=config.train.seed)
     name = split or evaluation_split(dataset)
@@ -96,58 +80,63 @@ def _choose(data: str | Path, split: str | None, chain: Chain, limits: VerifyCon
                                      strict=False, progress=progress)
     if not cleaned.split(name):
         raise InputError(f"{data}: the split {name!r} holds no picture to verify with.")
-    return _Chosen(name, cleaned.split(name), report.fingerprints[name])
+    return _Verification(chain, Path(data), name, cleaned.split(name), report.fingerprints[name], limits, threads,
+                         elsewhere or {}, progress).run()
 
 
+@dataclass
 class _Verification:
     """The work, in the order in which it is cheapest: the reference kernels run beside the rest."""
 
-    def __init__(self, chain: Chain, chosen: _Chosen, data: Path, limits: VerifyConfig, threads: int,
-                 elsewhere: Mapping[str, Elsewhere], progress: Progress):
-        self.elsewhere = elsewhere
-        self.chain, self.chosen, self.data = chain, chosen, data
-        self.samples, self.split = chosen.samples, chosen.split
-        self.limits, self.threads, self.progress = limits, threads, progress
-        self.labels = np.array([sample.label for sample in self.samples])
-        self.notes: list[str] = []
-        self.not_comparable = ""
-        self.network: QuantizedNetwork | None = None
+    chain: Chain
+    data: Path
+    split: str
+    samples: tuple[Sample, ...]
+    fingerprint: str
+    limits: VerifyConfig
+    threads: int
+    elsewhere: Mapping[str, Elsewhere]
+    progress: Progress
+    notes: list[str] = field(default_factory=list)
+    not_comparable: str = ""
+    network: QuantizedNetwork | None = None
 
     def run(self) -> Verification:
-        chain, say = self.chain, self.progress
-        with say.task("Reading pictures", len(self.samples)) as advance:
-            self.pixels = self._pixels(advance)
-        content = self._content()
-        file = parse_tflite(content, name=str(chain.subject))
-        with ReferenceKernels(content, self.pixels, str(chain.subject)) as reference:
+        chain = self.chain
+        self.labels = np.array([sample.label for sample in self.samples])
+        self.pixels = collect(self.progress, "Reading pictures", len(self.samples), lambda batch: batch[0],
+                              contract_batches(self.samples, chain.contract))
+        self.content = self._content()
+        self.file = parse_tflite(self.content, name=str(chain.subject))
+        self.int8 = not any(t.dtype in FLOAT_TYPES for t in self.file.tensors if t.is_constant) or self._is_mixed()
+        with ReferenceKernels(self.content, self.pixels, str(chain.subject)) as reference:
             float_graph, forms = self._keras_forms()
-            model = LiteRTModel(content, threads=self.threads)
-            self._check_classes(model)
-            delegated = self._batched("XNNPACK", model.predict)
-            int8 = not any(t.dtype in FLOAT_TYPES for t in file.tensors if t.is_constant) or self._is_mixed(file)
-            expected = self._as_reference(file, int8)
-            with say.task("Reference kernels", 1) as advance:
+            self.model = LiteRTModel(self.content, threads=self.threads)
+            self._check_classes()
+            delegated = self._batched("XNNPACK", self.model.predict)
+            expected = self._as_reference()
+            with self.progress.task("Reference kernels", 1) as advance:
                 plain = reference.logits()
                 advance(1, "")
-        forms += [Form(REFERENCE, str(chain.subject), plain, int8, expected=expected, expected_from=AS_REFERENCE),
-                  Form(XNNPACK, str(chain.subject), delegated, int8, checks=self._op_gate(content, model, int8))]
-        forms += [self._form_elsewhere(name, run, content, model, int8) for name, run in self.elsewhere.items()]
-        step = self._step(model, forms)
-        rungs = climb(forms, self.labels, chain.labels, step, self.limits)
+        forms += [Form(REFERENCE, str(chain.subject), plain, self.int8, expected=expected, expected_from=AS_REFERENCE),
+                  Form(XNNPACK, str(chain.subject), delegated, self.int8, checks=self._structure()),
+                  *(self._form_elsewhere(name, run) for name, run in self.elsewhere.items())]
+        step = self._step(forms)
+        stages = compare_stages(forms, self.labels, chain.labels, step, self.limits)
         self._note_kernels(plain, delegated)
-        table, found = self._faults(content, file, float_graph, forms, rungs, int8)
+        table, found = self._faults(float_graph, forms, stages)
         calibration = calibration_of(chain)
-        found += claim_findings(chain, calibration, rungs, self.split, self.chosen.fingerprint)
+        found += claim_findings(chain, calibration, stages, self.split, self.fingerprint)
         return Verification(
-            chain.subject, chain.float_run.path, self.data, self.split, self.samples, chain.labels, rungs,
-            checks.in_order(checks.without_echoes(found)), table, step, self.limits, file, model.partitions,
+            chain.subject, chain.float_run.path, self.data, self.split, self.samples, chain.labels, stages,
+            checks.in_order(checks.without_echoes(found)), table, step, self.limits, self.file, self.model.partitions,
             calibration, tuple(self.notes), {form.name: form.logits for form in forms if form.logits is not None})
 
-    def _as_reference(self, file: TfliteFile, int8: bool) -> np.ndarray | None:
+    def _as_reference(self) -> np.ndarray | None:
         """What the reference kernels should answer, which round in their own way; None where that is not known, which is said."""
-        if self.network is None or not int8:
+        if self.network is None or not self.int8:
             return None
-        native = detect_lowering(file) == "native"
+        native = detect_lowering(self.file) == "native"
         if native or not self.network.exact:
             why = "the file has native hard-swishes" if native else "the run leaves blocks float"
             self.notes.append(f"{why}, whose rounding is not known in whole numbers: the file may round differently from "
@@ -162,15 +151,6 @@ class _Verification:
             self.notes.append(f"the file answers {differing} of {len(plain)} pictures differently on TFLite's reference kernels "
                               "than on XNNPACK, which phones run: each rounds in its own way")
 
-    def _pixels(self, advance: Callable[[int, str], None]) -> np.ndarray:
-        parts = []
-        done = 0
-        for pixels, _ in contract_batches(self.samples, self.chain.contract):
-            parts.append(pixels)
-            done += len(pixels)
-            advance(done, "")
-        return np.concatenate(parts)
-
     def _content(self) -> bytes:
         if self.chain.tflite is not None:
             return read_tflite_bytes(self.chain.tflite)
@@ -178,9 +158,9 @@ class _Verification:
         self.notes.append("the quantized run was converted for this check, int8 in and out")
         return convert_graph(self.chain.graph, self.chain.ranges, format="int8", io="int8", lowering="xnnpack")
 
-    def _check_classes(self, model: LiteRTModel) -> None:
+    def _check_classes(self) -> None:
         """Refuses a file that cannot be compared at all."""
-        expected = (1, self.chain.contract.height, self.chain.contract.width, 3)
+        model, expected = self.model, (1, self.chain.contract.height, self.chain.contract.width, 3)
         classes = int(np.prod(model.output_shape))
         if model.input_shape != expected:
             raise InputError(f"{self.chain.subject}: takes {model.input_shape}, and the float run's pictures are {expected}. "
@@ -190,18 +170,14 @@ class _Verification:
                              "Give the float run that it was made from with --against.")
 
     def _batched(self, what: str, forward: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        parts = []
-        with self.progress.task(what, len(self.pixels)) as advance:
-            for start in range(0, len(self.pixels), EVALUATION_BATCH):
-                parts.append(np.asarray(forward(self.pixels[start:start + EVALUATION_BATCH]), np.float32))
-                advance(min(start + EVALUATION_BATCH, len(self.pixels)), "")
-        return np.concatenate(parts)
+        batches = (self.pixels[start:start + EVALUATION_BATCH] for start in range(0, len(self.pixels), EVALUATION_BATCH))
+        return collect(self.progress, what, len(self.pixels), lambda pixels: np.asarray(forward(pixels), np.float32), batches)
 
-    def _is_mixed(self, file: TfliteFile) -> bool:
+    def _is_mixed(self) -> bool:
         """Whether the file is an integer one with blocks left float, as its quantized run has them."""
         graph = self.chain.graph
         return graph is not None and bool(graph.float_blocks) and any(
-            tensor.dtype == "int8" and not tensor.is_constant for tensor in file.tensors)
+            tensor.dtype == "int8" and not tensor.is_constant for tensor in self.file.tensors)
 
     def _keras_forms(self) -> tuple[FoldedGraph, list[Form]]:
         chain = self.chain
@@ -242,20 +218,20 @@ class _Verification:
             self.not_comparable = f"{chain.float_run.path} is another network than {chain.subject} was made from"
         return formed or graph
 
-    def _op_gate(self, content: bytes, model: LiteRTModel, int8: bool) -> tuple[Check, ...]:
-        if not int8:
+    def _structure(self) -> tuple[Check, ...]:
+        if not self.int8:
             return ()
-        lowering = detect_lowering(parse_tflite(content))
-        problems = check_int8(content, str(self.chain.subject), model, lowering, self.chain.graph)
+        problems = check_int8(self.file, self.model, detect_lowering(self.file), self.chain.graph)
         text = "; ".join(problems) or "one clean integer graph in one XNNPACK partition"
         return (Check("op gate", not problems, text),)
 
-    def _form_elsewhere(self, name: str, run: Elsewhere, content: bytes, model: LiteRTModel, int8: bool) -> Form:
+    def _form_elsewhere(self, name: str, run: Elsewhere) -> Form:
         """The file's answers from another processor, and whether their bytes are this one's."""
-        tensors = np.concatenate([input_tensor(picture, model.input_dtype) for picture in self.pixels])
+        model, int8 = self.model, self.int8
+        tensors = pixel_tensor(self.pixels, model.input_dtype)
         with self.progress.task(name, 1) as advance, tempfile.TemporaryDirectory(prefix="mnv3-verify-") as store:
             folder = Path(store)
-            (folder / "model.tflite").write_bytes(content)
+            (folder / "model.tflite").write_bytes(self.content)
             (folder / "inputs.bin").write_bytes(tensors.tobytes())
             run(folder / "model.tflite", folder / "inputs.bin", folder / "outputs.bin")
             raw = np.fromfile(folder / "outputs.bin", model.output_dtype)
@@ -267,25 +243,23 @@ class _Verification:
         differing = int((raw != own).any(axis=1).sum())
         apart = float(np.abs(raw.astype(np.float64) - own.astype(np.float64)).max())
         close = apart <= 1 if int8 and model.output_dtype != "float32" else np.allclose(raw, own, atol=1e-3, rtol=1e-3)
-        scale, zero = model.output_quantization
-        logits = raw.astype(np.float32) if scale == 0.0 else (raw.astype(np.float32) - zero) * np.float32(scale)
+        logits = dequantize(raw, *model.output_quantization).astype(np.float32)
         text = (f"its output bytes are this machine's on {len(own) - differing} of {len(own)} pictures"
                 + (f"; the largest difference is {apart:g}" if differing else ""))
         return Form(name, str(self.chain.subject), logits, int8, checks=(Check("bytes", bool(close), text),))
 
-    def _step(self, model: LiteRTModel, forms: list[Form]) -> float:
+    def _step(self, forms: list[Form]) -> float:
         """One step of the 8-bit output, in logits; of a float file, 1/255 of the logits' range."""
         graph, ranges = self.chain.graph, self.chain.ranges
         if graph is not None and ranges:
-            return output_step(model, graph, ranges)
-        if model.output_quantization[0] > 0:
-            return float(model.output_quantization[0])
+            return output_step(self.model, graph, ranges)
+        if self.model.output_quantization[0] > 0:
+            return self.model.output_quantization[0]
         assert forms[0].logits is not None
         return max(float(np.ptp(forms[0].logits)), 1e-6) / 255
 
-    def _faults(self, content: bytes, file: TfliteFile, float_graph: FoldedGraph, forms: list[Form],
-                rungs: tuple[Rung, ...], int8: bool) -> tuple[LayerTable, list[Finding]]:
-        chain, limits, own_graph = self.chain, self.limits, self.chain.graph
+    def _faults(self, float_graph: FoldedGraph, forms: list[Form], stages: tuple[Stage, ...]) -> tuple[LayerTable, list[Finding]]:
+        chain, limits, int8, own_graph = self.chain, self.limits, self.int8, self.chain.graph
         if own_graph is not None:  # a float file has no blocks that are other than the rest
             own_graph = leave_float(own_graph, own_graph.float_blocks if int8 else ())
             float_graph = leave_float(float_graph, own_graph.float_blocks)
@@ -295,24 +269,20 @@ class _Verification:
             table = LayerTable((), self.not_comparable)
         else:
             with self.progress.task("Comparing every tensor", len(pixels)) as advance:
-                table = examine_layers(content, float_graph, own_graph, pixels, lambda done: advance(done, ""))
+                table = examine_layers(self.content, float_graph, own_graph, pixels, lambda done: advance(done, ""))
         found = checks.order_findings(forms, chain.labels) + checks.constant_findings(forms, self.labels, chain.labels)
         logits = next(form.logits for form in forms if form.name == XNNPACK)
-        assert logits is not None and rungs[0].scores is not None
+        assert logits is not None and stages[0].scores is not None
         found += checks.input_findings(table, float_graph, own_graph, pixels, logits[picked])
-        found += checks.data_findings(rungs[0].scores, chain.labels)
+        found += checks.data_findings(stages[0].scores, chain.labels)
         if table.refused:
             self.notes.append(f"no tensors are compared: {table.refused}")
         else:
-            lowering = detect_lowering(file)
-            lowered = lower(float_graph, lowering)
-            made_from = own_graph or (None if int8 else float_graph)
-            own = lower(made_from, lowering) if made_from is not None else None
-            placed = place(file, lowered)
-            assert not isinstance(placed, str)
             if int8:
                 found += checks.range_findings(table, chain.ranges, limits)
                 found += checks.noise_findings(table, limits)
-            found += checks.kernel_findings(placed, lowered, own, Constants(content, file),
+            lowering, made_from = detect_lowering(self.file), own_graph or (None if int8 else float_graph)
+            found += checks.kernel_findings(table.placed, lower(float_graph, lowering),
+                                            lower(made_from, lowering) if made_from else None, self.file,
                                             input_shift(float_graph) if int8 else None)
         return table, found

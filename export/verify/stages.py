@@ -1,6 +1,6 @@
 """The parity stages: the same pictures through every form of the network, each compared with the one before."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ XNNPACK = "TFLite, XNNPACK"
 ARM = "TFLite, emulated ARM"
 PHONE = "TFLite, device"
 AS_REFERENCE = "quantized Keras, rounded as these kernels do"
-RUNGS = (FLOAT, DEPLOY, QUANTIZED, REFERENCE, XNNPACK, ARM, PHONE)
+STAGES = (FLOAT, DEPLOY, QUANTIZED, REFERENCE, XNNPACK, ARM, PHONE)
 # Names that are printed differently from what JSON holds.
 _PRINTED = {DEPLOY: "folded network"}
 # Logits of 8 bits that differ by less than this are the same number, scaled twice.
@@ -45,7 +45,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class LogitComparison:
     """The logits of one stage beside those of another, on the same pictures.
 
     Attributes:
@@ -69,11 +69,11 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Rung:
+class Stage:
     """One form of the network.
 
     Attributes:
-        name: one of :data:`RUNGS`.
+        name: one of :data:`STAGES`.
         source: the file that it was made from.
         scores: accuracy on the pictures, None where the stage is absent.
         previous: comparison with the stage before (of both TFLite stages: with quantized Keras, where there is one);
@@ -86,8 +86,8 @@ class Rung:
     name: str
     source: str
     scores: Scores | None
-    previous: Comparison | None = None
-    to_float: Comparison | None = None
+    previous: LogitComparison | None = None
+    to_float: LogitComparison | None = None
     checks: tuple[Check, ...] = ()
     absent: str = ""
 
@@ -108,7 +108,7 @@ class Form:
     """One form of the network and its answers: what a stage is made of.
 
     Attributes:
-        name: one of :data:`RUNGS`.
+        name: one of :data:`STAGES`.
         source: the file.
         logits: float (n, classes), None where the form is absent.
         quantized: whether it computes in 8 bits.
@@ -128,7 +128,7 @@ class Form:
     expected_from: str = ""
 
 
-def compare(own: np.ndarray, other: np.ndarray, against: str, step: float, tie_steps: float) -> Comparison:
+def compare(own: np.ndarray, other: np.ndarray, against: str, step: float, tie_steps: float) -> LogitComparison:
     """Compares logits.
 
     Args:
@@ -143,74 +143,70 @@ def compare(own: np.ndarray, other: np.ndarray, against: str, step: float, tie_s
     best = np.sort(other, axis=1)
     margin = best[:, -1] - best[:, -2] if other.shape[1] > 1 else np.full(len(other), np.inf)
     ties = differs & (margin <= tie_steps * step)
-    return Comparison(
+    return LogitComparison(
         against=against, agreement=float(1 - differs.mean()),
         equal=int((difference <= _EQUAL_STEPS * step).all(axis=1).sum()), disagreements=int(differs.sum()), ties=int(ties.sum()),
         mean_steps=float(difference.mean() / step), largest_steps=float(difference.max() / step),
         share_of_range=float(difference.max() / max(float(np.ptp(other)), 1e-12)))
 
 
-def climb(forms: list[Form], labels: np.ndarray, class_names: tuple[str, ...], step: float,
-          limits: VerifyConfig) -> tuple[Rung, ...]:
+def compare_stages(forms: list[Form], labels: np.ndarray, class_names: tuple[str, ...], step: float,
+                   limits: VerifyConfig) -> tuple[Stage, ...]:
     """Compares every form with the one before it, absent ones left out, and applies the limits.
 
     Args:
-        forms: in the order of :data:`RUNGS`; the first is present.
+        forms: in the order of :data:`STAGES`; the first is present.
         labels: int (n,).
         class_names: of the logits.
         step: of the 8-bit output, in logits.
         limits: what is allowed.
     """
-    rungs: list[Rung] = []
+    stages: list[Stage] = []
     before: Form | None = None
     quantized = next((form for form in forms if form.name == QUANTIZED and form.logits is not None), None)
     first = forms[0].logits
     assert first is not None
     for form in forms:
         if form.logits is None:
-            rungs.append(Rung(form.name, form.source, None, absent=form.absent))
+            stages.append(Stage(form.name, form.source, None, absent=form.absent))
             continue
-        rung = Rung(form.name, form.source, score(form.logits, labels, class_names), checks=form.checks)
+        scores, checks = score(form.logits, labels, class_names), form.checks
+        previous = to_float = None
         if form.name == XNNPACK and quantized is not None:
             before = quantized
         if before is not None and before.logits is not None:
             other, against = (before.logits, before.name) if form.expected is None else (form.expected, form.expected_from)
             previous = compare(form.logits, other, against, step, limits.tie_steps)
             to_float = compare(form.logits, first, forms[0].name, step, limits.tie_steps)
-            rung = replace(rung, previous=previous, to_float=to_float)
-            rung = replace(rung, checks=(*_checks(rung, form, before, rungs[0], limits), *form.checks))
-        rungs.append(rung)
+            checks = (*_checks(form, before, scores, stages[0], previous, to_float, limits), *checks)
+        stages.append(Stage(form.name, form.source, scores, previous, to_float, checks))
         before = form
-    return tuple(rungs)
+    return tuple(stages)
 
 
-def _checks(rung: Rung, form: Form, before: Form, first: Rung, limits: VerifyConfig) -> list[Check]:
-    assert rung.previous is not None and rung.to_float is not None and rung.scores is not None and first.scores is not None
-    total = rung.scores.samples
-    lost = round((first.scores.top1 - rung.scores.top1) * total)
+def _checks(form: Form, before: Form, scores: Scores, first: Stage, previous: LogitComparison, to_float: LogitComparison,
+            limits: VerifyConfig) -> list[Check]:
+    assert first.scores is not None
+    total = scores.samples
+    lost = round((first.scores.top1 - scores.top1) * total)
     drop = _pictures("verify.accuracy_drop", lost, limits.accuracy_drop, total,
                      f"it loses {max(lost, 0)} of {total} right answers against {first.name}")
     if form.quantized and not before.quantized:
-        return [drop, _agreement("verify.quantized_agreement", rung.to_float, limits.quantized_agreement, total)]
-    checks = [_agreement("verify.agreement", rung.previous, limits.agreement, total)]
-    if form.quantized:
-        checks.insert(0, drop)
+        return [drop, _agreement("verify.quantized_agreement", to_float, limits.quantized_agreement, total)]
+    checks = [*([drop] if form.quantized else []), _agreement("verify.agreement", previous, limits.agreement, total)]
     if form.name == DEPLOY:
-        share = rung.previous.share_of_range
-        checks.append(Check("verify.deploy_difference", share <= limits.deploy_difference,
-                            f"the largest difference of a logit is {share:.1e} of the logits' range; allowed is "
-                            f"{limits.deploy_difference:g} (deploy_difference)"))
-    else:
-        mean = rung.previous.mean_steps
-        setting, limit = ("reference_steps", limits.reference_steps) if form.name == REFERENCE and form.expected is None else \
-            ("mean_steps", limits.mean_steps)
-        checks.append(Check(f"verify.{setting}", mean <= limit,
-                            f"a logit differs from {printed(rung.previous.against)} by {mean:.2f} steps on average, and on "
-                            f"{rung.previous.equal} of {total} pictures not at all; allowed are {limit:g} ({setting})"))
-    return checks
+        share = previous.share_of_range
+        return [*checks, Check("verify.deploy_difference", share <= limits.deploy_difference,
+                               f"the largest difference of a logit is {share:.1e} of the logits' range; allowed is "
+                               f"{limits.deploy_difference:g} (deploy_difference)")]
+    setting = "reference_steps" if form.name == REFERENCE and form.expected is None else "mean_steps"
+    mean, limit = previous.mean_steps, getattr(limits, setting)
+    return [*checks, Check(f"verify.{setting}", mean <= limit,
+                           f"a logit differs from {printed(previous.against)} by {mean:.2f} steps on average, and on "
+                           f"{previous.equal} of {total} pictures not at all; allowed are {limit:g} ({setting})")]
 
 
-def _agreement(setting: str, comparison: Comparison, limit: float, total: int) -> Check:
+def _agreement(setting: str, comparison: LogitComparison, limit: float, total: int) -> Check:
     differing = comparison.disagreements - comparison.ties
     ties = f" ({comparison.ties} more are ties)" if comparison.ties else ""
     return _pictures(setting, differing, 1 - limit, total,

@@ -9,23 +9,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mnv3_tf.data.contract import Preprocessing
     from mnv3_tf.data.datasets import open_dataset
-    from mnv3_tf.data.decode import FORMATS, PictureError, PictureFacts, inspect_picture, read_picture
+    from mnv3_tf.data.decode import PictureError, read_picture
     from mnv3_tf.data.labels import read_labels, write_labels
     from mnv3_tf.data.samples import PictureDataset, Sample, clamp_top_k, evaluation_split
     from mnv3_tf.data.scan import ScanReport, fingerprint_samples, scan_dataset
 
 _HOME = {
     "Preprocessing": "contract", "open_dataset": "datasets",
-    "FORMATS": "decode", "PictureError": "decode", "PictureFacts": "decode", "inspect_picture": "decode",
-    "read_picture": "decode",
+    "PictureError": "decode", "read_picture": "decode",
     "read_labels": "labels", "write_labels": "labels",
     "PictureDataset": "samples", "Sample": "samples", "clamp_top_k": "samples", "evaluation_split": "samples",
     "ScanReport": "scan", "fingerprint_samples": "scan", "scan_dataset": "scan",
 }
 
-__all__ = ["FORMATS", "PictureDataset", "PictureError", "PictureFacts", "Preprocessing", "Sample", "ScanReport",
-           "clamp_top_k", "evaluation_split", "fingerprint_samples", "inspect_picture", "open_dataset", "read_labels",
-           "read_picture", "scan_dataset", "write_labels"]
+__all__ = ["PictureDataset", "PictureError", "Preprocessing", "Sample", "ScanReport", "clamp_top_k", "evaluation_split",
+           "fingerprint_samples", "open_dataset", "read_labels", "read_picture", "scan_dataset", "write_labels"]
 
 
 def __getattr__(name: str) -> Any:

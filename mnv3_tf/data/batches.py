@@ -13,10 +13,12 @@ import numpy as np
 from mnv3_tf.data.contract import Preprocessing
 from mnv3_tf.data.samples import Sample
 from mnv3_tf.machine import usable_cores
+from mnv3_tf.progress import Progress
 
 EVALUATION_BATCH = 64
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 def default_workers() -> int:
@@ -24,7 +26,7 @@ def default_workers() -> int:
     return min(16, usable_cores())
 
 
-def ordered_parallel(work: Callable[[_T], object], items: Iterable[_T], workers: int, ahead: int) -> Iterator[object]:
+def ordered_parallel(work: Callable[[_T], _R], items: Iterable[_T], workers: int, ahead: int) -> Iterator[_R]:
     """``work(item)`` for each item, in order, with at most `ahead` results computed before they are asked for."""
     pending: deque[Future] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="pictures") as pool:
@@ -53,7 +55,17 @@ def contract_batches(samples: Sequence[Sample], contract: Preprocessing, batch_s
         chunk = samples[start:start + batch_size]
         return np.stack([contract.load(s.path) for s in chunk]), np.array([s.label for s in chunk], np.int64)
 
-    yield from ordered_parallel(batch, range(0, len(samples), batch_size), workers, ahead=2 * workers)  # type: ignore[misc]
+    yield from ordered_parallel(batch, range(0, len(samples), batch_size), workers, ahead=2 * workers)
+
+
+def collect(progress: Progress, what: str, total: int, work: Callable[[_T], np.ndarray], batches: Iterable[_T]) -> np.ndarray:
+    """What `work` makes of every batch, joined; `progress` is told of the rows that are done, of `total`."""
+    parts: list[np.ndarray] = []
+    with progress.task(what, total) as advance:
+        for batch in batches:
+            parts.append(work(batch))
+            advance(sum(map(len, parts)), "")
+    return np.concatenate(parts)
 
 
 class ContractPictures:

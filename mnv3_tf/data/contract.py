@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from mnv3_tf.data.decode import WHITE, Source, as_rgb, read_picture, upright
+from mnv3_tf.data.decode import WHITE, PictureSource, as_rgb, read_picture, upright
 from mnv3_tf.data.resample import INTERPOLATIONS, resample
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import plain, read_json, write_json
@@ -139,7 +139,7 @@ class Preprocessing:
         canvas.paste(resized, corner)
         return np.array(canvas)
 
-    def load(self, source: Source) -> np.ndarray:
+    def load(self, source: PictureSource) -> np.ndarray:
         """The model's input from a picture file or its bytes: uint8 (height, width, 3).
 
         Raises:

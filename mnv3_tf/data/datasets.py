@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mnv3_tf.data.folders import class_folders, open_folders, split_folders, with_validation
-from mnv3_tf.data.labels import read_labels, write_labels
 from mnv3_tf.data.lists import has_lists, open_lists
-from mnv3_tf.data.samples import PictureDataset, Sample, clamp_top_k, evaluation_split
+from mnv3_tf.data.samples import PictureDataset
 from mnv3_tf.errors import InputError
 from mnv3_tf.text import nearest
-
-__all__ = ["PictureDataset", "Sample", "clamp_top_k", "evaluation_split", "open_dataset", "read_labels", "write_labels"]
 
 LAYOUTS = """Layouts that are understood:
   train_list.txt, val_list.txt, labels.txt    a picture's path and class id a line

@@ -15,7 +15,6 @@ Nothing here holds the interpreter lock for long or shares state, so threads may
 
 import io
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +42,7 @@ _TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: 
 MAX_FILE_BYTES = 1 << 29
 WHITE = (255, 255, 255)
 
-Source = str | os.PathLike[str] | bytes
+PictureSource = str | os.PathLike[str] | bytes
 
 
 class PictureError(InputError):
@@ -63,26 +62,7 @@ class PictureError(InputError):
         return f"{self.name}: {self.reason}"
 
 
-@dataclass(frozen=True)
-class PictureFacts:
-    """What a picture file holds.
-
-    Attributes:
-        format: one of `FORMATS`.
-        mode: Pillow's mode of the file's pixels, before they become RGB.
-        size: (width, height) in pixels, upright.
-        frames: pictures in the file; the first is used.
-        notes: what was unusual, in words; empty for an ordinary picture.
-    """
-
-    format: str
-    mode: str
-    size: tuple[int, int]
-    frames: int
-    notes: tuple[str, ...] = ()
-
-
-def read_picture(source: Source, *, background: tuple[int, int, int] = WHITE, draft: tuple[int, int] | None = None,
+def read_picture(source: PictureSource, *, background: tuple[int, int, int] = WHITE, draft: tuple[int, int] | None = None,
                  name: str | None = None) -> Image.Image:
     """Decodes a picture to 8-bit RGB, upright.
 
@@ -100,21 +80,9 @@ def read_picture(source: Source, *, background: tuple[int, int, int] = WHITE, dr
     Raises:
         PictureError: the file is missing, empty, truncated, too large or no picture of an allowed format.
     """
-    name = _name_of(source, name)
-    return decode(_content_of(source, name), name, background=background, draft=draft)[0]
-
-
-def inspect_picture(source: Source, *, name: str | None = None) -> PictureFacts:
-    """Decodes a picture wholly and says what its file holds.
-
-    Raises:
-        PictureError: as `read_picture`.
-    """
-    label = _name_of(source, name)
-    facts = decode(_content_of(source, label), label)[1]
-    misnamed = name_note(label, facts.format) if name or not isinstance(source, bytes) else None
-    return PictureFacts(facts.format, facts.mode, facts.size, facts.frames,
-                        ((misnamed,) if misnamed else ()) + facts.notes)
+    name = name or ("picture" if isinstance(source, bytes) else os.fspath(source))
+    content = source if isinstance(source, bytes) else picture_bytes(source)
+    return decode(content, name, background=background, draft=draft)[0]
 
 
 def name_note(name: str | os.PathLike[str], format_name: str) -> str | None:
@@ -125,8 +93,11 @@ def name_note(name: str | os.PathLike[str], format_name: str) -> str | None:
 
 
 def decode(content: bytes, name: str, *, background: tuple[int, int, int] = WHITE,
-           draft: tuple[int, int] | None = None) -> tuple[Image.Image, PictureFacts]:
-    """Decodes the bytes of a picture: (RGB picture, facts); the facts depend on the content alone, not on `name`.
+           draft: tuple[int, int] | None = None) -> tuple[Image.Image, str, tuple[str, ...]]:
+    """Decodes the bytes of a picture; what comes of it depends on the content alone, not on `name`.
+
+    Returns:
+        The RGB picture; its format, one of `FORMATS`; and what was unusual, in words: nothing for an ordinary picture.
 
     Raises:
         PictureError: as `read_picture`; it carries `name`.
@@ -176,14 +147,6 @@ def upright(image: Image.Image) -> Image.Image:
     return turned
 
 
-def _name_of(source: Source, name: str | None) -> str:
-    return name or ("picture" if isinstance(source, bytes) else os.fspath(source))
-
-
-def _content_of(source: Source, name: str) -> bytes:
-    return source if isinstance(source, bytes) else picture_bytes(source)
-
-
 def picture_bytes(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a picture file.
 
@@ -207,7 +170,7 @@ def _too_large() -> str:
 
 
 def _decode(content: bytes, name: str, background: tuple[int, int, int],
-            draft: tuple[int, int] | None) -> tuple[Image.Image, PictureFacts]:
+            draft: tuple[int, int] | None) -> tuple[Image.Image, str, tuple[str, ...]]:
     image = _open(content, name)
     if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise PictureError(name, _too_large())
@@ -221,10 +184,10 @@ def _decode(content: bytes, name: str, background: tuple[int, int, int],
     turn = _TURNS.get(_orientation(image))  # again: a PNG's record may come after its pixels
     picture = as_rgb(image, background)
     picture = picture.transpose(turn) if turn is not None else picture
-    facts = PictureFacts(_NAMES[image.format or ""], image.mode, picture.size, frames, _notes(image, frames))
+    notes = _notes(image, frames)
     picture = picture.copy() if picture is image else picture
     picture.info.clear()
-    return picture, facts
+    return picture, _NAMES[image.format or ""], notes
 
 
 def _open(content: bytes, name: str) -> Image.Image:

@@ -4,12 +4,12 @@ import hashlib
 import json
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mnv3_tf.data.batches import ordered_parallel
 from mnv3_tf.data.decode import PictureError, decode, name_note, picture_bytes
 from mnv3_tf.data.samples import PictureDataset, Sample
 from mnv3_tf.data.scan_cache import Outcome, ScanCache, Stamp, default_cache_path
@@ -18,8 +18,6 @@ from mnv3_tf.machine import usable_cores
 from mnv3_tf.text import counted, listed
 
 TINY_CLASS = 10
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,8 @@ class ScanReport:
         conflicts: the same content under two or more labels.
         duplicates: the same content twice or more in one split, under one label.
         notes: about the scan itself, such as a damaged cache that was rebuilt.
-        fingerprints: split -> fingerprint of the class names and contents of its usable pictures; neither their names nor their
-            order matter.
+        fingerprints: split -> :func:`fingerprint_samples` of its usable pictures.
+        contents: of each usable picture, the hash of its bytes.
     """
 
     root: Path
@@ -91,6 +89,7 @@ class ScanReport:
     duplicates: tuple[DuplicateGroup, ...]
     notes: tuple[str, ...] = ()
     fingerprints: dict[str, str] = field(default_factory=dict)
+    contents: dict[Path, str] = field(default_factory=dict, repr=False)
 
     def problems(self) -> list[str]:
         """What a person should look at, a line each; empty for a clean dataset."""
@@ -106,7 +105,7 @@ class ScanReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON types."""
-        return _plain(asdict(self))
+        return {key: _plain(value) for key, value in asdict(self).items() if key != "contents"}
 
     def clean(self, dataset: PictureDataset) -> PictureDataset:
         """The dataset without its broken pictures."""
@@ -142,7 +141,7 @@ class ScanReport:
 
 
 def scan_dataset(dataset: PictureDataset, *, cache_path: str | Path | None = None, workers: int | None = None,
-                 progress: Progress | None = None) -> ScanReport:
+                 progress: Callable[[int, int], None] | None = None) -> ScanReport:
     """Decodes and hashes every picture of a dataset, in parallel, remembering results by content.
 
     Args:
@@ -158,37 +157,26 @@ def scan_dataset(dataset: PictureDataset, *, cache_path: str | Path | None = Non
     cache = ScanCache.open(default_cache_path(dataset.root) if cache_path is None else Path(cache_path))
     paths = list(dict.fromkeys(sample.path for samples in dataset.splits.values() for sample in samples))
     outcomes: dict[Path, Outcome] = {}
-    with ThreadPoolExecutor(workers or usable_cores()) as pool:
-        try:
-            step = max(1, len(paths) // 100)
-            for done, outcome in enumerate(pool.map(lambda path: _examine(path, cache), paths), 1):
-                outcomes[paths[done - 1]] = outcome
-                if progress is not None and (done % step == 0 or done == len(paths)):
-                    progress(done, len(paths))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    step = max(1, len(paths) // 100)
+    found = ordered_parallel(lambda path: _examine(path, cache), paths, workers or usable_cores(), ahead=100)
+    for done, (path, outcome) in enumerate(zip(paths, found, strict=True), 1):
+        outcomes[path] = outcome
+        if progress is not None and (done % step == 0 or done == len(paths)):
+            progress(done, len(paths))
     cache.save(outcomes)
     return _report(dataset, outcomes, tuple(cache.notes))
 
 
-def fingerprint_samples(samples: Iterable[Sample], class_names: Sequence[str]) -> str:
-    """The fingerprint that a split of exactly these pictures has (`ScanReport.fingerprints`).
+def fingerprint_samples(samples: Iterable[Sample], class_names: Sequence[str], contents: Mapping[Path, str]) -> str:
+    """SHA-256, hexadecimal, of the class names and contents of pictures; neither their names nor their order matter.
 
-    Raises:
-        PictureError: a picture cannot be read.
+    Args:
+        samples: usable pictures.
+        class_names: in the order of their labels.
+        contents: of the pictures, from a scan (`ScanReport.contents`).
     """
-    return _fingerprint((class_names[sample.label], _content_hash(picture_bytes(sample.path))) for sample in samples)
-
-
-def _fingerprint(pictures: Iterable[tuple[str, str]]) -> str:
-    """SHA-256, hexadecimal, of the sorted pairs of class name and content hash."""
-    pairs = sorted((unicodedata.normalize("NFC", name), content) for name, content in pictures)
+    pairs = sorted((unicodedata.normalize("NFC", class_names[sample.label]), contents[sample.path]) for sample in samples)
     return hashlib.sha256(json.dumps(pairs, separators=(",", ":")).encode()).hexdigest()
-
-
-def _content_hash(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _examine(path: Path, cache: ScanCache) -> Outcome:
@@ -200,64 +188,59 @@ def _examine(path: Path, cache: ScanCache) -> Outcome:
             return known
         content = picture_bytes(path)
     except PictureError as error:
-        return Outcome(None, "", error.reason, None, (), True)
+        return Outcome(None, "", error.reason)
     except OSError as error:
-        return Outcome(None, "", f"cannot be read ({error.strerror or error}).", None, (), True)
-    digest = _content_hash(content)
+        return Outcome(None, "", f"cannot be read ({error.strerror or error}).")
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
     known = cache.by_content(digest)
     if known is not None:
         return replace(known, stamp=stamp)
     try:
-        facts = decode(content, str(path))[1]
+        _, format_name, notes = decode(content, str(path))
     except PictureError as error:
-        return Outcome(stamp, digest, error.reason, None, (), True)
-    return Outcome(stamp, digest, None, facts.format, facts.notes, True)
+        return Outcome(stamp, digest, error.reason)
+    return Outcome(stamp, digest, None, format_name, notes)
 
 
 def _report(dataset: PictureDataset, outcomes: dict[Path, Outcome], notes: tuple[str, ...]) -> ScanReport:
-    places: list[tuple[Place, Outcome]] = [
-        (Place(split, dataset.class_names[sample.label], sample.path, sample.line), outcomes[sample.path])
-        for split, samples in dataset.splits.items() for sample in samples]
-    usable = [(place, outcome) for place, outcome in places if outcome.error is None]
-    counts = _usable_counts(dataset, outcomes)
-    overlaps, conflicts, duplicates = _duplicate_groups(usable)
+    broken: list[Remark] = []
+    noted: list[Remark] = []
+    same: dict[str, list[Place]] = defaultdict(list)
+    for split, samples in dataset.splits.items():
+        for sample in samples:
+            place, outcome = Place(split, dataset.class_names[sample.label], sample.path, sample.line), outcomes[sample.path]
+            if outcome.error is not None:
+                broken.append(Remark(place, outcome.error))
+                continue
+            same[outcome.content].append(place)
+            misnamed = name_note(place.path, outcome.format or "")
+            texts = [*([misnamed] if misnamed else []), *outcome.notes]
+            if texts:
+                noted.append(Remark(place, "; ".join(texts)))
+    contents = {path: outcome.content for path, outcome in outcomes.items() if outcome.error is None}
+    usable = replace(dataset, splits={split: tuple(sample for sample in samples if sample.path in contents)
+                                      for split, samples in dataset.splits.items()})
+    counts = usable.counts()
+    overlaps, conflicts, duplicates = _duplicate_groups(same)
     return ScanReport(
         root=dataset.root,
         pictures=len(outcomes),
         decoded=sum(outcome.fresh for outcome in outcomes.values()),
-        broken=tuple(Remark(place, outcome.error) for place, outcome in places if outcome.error is not None),
-        noted=tuple(Remark(place, "; ".join(texts))
-                    for place, outcome in usable if (texts := _remarks(place, outcome))),
+        broken=tuple(broken), noted=tuple(noted),
         empty_splits=tuple(split for split, classes in counts.items() if not sum(classes.values())),
         empty_classes=tuple((split, name) for split, classes in counts.items()
                             for name, count in classes.items() if not count),
         tiny_classes=tuple((name, count) for name, count in counts.get("train", {}).items() if 0 < count < TINY_CLASS),
         overlaps=overlaps, conflicts=conflicts, duplicates=duplicates, notes=notes,
-        fingerprints={split: _fingerprint((place.class_name, outcome.content) for place, outcome in usable
-                                          if place.split == split) for split in dataset.splits})
-
-
-def _usable_counts(dataset: PictureDataset, outcomes: dict[Path, Outcome]) -> dict[str, dict[str, int]]:
-    def usable(sample: Sample) -> bool:
-        return outcomes[sample.path].error is None
-
-    return replace(dataset, splits={name: tuple(filter(usable, samples))
-                                    for name, samples in dataset.splits.items()}).counts()
-
-
-def _remarks(place: Place, outcome: Outcome) -> list[str]:
-    misnamed = name_note(place.path, outcome.format or "")
-    return ([misnamed] if misnamed else []) + list(outcome.notes)
+        fingerprints={split: fingerprint_samples(samples, dataset.class_names, contents)
+                      for split, samples in usable.splits.items()}, contents=contents)
 
 
 _Groups = tuple[DuplicateGroup, ...]
 
 
-def _duplicate_groups(usable: list[tuple[Place, Outcome]]) -> tuple[_Groups, _Groups, _Groups]:
-    """(overlaps, conflicts, duplicates)"""
-    same: dict[str, list[Place]] = defaultdict(list)
-    for place, outcome in usable:
-        same[outcome.content].append(place)
+def _duplicate_groups(same: Mapping[str, list[Place]]) -> tuple[_Groups, _Groups, _Groups]:
+    """(overlaps, conflicts, duplicates), of places by content."""
     overlaps, conflicts, duplicates = [], [], []
     for content, places in same.items():
         if len(places) == 1:

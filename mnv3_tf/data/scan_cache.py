@@ -37,9 +37,9 @@ class Outcome:
     stamp: Stamp | None
     content: str
     error: str | None
-    format: str | None
-    notes: tuple[str, ...]
-    fresh: bool
+    format: str | None = None
+    notes: tuple[str, ...] = ()
+    fresh: bool = True
 
 
 def default_cache_path(root: Path) -> Path:

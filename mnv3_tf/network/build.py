@@ -8,22 +8,18 @@ of keras.applications; other published implementations are dialects of the same 
 """
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 import keras
 from keras import layers
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.network.spec import (
-    Dialect,
-    NetworkSpec,
-    ScaledBlock,
-    check_alpha,
-    head_widths,
-    scale_blocks,
-    stem_width,
-)
+from mnv3_tf.network.layer_names import block_of
+from mnv3_tf.network.plan import Part, network_parts
+from mnv3_tf.network.spec import Dialect, NetworkSpec, check_alpha
 from mnv3_tf.text import nearest
 
 SMALLEST_SIDE = 32
@@ -42,30 +38,31 @@ def build(spec: NetworkSpec, *, input_shape: Sequence[int | None], alpha: float,
         InputError: an argument is out of range; the message says what is allowed.
     """
     _check(spec, input_shape, alpha, classes, pooling, dropout)
-    builder = _Builder(spec, batchnorm_momentum)
+    parts = network_parts(spec, alpha, classes if include_top else None)
+    stem, head_conv, *top = (part for part in parts if not part.block)
+    convolution = _Convolutions(spec.dialect, batchnorm_momentum)
 
     image = x = layers.Input(tuple(input_shape), name="image")
     if include_preprocessing:
         x = _rescaling(spec.dialect)(x)
-    x = builder.conv(x, stem_width(spec, alpha), "stem_conv", kernel=3, stride=2, activation=spec.activation)
+    x = convolution(x, stem)
     stages: dict[str, Any] = {}
     stride = 2
-    for block in scale_blocks(spec, alpha):
-        if block.stride == 2:
+    for _, block in groupby((part for part in parts if part.block), key=lambda part: part.block):
+        block_parts = list(block)
+        if any(part.stride == 2 for part in block_parts):
             stages[f"stride_{stride}"] = x
             stride *= 2
-        x = builder.block(x, block)
-    before_pooling, after_pooling = head_widths(spec, alpha)
-    x = builder.conv(x, before_pooling, "head_conv", activation=spec.activation)
-    stages[f"stride_{stride}"] = x
+        x = _block(x, block_parts, convolution)
+    x = stages[f"stride_{stride}"] = convolution(x, head_conv)
 
     if include_top:
+        expand, classifier = top
         x = layers.GlobalAveragePooling2D(keepdims=True, name="head_pool")(x)
-        x = builder.conv(x, after_pooling, "head_expand", activation=spec.activation, batchnorm=False,
-                         bias=spec.dialect.head_bias)
+        x = convolution(x, expand)
         if dropout > 0:
             x = layers.Dropout(dropout, name="head_dropout")(x)
-        x = layers.Conv2D(classes, 1, padding="same", name="classifier")(x)
+        x = convolution(x, classifier)
         x = layers.Flatten(name="logits")(x)
         if classifier_activation not in (None, "linear"):
             x = layers.Activation(classifier_activation, name="predictions")(x)
@@ -73,6 +70,17 @@ def build(spec: NetworkSpec, *, input_shape: Sequence[int | None], alpha: float,
         pool = layers.GlobalAveragePooling2D if pooling == "avg" else layers.GlobalMaxPooling2D
         x = pool(name=f"{pooling}_pool")(x)
     return keras.Model(image, x, name=name or f"mobilenet_v3_{spec.name}"), stages
+
+
+@contextmanager
+def dtype_policy(policy: str) -> Iterator[None]:
+    """Builds what is built within it by this policy of Keras, whatever Keras's own is."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _rescaling(dialect: Dialect) -> keras.Layer:
@@ -83,64 +91,40 @@ def _rescaling(dialect: Dialect) -> keras.Layer:
     return layers.Rescaling(list(scale), offset=list(offset), name="rescale")
 
 
-class _Builder:
-    """Adds named layers to a functional graph."""
+class _Convolutions:
+    """Adds the layers of a convolution to a functional graph: padding, the convolution, BatchNorm and activation."""
 
-    def __init__(self, spec: NetworkSpec, batchnorm_momentum: float):
-        self._epsilon = spec.dialect.batchnorm_epsilon
-        self._symmetric = spec.dialect.symmetric_padding
-        self._momentum = batchnorm_momentum
+    def __init__(self, dialect: Dialect, batchnorm_momentum: float):
+        self._dialect, self._momentum = dialect, batchnorm_momentum
 
-    def _pad(self, x: Any, name: str, kernel: int, stride: int) -> tuple[Any, str]:
-        """The input of a convolution, and its `padding`; with stride 1, TensorFlow's SAME is symmetric anyway."""
-        if stride == 1 or not self._symmetric:
-            return x, "same"
-        return layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x), "valid"
-
-    def _normalize(self, x: Any, name: str) -> Any:
-        return layers.BatchNormalization(epsilon=self._epsilon, momentum=self._momentum, name=f"{name}_bn")(x)
-
-    def _activate(self, x: Any, activation: str | None, name: str) -> Any:
-        if activation is None:
-            return x
-        if activation == "relu":
+    def __call__(self, x: Any, part: Part) -> Any:
+        name, side, padding = part.layer, part.kernel[0], "same"
+        if part.stride > 1 and self._dialect.symmetric_padding:  # with stride 1, TensorFlow's SAME is symmetric anyway
+            x, padding = layers.ZeroPadding2D(side // 2, name=f"{name}_pad")(x), "valid"
+        settings: dict[str, Any] = {"strides": part.stride, "padding": padding, "use_bias": part.bias, "name": name}
+        if part.role == "depthwise":
+            x = layers.DepthwiseConv2D(side, depthwise_initializer="he_normal", **settings)(x)
+        else:
+            initializer = "glorot_uniform" if part.role == "classifier" else "he_normal"
+            x = layers.Conv2D(part.outputs, side, kernel_initializer=initializer, **settings)(x)
+        if part.batchnorm:
+            x = layers.BatchNormalization(epsilon=self._dialect.batchnorm_epsilon, momentum=self._momentum, name=f"{name}_bn")(x)
+        if part.activation == "relu":
             return layers.ReLU(name=f"{name}_relu")(x)
-        return layers.Activation(activation, name=f"{name}_{activation}")(x)
+        return layers.Activation(part.activation, name=f"{name}_{part.activation}")(x) if part.activation else x
 
-    def conv(self, x: Any, filters: int, name: str, *, kernel: int = 1, stride: int = 1, activation: str | None = None,
-             batchnorm: bool = True, bias: bool = True) -> Any:
-        """Convolution, BatchNorm (or, unless `bias` is false, a bias) and activation."""
-        x, padding = self._pad(x, name, kernel, stride)
-        x = layers.Conv2D(filters, kernel, strides=stride, padding=padding, use_bias=bias and not batchnorm,
-                          kernel_initializer="he_normal", name=name)(x)
-        x = self._normalize(x, name) if batchnorm else x
-        return self._activate(x, activation, name)
 
-    def depthwise(self, x: Any, block: ScaledBlock) -> Any:
-        """Depthwise convolution, BatchNorm and activation."""
-        name = f"{block.name}_depthwise"
-        x, padding = self._pad(x, name, block.kernel, block.stride)
-        x = layers.DepthwiseConv2D(block.kernel, strides=block.stride, padding=padding, use_bias=False,
-                                   depthwise_initializer="he_normal", name=name)(x)
-        return self._activate(self._normalize(x, name), block.activation, name)
-
-    def squeeze_excite(self, x: Any, block: ScaledBlock) -> Any:
-        """Gates the channels by hard_sigmoid(conv(relu(conv(mean over the map))))."""
-        gate = layers.GlobalAveragePooling2D(keepdims=True, name=f"{block.name}_se_pool")(x)
-        gate = self.conv(gate, block.squeeze or 0, f"{block.name}_se_reduce", activation="relu", batchnorm=False)
-        gate = self.conv(gate, block.expansion, f"{block.name}_se_expand", activation="hard_sigmoid", batchnorm=False)
-        return layers.Multiply(name=f"{block.name}_se_multiply")([x, gate])
-
-    def block(self, x: Any, block: ScaledBlock) -> Any:
-        """One inverted residual block."""
-        shortcut = x
-        if block.has_expand:
-            x = self.conv(x, block.expansion, f"{block.name}_expand", activation=block.activation)
-        x = self.depthwise(x, block)
-        if block.squeeze:
-            x = self.squeeze_excite(x, block)
-        x = self.conv(x, block.out, f"{block.name}_project")
-        return layers.Add(name=f"{block.name}_add")([shortcut, x]) if block.residual else x
+def _block(shortcut: Any, parts: Sequence[Part], convolution: _Convolutions) -> Any:
+    """One inverted residual block; squeeze-and-excite gates by hard_sigmoid(conv(relu(conv(mean over the map))))."""
+    name = block_of(parts[0].layer)
+    x = ungated = shortcut
+    for part in parts:
+        if part.role == "se_reduce":
+            ungated, x = x, layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_se_pool")(x)
+        x = convolution(x, part)
+        if part.role == "se_expand":
+            x = layers.Multiply(name=f"{name}_se_multiply")([ungated, x])
+    return layers.Add(name=f"{name}_add")([shortcut, x]) if parts[-1].residual else x
 
 
 def select_outputs(model: keras.Model, stages: dict[str, Any], wanted: str | Sequence[str]) -> dict[str, Any]:

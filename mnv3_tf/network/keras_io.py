@@ -1,5 +1,6 @@
 """A saved Keras model: loaded with errors that name it, saved whole or not at all, and asked for logits."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
@@ -9,6 +10,9 @@ from mnv3_tf.backend import prefers_xla
 from mnv3_tf.data.batches import EVALUATION_BATCH
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import atomic_path, read_bytes
+
+# By layer, by variable: "kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance".
+Tensors = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def load_keras(path: Path) -> keras.Model:
@@ -34,15 +38,20 @@ def save_keras(model: keras.Model, path: Path) -> None:
         model.save(temporary)
 
 
+def assign_tensors(model: keras.Model, tensors: Tensors) -> None:
+    """Sets the weights of those layers that there are tensors for; of these layers, all."""
+    for layer in model.layers:
+        for variable in layer.weights if layer.name in tensors else ():
+            variable.assign(tensors[layer.name][variable.name])
+
+
 def batch_logits(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
     """Logits float32 (n, classes) of at most :data:`EVALUATION_BATCH` pictures.
 
     Other numbers of pictures than that, or one, are filled up: each new shape would be compiled anew.
     """
-    count = len(pixels)
-    if count not in (1, EVALUATION_BATCH):
-        pixels = np.concatenate([pixels, np.zeros((EVALUATION_BATCH - count, *pixels.shape[1:]), pixels.dtype)])
-    return np.asarray(model.predict_on_batch(pixels), np.float32)[:count]
+    filled = pixels if len(pixels) == 1 else _filled(pixels)
+    return np.asarray(model.predict_on_batch(filled), np.float32)[:len(pixels)]
 
 
 def predict_all(model: keras.Model, pixels: np.ndarray) -> list[np.ndarray]:
@@ -53,9 +62,11 @@ def predict_all(model: keras.Model, pixels: np.ndarray) -> list[np.ndarray]:
     parts = []
     for start in range(0, len(pixels), EVALUATION_BATCH):
         chunk = pixels[start:start + EVALUATION_BATCH]
-        count = len(chunk)
-        if count < EVALUATION_BATCH:
-            chunk = np.concatenate([chunk, np.zeros((EVALUATION_BATCH - count, *chunk.shape[1:]), chunk.dtype)])
-        outputs = model.predict_on_batch(chunk)
-        parts.append([np.asarray(output)[:count] for output in (outputs if isinstance(outputs, list) else [outputs])])
+        outputs = model.predict_on_batch(_filled(chunk))
+        parts.append([np.asarray(out)[:len(chunk)] for out in (outputs if isinstance(outputs, list) else [outputs])])
     return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+
+
+def _filled(pixels: np.ndarray) -> np.ndarray:
+    missing = EVALUATION_BATCH - len(pixels)
+    return np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), pixels.dtype)]) if missing else pixels

@@ -39,14 +39,6 @@ def count_macs(model: keras.Model) -> int:
 
 
 def _macs(layer: keras.Layer) -> int:
-    shape = layer.output.shape[1:]
-    if isinstance(layer, keras.layers.DepthwiseConv2D):
-        height, width, channels = shape
-        return (height or 0) * (width or 0) * channels * math.prod(layer.kernel_size)
-    if isinstance(layer, keras.layers.Conv2D):
-        height, width, channels = shape
-        inputs = layer.input.shape[-1] // layer.groups
-        return (height or 0) * (width or 0) * channels * inputs * math.prod(layer.kernel_size)
-    if isinstance(layer, keras.layers.Dense):
-        return math.prod(side or 0 for side in shape) * layer.input.shape[-1]
-    return 0
+    if not isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D | keras.layers.Dense):
+        return 0
+    return math.prod(side or 0 for side in layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)

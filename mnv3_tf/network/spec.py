@@ -1,7 +1,7 @@
-"""The network as data: block tables, dialects and the arithmetic that turns a width multiplier into channel counts.
+"""The network as data: block tables, and the dialects of those who published it.
 
-Source of the tables: Howard et al., "Searching for MobileNetV3" (2019), tables 1 and 2; the minimalistic variants and the
-rounding are those of TF-slim and keras.applications.
+Source of the tables: Howard et al., "Searching for MobileNetV3" (2019), tables 1 and 2; the minimalistic variants are
+those of TF-slim and keras.applications.
 """
 
 import dataclasses
@@ -11,11 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mnv3_tf.config import ModelConfig
 from mnv3_tf.errors import InputError
 from mnv3_tf.text import nearest
 from mnv3_tf.yaml_text import read_yaml
 
 Activation = Literal["relu", "hard_swish"]
+
+# Width multipliers that somebody published weights of, and then those that anybody is likely to have; of several that give equal
+# widths, the first is meant.
+ALPHAS = (1.0, 0.75, 0.5, 0.35, 0.25, 1.25, 1.5)
+OTHER_ALPHAS = (2.0, *(alpha for alpha in (step / 20 for step in range(2, 40)) if alpha not in ALPHAS))
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,15 @@ class Dialect:
         return (tuple(1 / (255 * std) for std in self.std),
                 tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True)))
 
+    def head_grows(self, alpha: float) -> bool:
+        """Whether a width multiplier scales the channels after pooling."""
+        return self.head_scaling == "always" or (self.head_scaling == "above 1" and alpha > 1)
+
+    def computes_like(self, symmetric_padding: bool, batchnorm_epsilon: float) -> bool:
+        """Whether equal tensors give equal answers in this dialect and with such layers, on pixels normalized alike."""
+        same_epsilon = math.isclose(batchnorm_epsilon, self.batchnorm_epsilon, rel_tol=1e-3)
+        return symmetric_padding == self.symmetric_padding and same_epsilon
+
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -127,26 +142,6 @@ class NetworkSpec:
     inplanes: int = 16
     class_squeeze: int | None = None
     dialect: Dialect = KERAS
-
-
-@dataclass(frozen=True)
-class ScaledBlock:
-    """A block with the channel counts that a given alpha makes of it."""
-
-    name: str
-    input: int
-    expansion: int
-    has_expand: bool
-    squeeze: int | None
-    out: int
-    kernel: int
-    activation: Activation
-    stride: int
-
-    @property
-    def residual(self) -> bool:
-        """Whether the block's input is added to its output."""
-        return self.stride == 1 and self.input == self.out
 
 
 _RE: Activation = "relu"
@@ -200,12 +195,6 @@ SPECS: dict[str, NetworkSpec] = {
 }
 
 
-def make_divisible(value: float, divisor: int = 8) -> int:
-    """The nearest multiple of `divisor`, at least one, and never more than 10% below `value` (TF-slim's rule)."""
-    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * value else rounded
-
-
 def check_alpha(alpha: float) -> None:
     """Refuses a width multiplier that is not a positive, finite number.
 
@@ -214,56 +203,6 @@ def check_alpha(alpha: float) -> None:
     """
     if not (math.isfinite(alpha) and alpha > 0):
         raise InputError(f"alpha is {alpha}; the width multiplier must be above 0, such as 0.5, 0.75 or 1.0.")
-
-
-def scale_blocks(spec: NetworkSpec, alpha: float) -> tuple[ScaledBlock, ...]:
-    """Channel counts of every block at a width multiplier.
-
-    Args:
-        spec: the network.
-        alpha: width multiplier, > 0.
-
-    Returns:
-        One :class:`ScaledBlock` per row, named ``block_01``, ``block_02``, ...
-    """
-    scaled = []
-    dialect = spec.dialect
-    table_input, channels = spec.inplanes, stem_width(spec, alpha)
-    for number, block in enumerate(spec.blocks, start=1):
-        if dialect.expansion_from_input:
-            expansion = make_divisible(channels * (block.expansion / table_input))
-        else:
-            expansion = make_divisible(block.expansion * alpha)
-        has_expand = number > 1 or dialect.first_block_expands or block.expansion != table_input
-        if not has_expand:
-            expansion = channels
-        out = make_divisible(block.out * alpha)
-        scaled.append(ScaledBlock(
-            name=f"block_{number:02d}", input=channels, expansion=expansion, has_expand=has_expand,
-            squeeze=_squeeze_width(dialect, expansion) if block.squeeze_excite else None, out=out,
-            kernel=block.kernel, activation=block.activation, stride=block.stride))
-        table_input, channels = block.out, out
-    return tuple(scaled)
-
-
-def stem_width(spec: NetworkSpec, alpha: float) -> int:
-    """Channels of the first convolution."""
-    return make_divisible(spec.inplanes * alpha) if alpha >= spec.dialect.stem_scaled_from else spec.inplanes
-
-
-def _squeeze_width(dialect: Dialect, expansion: int) -> int:
-    return make_divisible(expansion * 0.25) if dialect.squeeze_divisible else max(1, expansion // 4)
-
-
-def head_widths(spec: NetworkSpec, alpha: float) -> tuple[int, int]:
-    """Channels of the convolutions before and after the global average pooling."""
-    dialect = spec.dialect
-    if spec.class_squeeze is not None or dialect.head_squeeze_from_table:
-        before = make_divisible((spec.class_squeeze or 6 * spec.blocks[-1].out) * alpha)
-    else:
-        before = make_divisible(make_divisible(spec.blocks[-1].out * alpha) * 6)
-    grows = dialect.head_scaling == "always" or (dialect.head_scaling == "above 1" and alpha > 1.0)
-    return before, make_divisible(spec.class_expand * alpha) if grows else spec.class_expand
 
 
 def find_spec(name: str, dialect: str = "keras") -> NetworkSpec:
@@ -293,6 +232,44 @@ def in_dialect(spec: NetworkSpec, dialect: str) -> NetworkSpec:
     return dataclasses.replace(spec, dialect=found, class_expand=found.class_expand or spec.class_expand)
 
 
+def network_spec(model: ModelConfig) -> NetworkSpec:
+    """The network that a section of the configuration describes, before alpha."""
+    spec = read_block_table(model.block_table) if model.block_table else find_spec(model.name)
+    return with_widths(in_dialect(spec, model.dialect), model.inplanes, model.class_squeeze, model.class_expand)
+
+
+def with_widths(spec: NetworkSpec, inplanes: int | None, class_squeeze: int | None, class_expand: int | None) -> NetworkSpec:
+    """The same network with other channels in stem and head; None keeps the table's."""
+    widths = {"inplanes": inplanes, "class_squeeze": class_squeeze, "class_expand": class_expand}
+    changes: dict[str, Any] = {key: width for key, width in widths.items() if width is not None}
+    return dataclasses.replace(spec, **changes)
+
+
+def with_normalization(spec: NetworkSpec, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> NetworkSpec:
+    """The same network for a stem that was trained on pixels with another normalization; `spec` itself where it is the same.
+
+    Args:
+        spec: the network.
+        mean, std: of the input's three channels as shares of 255; None for the dialect's.
+
+    Raises:
+        InputError: they are not three such numbers each.
+    """
+    own = {"mean": spec.dialect.mean, "std": spec.dialect.std}
+    changes: dict[str, Any] = {}
+    for key, values in (("mean", mean), ("std", std)):
+        if values is None:
+            continue
+        if len(values) != 3 or not all(math.isfinite(v) for v in values) or (key == "std" and min(values) <= 0):
+            raise InputError(f"{key} is {tuple(values)}; three numbers as shares of 255 are needed, such as "
+                             f"{_IMAGENET_MEAN if key == 'mean' else _IMAGENET_STD}.")
+        if max(map(abs, values)) > 10:
+            raise InputError("mean and std are shares of 255, such as 0.485, not values of 0..255; divide them by 255.")
+        if not all(math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-8) for a, b in zip(values, own[key], strict=True)):
+            changes[key] = tuple(map(float, values))
+    return dataclasses.replace(spec, dialect=dataclasses.replace(spec.dialect, **changes)) if changes else spec
+
+
 def read_block_table(path: str | Path) -> NetworkSpec:
     """Reads a user's own network from YAML.
 
@@ -311,7 +288,7 @@ def read_block_table(path: str | Path) -> NetworkSpec:
         value = fields.get(key, default)
         if value is None and key == "class_squeeze":
             return None
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not _whole(value):
             raise InputError(f"{path}, line {document.line(key)}: {key} is {value!r}; a whole number of channels is needed.")
         return value
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.quantization.calibration_check import Step
+from mnv3_tf.quantization.calibration_check import RangeGrowth
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, input_units
 from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.lowering import lower, range_rule
@@ -39,7 +39,7 @@ class Calibration:
 
     ranges: Ranges
     pictures: int
-    convergence: tuple[Step, ...] = ()
+    convergence: tuple[RangeGrowth, ...] = ()
 
 
 def calibrate(graph: FoldedGraph, batches: Iterable[np.ndarray],
@@ -79,7 +79,7 @@ def calibrate(graph: FoldedGraph, batches: Iterable[np.ndarray],
     return Calibration(ranges, pictures, _convergence(spans))
 
 
-def _convergence(spans: list[tuple[int, np.ndarray]]) -> tuple[Step, ...]:
+def _convergence(spans: list[tuple[int, np.ndarray]]) -> tuple[RangeGrowth, ...]:
     """The spans after 1, 2, 4 ... batches as shares of the last."""
     picked = [spans[2 ** i - 1] for i in range(len(spans).bit_length()) if 2 ** i <= len(spans)]
     if picked[-1][0] != spans[-1][0]:
@@ -87,7 +87,7 @@ def _convergence(spans: list[tuple[int, np.ndarray]]) -> tuple[Step, ...]:
     steps = []
     for pictures, span in picked:
         share = span / np.maximum(spans[-1][1], 1e-12)
-        steps.append(Step(pictures, float(share.min()), float(np.median(share))))
+        steps.append(RangeGrowth(pictures, float(share.min()), float(np.median(share))))
     return tuple(steps)
 
 

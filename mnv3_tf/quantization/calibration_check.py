@@ -1,8 +1,7 @@
 """The look at the pictures that calibrate: are they photos, do they cover the classes, are they held out, are they enough?"""
 
-import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ import numpy as np
 
 from mnv3_tf.data import PictureDataset, Sample
 from mnv3_tf.errors import InputError
-from mnv3_tf.files import plain_fields, read_bytes
-from mnv3_tf.text import counted
+from mnv3_tf.files import plain_fields
+from mnv3_tf.text import counted, few
 
 # Neighbours at a sixteenth of the picture's side are alike in a photo (0.5 to 0.9) and not at all in noise.
 _LEAST_LIKENESS = 0.15
@@ -20,7 +19,6 @@ _CONSTANT_DEVIATION = 1.0
 _LEAST_SHARE = 0.5
 # Ranges of half of the pictures should reach this share of the ranges of all.
 _CONVERGED = 0.85
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Content:
 
 
 @dataclass(frozen=True)
-class Step:
+class RangeGrowth:
     """How far the ranges are after some of the pictures.
 
     Attributes:
@@ -62,7 +60,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class CalibrationAudit:
+class CalibrationCheck:
     """What calibrated a quantized run.
 
     Attributes:
@@ -80,7 +78,7 @@ class CalibrationAudit:
     classes: dict[str, int]
     duplicates: tuple[tuple[str, ...], ...]
     overlaps: tuple[str, ...]
-    convergence: tuple[Step, ...]
+    convergence: tuple[RangeGrowth, ...]
     smoke: bool
 
     def remarks(self) -> list[str]:
@@ -91,13 +89,14 @@ class CalibrationAudit:
             lines.append(f"calibrated for a smoke test only: {problem}")
         missing = [name for name, count in self.classes.items() if not count]
         if missing:
-            lines.append(f"no calibration picture of {_few(missing)}: raise quantize.calibration_pictures, or add pictures")
+            lines.append(f"no calibration picture of {few(missing)}: raise quantize.calibration_pictures, or "
+                         "add pictures")
         if self.duplicates:
             lines.append(f"{counted(len(self.duplicates), 'calibration picture')} twice or more: "
-                         f"{_few([' = '.join(group) for group in self.duplicates])}")
+                         f"{few([' = '.join(group) for group in self.duplicates])}")
         if self.overlaps:
             lines.append(f"{counted(len(self.overlaps), 'calibration picture')} in a held-out split too: "
-                         f"{_few(list(self.overlaps))}")
+                         f"{few(self.overlaps)}")
         half = [step for step in self.convergence if step.pictures <= self.content.pictures / 2]
         if half and half[-1].median < _CONVERGED:
             lines.append(f"the ranges still grow: half of the pictures reach {half[-1].median:.0%} of the median range; raise "
@@ -143,13 +142,14 @@ def refuse_nonsense(content: Content, source: Path, smoke: bool) -> None:
                          "the network is for, or give --smoke where only the tools are to be tried.")
 
 
-def audit(dataset: PictureDataset, samples: Sequence[Sample], content: Content, convergence: tuple[Step, ...],
-          smoke: bool) -> CalibrationAudit:
+def check_calibration(dataset: PictureDataset, samples: Sequence[Sample], contents: Mapping[Path, str], content: Content,
+                      convergence: tuple[RangeGrowth, ...], smoke: bool) -> CalibrationCheck:
     """What can be said of the pictures that calibrate.
 
     Args:
         dataset: its other splits are looked through for the same pictures.
         samples: the pictures that calibrate.
+        contents: of every picture, from its scan (`ScanReport.contents`).
         content: measured by :func:`measure_content`.
         convergence: from calibration.
         smoke: as asked for.
@@ -157,20 +157,12 @@ def audit(dataset: PictureDataset, samples: Sequence[Sample], content: Content, 
     counts = Counter(dataset.class_names[sample.label] for sample in samples)
     same: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
-        same[_digest(sample.path)].append(sample)
-    held_out = {_digest(sample.path): (sample, split) for split, others in dataset.splits.items() if split != "train"
+        same[contents[sample.path]].append(sample)
+    held_out = {contents[sample.path]: (sample, split) for split, others in dataset.splits.items() if split != "train"
                 for sample in others}
     overlaps = [f"{group[0].path} ({held_out[digest][1]}: {held_out[digest][0].path.name})"
                 for digest, group in same.items() if digest in held_out]
-    return CalibrationAudit(
+    return CalibrationCheck(
         str(dataset.root), content, {name: counts.get(name, 0) for name in dataset.class_names},
         tuple(tuple(str(sample.path) for sample in group) for group in same.values() if len(group) > 1), tuple(overlaps),
         convergence, smoke)
-
-
-def _digest(path: Path) -> str:
-    return hashlib.blake2b(read_bytes(path), digest_size=16).hexdigest()
-
-
-def _few(items: list[str]) -> str:
-    return ", ".join(items[:_SHOWN]) + (f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")

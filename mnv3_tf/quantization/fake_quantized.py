@@ -22,20 +22,10 @@ import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper import QuantizeWrapperV2
 
 from mnv3_tf.quantization.graph import FoldedGraph
-from mnv3_tf.quantization.integer_arithmetic import Grid
-from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph, LoweredOp, range_rule
-from mnv3_tf.quantization.quantizers import (
-    BITS,
-    HardSwishGate,
-    InputUnits,
-    KernelQuantizer,
-    NativeHardSwish,
-    Negate,
-    OpConfig,
-    PaddedConv,
-    PaddedDepthwise,
-    relu6,
-)
+from mnv3_tf.quantization.integer_arithmetic import QuantParams
+from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph, LoweredOp, range_rule, walk
+from mnv3_tf.quantization.operations import compute
+from mnv3_tf.quantization.quantizers import BITS, KernelQuantizer, OpConfig, Operation
 
 Ranges = dict[str, tuple[float, float]]
 _LEAST_KERNEL = 1e-8
@@ -118,18 +108,14 @@ class LoweredNetwork:
     @tf.autograph.experimental.do_not_convert  # no layer's code depends on values; converting it takes as long as building
     def model(self) -> Any:
         """The fake-quantized network in tfmot's wrappers, tf_keras, from input units to logits; both have the same variables."""
-        graph = self.lowered.folded
+        shapes = tensor_shapes(self.lowered)
+        image = tf_keras.Input(shapes[self.lowered.ops[0].name], name="image")
         tensors: dict[str, Any] = {}
         for op in self.lowered.ops:
-            if op.kind == "input":
-                image = tf_keras.Input((graph.height, graph.width, 3), name="image")
-                layer, taken = InputUnits(name="input_units"), image
-            else:
-                layer = self._layer(op)
-                taken = [tensors[name] for name in op.inputs]
-                taken = taken[0] if len(taken) == 1 else taken
-            layer = QuantizeWrapperV2(layer, self._config(op))
-            tensors[op.name] = layer(taken)
+            kernel, _ = self._parameters.get(op.name, (None, None))
+            layer = QuantizeWrapperV2(Operation(op, shapes[op.name], None if kernel is None else kernel.numpy().shape),
+                                      self._config(op))
+            tensors[op.name] = layer([tensors[name] for name in op.inputs] or image)
             self._take_variables(op, layer)
         return tf_keras.Model(image, tensors[self.lowered.ops[-1].name])
 
@@ -139,9 +125,8 @@ class LoweredNetwork:
         The wrapper keeps the kernel, whose attribute it replaces while it computes.
         """
         if op.name in self._parameters:
-            inner = wrapper.layer
-            own = inner.depthwise_kernel if op.kind == "depthwise" else inner.kernel
-            variables = (wrapper._weight_vars[0][0] if self._has_quantized_kernel(op) else own), inner.bias
+            kernel = wrapper._weight_vars[0][0] if self._has_quantized_kernel(op) else wrapper.layer.kernel
+            variables = kernel, wrapper.layer.bias
             for variable, value in zip(variables, self._parameters[op.name], strict=True):
                 variable.assign(value.numpy())
             self._parameters[op.name] = variables
@@ -150,24 +135,6 @@ class LoweredNetwork:
             for end, value in self._ends[op.name].items():
                 own_ends[end].assign(value.numpy())
             self._ends[op.name] = own_ends
-
-    def _layer(self, op: LoweredOp) -> Any:
-        name = op.name.replace("/", "_")
-        layers = tf_keras.layers
-        if op.kind in ("conv", "depthwise"):
-            kernel = self.lowered.folded[op.source or ""].kernel
-            assert kernel is not None
-            symmetric = op.padding == "symmetric"
-            common = {"strides": op.stride, "padding": "valid" if symmetric else op.padding, "name": name,
-                      "activation": relu6 if op.activation == "relu6" else op.activation}
-            if op.kind == "depthwise":
-                return (PaddedDepthwise if symmetric else layers.DepthwiseConv2D)(kernel.shape[:2], **common)
-            return (PaddedConv if symmetric else layers.Conv2D)(kernel.shape[-1], kernel.shape[:2], **common)
-        makers: dict[str, Any] = {
-            "gate": HardSwishGate, "hard_swish": NativeHardSwish, "negate": Negate, "multiply": layers.Multiply,
-            "add": layers.Add, "flatten": layers.Flatten,
-            "pool": lambda name: layers.GlobalAveragePooling2D(keepdims=True, name=name)}
-        return makers[op.kind](name=name)
 
     def _config(self, op: LoweredOp) -> OpConfig:
         kernel = op.kind if self._has_quantized_kernel(op) else None
@@ -190,7 +157,7 @@ class LoweredNetwork:
         It matters where a kernel is next to nothing beside its bias, such as that of a gate that is always open. A weight below
         it changes the output by less than 1e-4 of the bias.
         """
-        source = next(o for o in self.lowered.ops if o.name == op.inputs[0])
+        source = self.lowered[op.inputs[0]]
         if not self.lowered.has_range(source):
             return _LEAST_KERNEL
         low, high = input_range(self.lowered.folded) if source.kind == "input" else self._given[source.name]
@@ -221,7 +188,7 @@ class LoweredNetwork:
     def _shift_of(self, op: LoweredOp) -> np.ndarray | None:
         """What a convolution's input lacks, by channel: the first one's is shifted, and perhaps negated."""
         (name,), shift = op.inputs, self._shift
-        source = next(o for o in self.lowered.ops if o.name == name)
+        source = self.lowered[name]
         if source.kind == "negate":
             (name,), shift = source.inputs, -shift
         return shift if name == self.lowered.ops[0].name else None
@@ -248,10 +215,10 @@ class LoweredNetwork:
                 found[op.name] = (kernel, bias)
         return found
 
-    def grid(self, op: LoweredOp) -> Grid:
-        """The 8-bit grid of an operation's output, as an integer file has it."""
+    def quant_params(self, op: LoweredOp) -> QuantParams:
+        """The quantization parameters of an operation's output, as an integer file has it."""
         low, high = (float(self._ends[op.name][end].numpy()) for end in ("low", "high"))
-        return Grid.of_range(low, high)
+        return QuantParams.of_range(low, high)
 
     def places(self, name: str) -> int:
         """Height times width of a tensor."""
@@ -274,8 +241,8 @@ class LoweredNetwork:
         return levels.astype(np.int64), np.rint(bias.numpy() / self._bias_steps(op)).astype(np.int64)
 
     def _bias_steps(self, op: LoweredOp) -> np.ndarray:
-        source = next(o for o in self.lowered.ops if o.name == op.inputs[0])
-        return np.maximum(self.grid(source).step * self.kernel_steps(op), 1e-30)
+        source = self.lowered[op.inputs[0]]
+        return np.maximum(self.quant_params(source).step * self.kernel_steps(op), 1e-30)
 
     def round_biases(self) -> None:
         """Moves the biases of what is quantized to an integer file's grid: multiples of input scale times kernel scale."""
@@ -296,7 +263,7 @@ class LoweredNetwork:
         """The folded network with this model's weights."""
         return self.lowered.with_weights(self.weights())
 
-    def settle(self) -> tuple[FoldedGraph, Ranges]:
+    def as_stored(self) -> tuple[FoldedGraph, Ranges]:
         """Gives weights and ranges the values that they come back with from a file, which may differ in their last bits.
 
         Returns:
@@ -333,18 +300,8 @@ class LoweredNetwork:
         return last
 
     def walk(self, inputs: Any) -> Iterator[tuple[LoweredOp, Any]]:
-        """Every operation with its output, a tensor in the lowered network's units, for inputs in input units.
-
-        A tensor is let go of when nothing takes it any more.
-        """
-        last_use = {name: op.name for op in self.lowered.ops for name in op.inputs}
-        tensors: dict[str, Any] = {}
-        for op in self.lowered.ops:
-            tensors[op.name] = self._compute(op, [tensors[name] for name in op.inputs] or [inputs])
-            yield op, tensors[op.name]
-            for name in set(op.inputs):
-                if last_use[name] == op.name:
-                    del tensors[name]
+        """Every operation with its output, a tensor in the lowered network's units, for inputs in input units."""
+        return walk(self.lowered.ops, lambda op, taken: self._compute(op, taken or [inputs]))
 
     def apply(self, op: LoweredOp, inputs: Sequence[np.ndarray]) -> np.ndarray:
         """One operation alone, on inputs in the lowered network's units."""
@@ -356,11 +313,9 @@ class LoweredNetwork:
                 kernel, bias = (_tensor(value) for value in self._parameters[op.name])
                 if op.name in self._floors:
                     kernel = KernelQuantizer(op.kind == "depthwise", self._floors[op.name])(kernel, False, {})
-                value = tf.nn.bias_add(convolve(op, inputs[0], kernel), bias)
-                if op.activation:
-                    value = {"relu": tf.nn.relu, "relu6": tf.nn.relu6}[op.activation](value)
+                value = compute(op, inputs, kernel, bias)
             else:
-                value = _PLAIN[op.kind](*(tf.convert_to_tensor(values, tf.float32) for values in inputs))
+                value = compute(op, inputs)
             if not self._has_range[op.name]:
                 return value
             low, high = (_tensor(self._ends[op.name][end]) for end in ("low", "high"))
@@ -370,25 +325,6 @@ class LoweredNetwork:
 def _tensor(value: Any) -> Any:
     """What a variable holds; while a function is traced, a constant of its graph where nothing is trained."""
     return tf.convert_to_tensor(value.numpy() if isinstance(value, _Value) else value)
-
-
-# What an operation without weights computes.
-_PLAIN: dict[str, Any] = {
-    "input": tf.identity, "gate": lambda x: tf.nn.relu6(x + 3.0), "negate": lambda x: -x,
-    "hard_swish": lambda x: x * tf.nn.relu6(x + 3.0) * (1.0 / 6.0), "multiply": lambda x, y: x * y, "add": lambda x, y: x + y,
-    "pool": lambda x: tf.reduce_mean(x, axis=(1, 2), keepdims=True),
-    "flatten": lambda x: tf.reshape(x, (-1, math.prod(x.shape[1:])))}
-
-
-def convolve(op: LoweredOp, values: Any, kernel: Any) -> Any:
-    """A convolution's sums of products, without bias."""
-    padding = op.padding.upper()
-    if op.padding == "symmetric":
-        height, width = (side // 2 for side in kernel.shape[:2])
-        values, padding = tf.pad(values, [[0, 0], [height, height], [width, width], [0, 0]]), "VALID"
-    if op.kind == "depthwise":
-        return tf.nn.depthwise_conv2d(values, kernel, (1, op.stride, op.stride, 1), padding)
-    return tf.nn.conv2d(values, kernel, op.stride, padding)
 
 
 def tensor_shapes(lowered: LoweredGraph) -> dict[str, tuple[int, ...]]:

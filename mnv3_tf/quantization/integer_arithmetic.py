@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 Constants = tuple[Any, ...]
-# A tensor that never was anything but 0 has a grid too.
+# A tensor that never was anything but 0 has a step too.
 _LEAST_RANGE = 1e-30
 # Bits by which additions are computed finer than their result.
 _XNNPACK_ADD_BITS = 20
@@ -27,8 +27,8 @@ _REFERENCE_ADD_BITS = 20
 
 
 @dataclass(frozen=True)
-class Grid:
-    """The 8-bit grid of a tensor: ``real = (level - zero_point) * step``, levels -128..127.
+class QuantParams:
+    """The quantization parameters of an 8-bit tensor: ``real = (level - zero_point) * step``, levels -128..127.
 
     Attributes:
         step: as the converter computes it; a file stores :attr:`scale`.
@@ -39,8 +39,8 @@ class Grid:
     zero_point: int
 
     @classmethod
-    def of_range(cls, low: float, high: float) -> "Grid":
-        """The grid over a range of real numbers that holds 0."""
+    def of_range(cls, low: float, high: float) -> "QuantParams":
+        """Those of a range of real numbers that holds 0."""
         step = max(high - low, _LEAST_RANGE) / 255
         return cls(step, int(np.clip(np.round(-128 - low / step), -128, 127)))
 
@@ -56,24 +56,24 @@ class Grid:
 
 
 class Arithmetic(Protocol):
-    """The kernels of a runtime. Results are not yet clipped to the output's grid."""
+    """The kernels of a runtime. Results are not yet clipped to the output's 8 bits."""
 
-    def convolving(self, source: Grid, kernel_scales: Any, output: Grid) -> Constants:
+    def convolving(self, source: QuantParams, kernel_scales: Any, output: QuantParams) -> Constants:
         """For the sums of a convolution; the kernel's scales are float32 (channels,)."""
 
-    def multiplying(self, one: Grid, other: Grid, output: Grid) -> Constants:
+    def multiplying(self, one: QuantParams, other: QuantParams, output: QuantParams) -> Constants:
         """For the product of two tensors."""
 
     def rescale(self, sums: Any, constants: Any) -> Any:
-        """Exact products or sums of them, of any float type, on the output's grid."""
+        """Exact products or sums of them, of any float type, in the output's levels."""
 
-    def adding(self, one: Grid, other: Grid, output: Grid) -> Constants:
+    def adding(self, one: QuantParams, other: QuantParams, output: QuantParams) -> Constants:
         """For the sum of two tensors."""
 
     def add(self, one: Any, other: Any, constants: Any) -> Any:
-        """The sum of two tensors, on the output's grid."""
+        """The sum of two tensors, in the output's levels."""
 
-    def averaging(self, source: Grid, output: Grid, places: int) -> Constants:
+    def averaging(self, source: QuantParams, output: QuantParams, places: int) -> Constants:
         """For the mean over so many places."""
 
     def average(self, totals: Any, constants: Any) -> Any:
@@ -83,17 +83,17 @@ class Arithmetic(Protocol):
 class Xnnpack:
     """XNNPACK's kernels for signed 8 bits, channelwise: the product with a float32 number, rounded half to even."""
 
-    def convolving(self, source: Grid, kernel_scales: Any, output: Grid) -> Constants:
+    def convolving(self, source: QuantParams, kernel_scales: Any, output: QuantParams) -> Constants:
         return (source.scale * kernel_scales / output.scale,)
 
-    def multiplying(self, one: Grid, other: Grid, output: Grid) -> Constants:
+    def multiplying(self, one: QuantParams, other: QuantParams, output: QuantParams) -> Constants:
         return (one.scale * other.scale / output.scale,)
 
     def rescale(self, sums: Any, constants: Any) -> Any:
         # By way of integers, for TensorFlow would multiply the smaller factor of a product by the constant first.
         return tf.round(tf.cast(tf.cast(sums, tf.int32), tf.float32) * constants[0])
 
-    def adding(self, one: Grid, other: Grid, output: Grid) -> Constants:
+    def adding(self, one: QuantParams, other: QuantParams, output: QuantParams) -> Constants:
         ratios = np.asarray([one.scale / output.scale, other.scale / output.scale], np.float32)
         # XNNPACK refuses what 32 bits cannot hold, and leaves it to TFLite's own kernels; it is computed here all the same.
         shift = int(np.clip(_XNNPACK_ADD_BITS - math.floor(math.log2(float(ratios.max()))), 1, 62))
@@ -106,7 +106,7 @@ class Xnnpack:
         total = tf.cast(one, first.dtype) * first + tf.cast(other, first.dtype) * second + half
         return tf.cast(tf.bitwise.right_shift(total, shift), tf.float32)
 
-    def averaging(self, source: Grid, output: Grid, places: int) -> Constants:
+    def averaging(self, source: QuantParams, output: QuantParams, places: int) -> Constants:
         scale = source.scale / output.scale * (np.float32(1) / np.float32(places))
         levels = np.float32(places * source.zero_point)
         return levels, scale, np.float32(output.zero_point) - levels * scale, np.float32(output.zero_point)
@@ -120,16 +120,16 @@ class Xnnpack:
 class Reference:
     """TFLite's reference kernels: a 32-bit fixed-point factor, the product rounded, shifted, and rounded again."""
 
-    def convolving(self, source: Grid, kernel_scales: Any, output: Grid) -> Constants:
+    def convolving(self, source: QuantParams, kernel_scales: Any, output: QuantParams) -> Constants:
         return _fixed_point(float(source.scale) * kernel_scales.astype(np.float64) / float(output.scale))
 
-    def multiplying(self, one: Grid, other: Grid, output: Grid) -> Constants:
+    def multiplying(self, one: QuantParams, other: QuantParams, output: QuantParams) -> Constants:
         return _fixed_point(one.scale * other.scale / output.scale)
 
     def rescale(self, sums: Any, constants: Any) -> Any:
         return tf.cast(_times(tf.cast(sums, tf.int64), constants), tf.float32)
 
-    def adding(self, one: Grid, other: Grid, output: Grid) -> Constants:
+    def adding(self, one: QuantParams, other: QuantParams, output: QuantParams) -> Constants:
         common = 2.0 * max(float(one.scale), float(other.scale))
         return (*_fixed_point(float(one.scale) / common), *_fixed_point(float(other.scale) / common),
                 *_fixed_point(common / (2.0 ** _REFERENCE_ADD_BITS * float(output.scale))))
@@ -140,7 +140,7 @@ class Reference:
                  for value, factor in ((one, constants[:size]), (other, constants[size:2 * size]))]
         return tf.cast(_times(finer[0] + finer[1], constants[2 * size:]), tf.float32)
 
-    def averaging(self, source: Grid, output: Grid, places: int) -> Constants:
+    def averaging(self, source: QuantParams, output: QuantParams, places: int) -> Constants:
         # The division by the number of places goes into the factor, which then has few bits behind the point: rounding twice
         # shows here.
         factor, exponent = _mantissa(float(source.scale) / float(output.scale))

@@ -12,17 +12,18 @@ import numpy as np
 import tensorflow as tf
 
 from mnv3_tf.errors import KitError
-from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, convolve
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges
 from mnv3_tf.quantization.graph import FoldedGraph
-from mnv3_tf.quantization.integer_arithmetic import KERNELS, Grid
-from mnv3_tf.quantization.lowering import LoweredGraph, LoweredOp, lower
+from mnv3_tf.quantization.integer_arithmetic import KERNELS, QuantParams
+from mnv3_tf.quantization.lowering import LoweredGraph, LoweredOp, lower, walk
+from mnv3_tf.quantization.operations import convolve
 
 Kernels = Literal["xnnpack", "reference"]
 
 # Whole numbers up to here are exact in float32.
 _EXACT = 2.0 ** 24
 # The constant of a hard-swish's gate, relu6(x + 3), as the converter stores it: level 127 of a grid over 0..3.
-_THREE = Grid.of_range(0.0, 3.0)
+_THREE = QuantParams.of_range(0.0, 3.0)
 
 
 def has_integer_form(lowered: LoweredGraph) -> bool:
@@ -51,7 +52,6 @@ class IntegerNetwork:
                            "QuantizedNetwork computes it with fake quantization.")
         self._network, self._arithmetic = network, KERNELS[kernels]
         self._ops = {op.name: op for op in network.lowered.ops}
-        self._last_use = {name: op.name for op in network.lowered.ops for name in op.inputs}
         self.refresh()
 
     def refresh(self) -> None:
@@ -59,9 +59,10 @@ class IntegerNetwork:
         self._finite = all(np.isfinite(values).all() for values in self._values())
         if not self._finite:
             return
-        self.grids: dict[str, Grid] = {}
+        self.quant_params: dict[str, QuantParams] = {}
         for op in self._ops.values():
-            self.grids[op.name] = self.grids[op.inputs[0]] if op.kind == "flatten" else self._network.grid(op)
+            self.quant_params[op.name] = (self.quant_params[op.inputs[0]] if op.kind == "flatten"
+                                          else self._network.quant_params(op))
         self._constants = {name: tuple(tf.constant(value) for value in self._prepared(op)) for name, op in self._ops.items()}
 
     def _values(self) -> Iterator[Any]:
@@ -72,10 +73,10 @@ class IntegerNetwork:
         yield from self._network.ranges().values()
 
     def _prepared(self, op: LoweredOp) -> tuple[Any, ...]:
-        """The constants of an operation; the ends of its grid are the last two."""
-        grid = self.grids[op.name]
-        inputs = [self.grids[name] for name in op.inputs]
-        ends = tuple(np.float32(end) for end in grid.ends)
+        """The constants of an operation; the ends of its output are the last two."""
+        output = self.quant_params[op.name]
+        inputs = [self.quant_params[name] for name in op.inputs]
+        ends = tuple(np.float32(end) for end in output.ends)
         arithmetic = self._arithmetic
         if op.kind in ("conv", "depthwise"):
             kernel, bias = self._network.integers(op)
@@ -83,27 +84,21 @@ class IntegerNetwork:
             reach = np.abs(kernel).sum(axis=axes) * max(-inputs[0].ends[0], inputs[0].ends[1]) + np.abs(bias)
             exact = np.float32 if reach.max() < _EXACT else np.float64
             scales = self._network.kernel_steps(op).astype(np.float32)
-            return (kernel.astype(exact), bias.astype(exact), *arithmetic.convolving(inputs[0], scales, grid), *ends)
+            return (kernel.astype(exact), bias.astype(exact), *arithmetic.convolving(inputs[0], scales, output), *ends)
         if op.kind == "multiply":
-            return (*arithmetic.multiplying(inputs[0], inputs[1], grid), *ends)
+            return (*arithmetic.multiplying(inputs[0], inputs[1], output), *ends)
         if op.kind in ("add", "gate"):
-            return (*arithmetic.adding(inputs[0], inputs[1] if op.kind == "add" else _THREE, grid), *ends)
+            return (*arithmetic.adding(inputs[0], inputs[1] if op.kind == "add" else _THREE, output), *ends)
         if op.kind == "pool":
-            return (*arithmetic.averaging(inputs[0], grid, self._network.places(op.inputs[0])), *ends)
+            return (*arithmetic.averaging(inputs[0], output, self._network.places(op.inputs[0])), *ends)
         return ()
 
     def _compute(self, centred: Any, names: Sequence[str]) -> list[Any]:
         """Some tensors, centred, from the centred input. Not in a `tf.function`: tracing it takes longer than computing."""
-        tensors: dict[str, Any] = {}
-        found = {}
-        for name, op in self._ops.items():
-            inputs = [tensors[source] for source in op.inputs]
-            tensors[name] = centred if op.kind == "input" else self._apply(op, inputs, self._constants[name])
-            if name in names:
-                found[name] = tensors[name]
-            for source in set(op.inputs):
-                if self._last_use[source] == name:
-                    del tensors[source]
+        def compute(op: LoweredOp, inputs: list[Any]) -> Any:
+            return self._apply(op, inputs, self._constants[op.name]) if inputs else centred
+
+        found = {op.name: output for op, output in walk(self._network.lowered.ops, compute) if op.name in names}
         return [found[name] for name in names]
 
     def _apply(self, op: LoweredOp, inputs: list[Any], constants: Any) -> Any:
@@ -126,7 +121,7 @@ class IntegerNetwork:
 
     def tensors(self, names: Sequence[str], pixels: np.ndarray) -> list[np.ndarray]:
         """The 8-bit levels, int8, of some operations' outputs, for pixels (n, height, width, 3) in 0..255."""
-        return [(found + self.grids[name].zero_point).astype(np.int8)
+        return [(found + self.quant_params[name].zero_point).astype(np.int8)
                 for name, found in zip(names, self._run(pixels, names), strict=True)]
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
@@ -134,7 +129,7 @@ class IntegerNetwork:
         if not self._finite:
             return np.full((len(pixels), self._network.lowered.folded.classes), np.nan, np.float32)
         last = list(self._ops)[-1]
-        return self._run(pixels, (last,))[0] * self.grids[last].scale
+        return self._run(pixels, (last,))[0] * self.quant_params[last].scale
 
     def _run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
         centred = np.asarray(pixels, np.float32) - np.float32(self._network.lowered.folded.zero_pixel)

@@ -11,8 +11,9 @@ which has no integer form, and a negated kernel.
 """
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -72,6 +73,9 @@ class LoweredGraph:
     ops: tuple[LoweredOp, ...]
     lowering: Lowering
 
+    def __getitem__(self, name: str) -> LoweredOp:
+        return next(op for op in self.ops if op.name == name)
+
     def is_float(self, op: LoweredOp) -> bool:
         """Whether an operation computes in float where the rest is quantized: it belongs to a block that is left float."""
         return op.kind not in ("input", "flatten") and block_of(op.name) in self.folded.float_blocks
@@ -108,6 +112,18 @@ class LoweredGraph:
         ops = tuple(dataclasses.replace(op, kernel=changed[op.name][0], bias=changed[op.name][1])
                     if op.name in changed else op for op in self.folded.ops)
         return dataclasses.replace(self.folded, ops=ops)
+
+
+def walk(ops: tuple[LoweredOp, ...], compute: Callable[[LoweredOp, list[Any]], Any]) -> Iterator[tuple[LoweredOp, Any]]:
+    """Every operation with what `compute` makes of the outputs before it; those are let go of when nothing takes them."""
+    last_use = {name: op.name for op in ops for name in op.inputs}
+    outputs: dict[str, Any] = {}
+    for op in ops:
+        outputs[op.name] = compute(op, [outputs[name] for name in op.inputs])
+        yield op, outputs[op.name]
+        for name in set(op.inputs):
+            if last_use[name] == op.name:
+                del outputs[name]
 
 
 def lower(graph: FoldedGraph, lowering: Lowering = "xnnpack") -> LoweredGraph:

@@ -22,7 +22,7 @@ from mnv3_tf.network.keras_io import batch_logits, load_keras
 from mnv3_tf.network.layer_names import display_name
 from mnv3_tf.progress import Progress
 from mnv3_tf.quantization.calibration import Calibration, calibrate
-from mnv3_tf.quantization.calibration_check import audit, measure_content, refuse_nonsense
+from mnv3_tf.quantization.calibration_check import check_calibration, measure_content, refuse_nonsense
 from mnv3_tf.quantization.cross_layer_equalization import equalize
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, count_values, input_units
 from mnv3_tf.quantization.fine_tuning import BestEpoch, FineTuning
@@ -30,7 +30,7 @@ from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import FoldedGraph, save_graph
 from mnv3_tf.quantization.integer_network import QuantizedNetwork
 from mnv3_tf.quantization.lowering import lower
-from mnv3_tf.quantization.weight_reconstruction import compensate
+from mnv3_tf.quantization.weight_reconstruction import reconstruct_weights
 from mnv3_tf.text import nearest
 from mnv3_tf.training.batches import TrainingBatches
 
@@ -40,7 +40,7 @@ Method = Literal["qat", "ptq"]
 DEPLOY_TOLERANCE = 1e-4
 _CHECKED_PICTURES = 64
 # Memory for the tensors of the pictures that weights are fitted on, if all of them were held.
-_COMPENSATE_BYTES = 6_000_000_000
+_RECONSTRUCTION_BYTES = 6_000_000_000
 
 
 def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: str | Path, *, method: Method = "qat",
@@ -95,14 +95,15 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
         calibration = calibrate(integer, pictures, lambda done: advance(done, ""))
     progress.say(f"activation ranges from {calibration.pictures} training pictures")
     if config.quantize.compensate_pictures:
-        integer = _compensated(integer, calibration, samples, contract, config.quantize, frozen, progress)
-    looked_at = audit(dataset, samples, content, calibration.convergence, smoke)
+        integer = _reconstructed(integer, calibration, samples, contract, config.quantize, frozen, progress)
+    looked_at = check_calibration(dataset, samples, report.contents, content, calibration.convergence, smoke)
     for line in looked_at.remarks():
         progress.say(line)
     facts: dict[str, Any] = {
         "kind": "quantized run", "method": method, "parent": run.model, "data": data_facts(dataset, report),
         "classes": list(class_names), "preprocessing": contract.fingerprint(), "config": config,
-        "calibration": {"fingerprint": fingerprint_samples(samples, dataset.class_names), "pictures": calibration.pictures},
+        "calibration": {"fingerprint": fingerprint_samples(samples, dataset.class_names, report.contents),
+                        "pictures": calibration.pictures},
         "split_stem": integer.split_stem, "deploy_form_difference": difference,
         "seeds": {"train": config.train.seed, "quantize": config.quantize.seed}}
     work = _Quantization(graph, integer, calibration, contract, class_names, dataset, config, target, progress, facts,
@@ -137,14 +138,14 @@ def _calibration_samples(samples: tuple[Sample, ...], config: QuantizeConfig) ->
     return tuple(samples[i] for i in order)
 
 
-def _compensated(graph: FoldedGraph, calibration: Calibration, samples: tuple[Sample, ...], contract: Preprocessing,
-                 config: QuantizeConfig, frozen: Collection[str], progress: Progress) -> FoldedGraph:
+def _reconstructed(graph: FoldedGraph, calibration: Calibration, samples: tuple[Sample, ...], contract: Preprocessing,
+                   config: QuantizeConfig, frozen: Collection[str], progress: Progress) -> FoldedGraph:
     """Weights that make up for 8 bits, from some of the calibration pictures."""
     lowered = lower(graph)
-    count = min(config.compensate_pictures, max(8, _COMPENSATE_BYTES // (count_values(lowered) * 4)))
+    count = min(config.compensate_pictures, max(8, _RECONSTRUCTION_BYTES // (count_values(lowered) * 4)))
     pixels = np.concatenate(list(ContractPictures(samples[:count], contract)))
     with progress.task("Fitting weights to 8 bits", len(lowered.ops) - 1) as advance:
-        return compensate(graph, calibration.ranges, pixels, kept=frozen, advance=lambda done: advance(done, ""))
+        return reconstruct_weights(graph, calibration.ranges, pixels, kept=frozen, advance=lambda done: advance(done, ""))
 
 
 class _Quantization:
@@ -208,7 +209,7 @@ class _Quantization:
 
         The loss is what is trained, without the temperature.
         """
-        stored = self.fake_quantized.settle()
+        stored = self.fake_quantized.as_stored()
         self.network.refresh()
         logits = self._logits(self.validation)
         scores = score(logits, self.validation.labels, self.class_names)

@@ -9,6 +9,9 @@ import tensorflow as tf
 import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras import quantize_config, quantizers
 
+from mnv3_tf.quantization.lowering import LoweredOp
+from mnv3_tf.quantization.operations import compute
+
 BITS = 8
 
 
@@ -82,17 +85,14 @@ class OpConfig(quantize_config.QuantizeConfig):
     def __init__(self, kernel: str | None = None, output: dict[str, Any] | None = None, kernel_floor: float = 1e-8):
         self.kernel, self.output, self.kernel_floor = kernel, output, kernel_floor
 
-    def _attribute(self) -> str:
-        return "depthwise_kernel" if self.kernel == "depthwise" else "kernel"
-
     def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
         if self.kernel is None:
             return []
-        return [(getattr(layer, self._attribute()), KernelQuantizer(self.kernel == "depthwise", self.kernel_floor))]
+        return [(layer.kernel, KernelQuantizer(self.kernel == "depthwise", self.kernel_floor))]
 
     def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
         if self.kernel is not None:
-            setattr(layer, self._attribute(), quantize_weights[0])
+            layer.kernel = quantize_weights[0]
 
     def get_activations_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
         return []
@@ -107,65 +107,24 @@ class OpConfig(quantize_config.QuantizeConfig):
         return {"kernel": self.kernel, "output": self.output, "kernel_floor": self.kernel_floor}
 
 
-class InputUnits(tf_keras.layers.Layer):
-    """Passes its input on; the place where the input is quantized."""
+class Operation(tf_keras.layers.Layer):
+    """An operation of the lowered network as a layer, for tfmot's wrapper; it computes what it computes everywhere else.
+
+    Args:
+        op: the operation.
+        shape: of its output for one picture.
+        kernel_shape: of a convolution's kernel.
+    """
+
+    def __init__(self, op: LoweredOp, shape: tuple[int, ...], kernel_shape: tuple[int, ...] | None = None):
+        super().__init__(name=op.name.replace("/", "_"))
+        self._op, self._shape = op, shape
+        self.kernel = self.bias = None
+        if kernel_shape is not None:
+            self.kernel, self.bias = self.add_weight("kernel", kernel_shape), self.add_weight("bias", shape[-1:])
 
     def call(self, inputs: Any) -> Any:
-        return tf.identity(inputs)
-
-
-class HardSwishGate(tf_keras.layers.Layer):
-    """relu6(x + 3), which the converter makes one ADD of."""
-
-    def call(self, inputs: Any) -> Any:
-        return tf.nn.relu6(inputs + 3.0)
-
-
-class Negate(tf_keras.layers.Layer):
-    """-x, which the converter leaves float."""
-
-    def call(self, inputs: Any) -> Any:
-        return -inputs
-
-
-class _SymmetricPadding:
-    """What a convolution that is built without padding needs for (kernel - 1) / 2 zeros on every side of its input."""
-
-    kernel_size: tuple[int, int]
-
-    def _padded(self, inputs: Any) -> Any:
-        height, width = (side // 2 for side in self.kernel_size)
-        return tf.pad(inputs, [[0, 0], [height, height], [width, width], [0, 0]])
+        return compute(self._op, inputs if isinstance(inputs, (list, tuple)) else [inputs], self.kernel, self.bias)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        batch, *sides, channels = tf.TensorShape(input_shape).as_list()
-        grown = [None if side is None else side + 2 * (kernel // 2)
-                 for side, kernel in zip(sides, self.kernel_size, strict=True)]
-        return super().compute_output_shape((batch, *grown, channels))  # type: ignore[misc]
-
-
-class PaddedConv(_SymmetricPadding, tf_keras.layers.Conv2D):
-    """A convolution with symmetric padding."""
-
-    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-        return super().convolution_op(self._padded(inputs), kernel)
-
-
-class PaddedDepthwise(_SymmetricPadding, tf_keras.layers.DepthwiseConv2D):
-    """A depthwise convolution with symmetric padding."""
-
-    def call(self, inputs: Any) -> Any:
-        return super().call(self._padded(inputs))
-
-
-class NativeHardSwish(tf_keras.layers.Layer):
-    """x * relu6(x + 3) / 6 in the form that the converter makes one HARD_SWISH of."""
-
-    def call(self, inputs: Any) -> Any:
-        return inputs * tf.nn.relu6(inputs + 3.0) * (1.0 / 6.0)
-
-
-@tf_keras.utils.register_keras_serializable("mnv3_tf")
-def relu6(inputs: Any) -> Any:
-    """min(max(x, 0), 6), which the converter fuses into the convolution before it."""
-    return tf.nn.relu6(inputs)
+        return None, *self._shape

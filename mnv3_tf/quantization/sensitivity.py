@@ -19,7 +19,7 @@ from mnv3_tf.network.layer_names import block_of
 from mnv3_tf.progress import Progress
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, input_range, input_units
 from mnv3_tf.quantization.graph import FoldedGraph, leave_float
-from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph, lower
+from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph, LoweredOp, lower, walk
 from mnv3_tf.quantization.quantizers import BITS
 
 _LEAST_PROBABILITY = 1e-12
@@ -138,7 +138,6 @@ class SwitchedNetwork:
         self._ends = {op.name: (low * op.tensor_factor, high * op.tensor_factor) for op in self._lowered.ops
                       if op.kind not in ("gate", "flatten")
                       for low, high in [input_range(graph) if op.kind == "input" else ranges[op.name]]}
-        self._last_use = {name: op.name for op in self._lowered.ops for name in op.inputs}
 
     def logits(self, float_blocks: Collection[str]) -> np.ndarray:
         """Logits float32 (pictures, classes) with these blocks float and all others quantized."""
@@ -146,18 +145,15 @@ class SwitchedNetwork:
         return np.concatenate([self._forward(plan, input_units(self.graph, pixels)) for pixels in self._pictures])
 
     def _forward(self, plan: LoweredGraph, inputs: np.ndarray) -> np.ndarray:
-        tensors: dict[str, Any] = {}
-        for op in plan.ops:
-            network = self._whole if plan.is_float(op) else self._rounded
-            value = network.apply(op, [tensors[name] for name in op.inputs] or [inputs])
+        def compute(op: LoweredOp, taken: list[Any]) -> Any:
+            value = (self._whole if plan.is_float(op) else self._rounded).apply(op, taken or [inputs])
             if plan.has_range(op):
                 low, high = self._ends.get(op.name, GATE_RANGE)
                 value = tf.quantization.fake_quant_with_min_max_vars(value, low, high, num_bits=BITS)
-            tensors[op.name] = value
-            for name in op.inputs:
-                if self._last_use[name] == op.name:
-                    tensors.pop(name, None)
-        return np.asarray(value, np.float32)
+            return value
+
+        *_, (_, logits) = walk(plan.ops, compute)
+        return np.asarray(logits, np.float32)
 
 
 def compare_answers(logits: np.ndarray, float_logits: np.ndarray, labels: np.ndarray) -> Answers:

@@ -14,7 +14,7 @@ import numpy as np
 
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, input_shift, input_units
 from mnv3_tf.quantization.graph import FoldedGraph
-from mnv3_tf.quantization.lowering import LoweredOp, lower
+from mnv3_tf.quantization.lowering import LoweredOp, lower, walk
 
 # Rows of the least-squares problem of a convolution, at most: pictures times places.
 _ROWS = 10_000
@@ -28,8 +28,8 @@ _DAMP = 0.01
 _LEVELS = 127
 
 
-def compensate(graph: FoldedGraph, ranges: Ranges, pixels: np.ndarray, *, kept: Collection[str] = (),
-               advance: Callable[[int], None] = lambda done: None) -> FoldedGraph:
+def reconstruct_weights(graph: FoldedGraph, ranges: Ranges, pixels: np.ndarray, *, kept: Collection[str] = (),
+                        advance: Callable[[int], None] = lambda done: None) -> FoldedGraph:
     """Chooses kernels and biases for the integer form.
 
     Args:
@@ -46,21 +46,18 @@ def compensate(graph: FoldedGraph, ranges: Ranges, pixels: np.ndarray, *, kept: 
     exact, network = LoweredNetwork(lowered, exact_input=True), LoweredNetwork(lowered, ranges)
     inputs = input_units(graph, pixels)
     first = lowered.ops[0]
-    wanted = {first.name: inputs + input_shift(graph)}
-    found = {first.name: network.apply(first, [inputs])}
-    last_use = {name: index for index, op in enumerate(lowered.ops) for name in op.inputs}
-    for index, op in enumerate(lowered.ops[1:], start=1):
+
+    def fit(op: LoweredOp, taken: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+        """What the float network has here, and what the quantized one makes with the weights that are chosen."""
+        if op is first:
+            return inputs + input_shift(graph), network.apply(op, [inputs])
         if op.kind in ("conv", "depthwise") and not lowered.is_float(op) and op.source not in kept:
-            given, right = found[op.inputs[0]], wanted[op.inputs[0]]
-            shift = input_shift(graph) if op.inputs[0] == first.name else 0.0
+            (right, given), shift = taken[0], input_shift(graph) if op.inputs[0] == first.name else 0.0
             fitted = _fit(op, given, right, *lowered.weights(op), shift=shift, floor=network.kernel_floor(op))
             network.set_weights({op.name: fitted})
-        wanted[op.name] = exact.apply(op, [wanted[name] for name in op.inputs])
-        found[op.name] = network.apply(op, [found[name] for name in op.inputs])
-        for name in op.inputs:
-            if last_use[name] == index:
-                wanted.pop(name, None)
-                found.pop(name, None)
+        return exact.apply(op, [wanted for wanted, _ in taken]), network.apply(op, [found for _, found in taken])
+
+    for index, _ in enumerate(walk(lowered.ops, fit)):
         advance(index)
     return network.folded_graph()
 

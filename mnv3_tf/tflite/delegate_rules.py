@@ -52,25 +52,11 @@ _OPEN = b"\xff\xff\xff\xff"
 
 
 @dataclass(frozen=True)
-class Details:
-    """What a rule may need beyond the structure.
-
-    Attributes:
-        options: the operator's own, as the schema unpacks them, or None.
-        data: bytes of its constant inputs, by their places.
-    """
-
-    options: Any
-    data: dict[int, bytes]
-
-
-@dataclass(frozen=True)
 class Outsider:
     """An operator that the runtime left outside, as rules look at it."""
 
     file: TfliteFile
     operator: OperatorInfo
-    details: Details | None = None
 
     @property
     def name(self) -> str:
@@ -90,32 +76,17 @@ class Outsider:
         return self.file.tensors[inputs[place]] if place < len(inputs) and inputs[place] >= 0 else None
 
     def option(self, name: str) -> Any:
-        return getattr(self.details.options, name, None) if self.details else None
+        return getattr(self.operator.options, name, None)
 
-    def data(self, place: int) -> bytes | None:
-        return self.details.data.get(place) if self.details else None
-
-
-def details(content: bytes, graph: int, operator: OperatorInfo) -> Details:
-    """Reads what rules may need of one operator of a file that :func:`mnv3_tf.tflite.file.parse_tflite` reads."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    packed = schema.Model.GetRootAs(content, 0)
-    table = packed.Subgraphs(graph)
-    data = {}
-    for place, index in enumerate(operator.inputs):
-        buffer = packed.Buffers(table.Tensors(index).Buffer()) if index >= 0 else None
-        if buffer is not None and buffer.DataLength():
-            data[place] = bytes(buffer.DataAsNumpy())
-    return Details(schema.OperatorT.InitFromObj(table.Operators(operator.index)).builtinOptions, data)
+    def data(self, place: int) -> bytes:
+        """Of a constant input at a place; empty where it is computed."""
+        tensor = self.given(place)
+        return tensor.data.tobytes() if tensor else b""
 
 
-def reason(file: TfliteFile, operator: OperatorInfo, details: Details | None = None) -> str:
-    """Why XNNPACK does not run an operator that the runtime left outside of it; "" where no rule knows.
-
-    Rules about options and constants are silent without `details`.
-    """
-    item = Outsider(file, operator, details)
+def reason(file: TfliteFile, operator: OperatorInfo) -> str:
+    """Why XNNPACK does not run an operator that the runtime left outside of it; "" where no rule knows."""
+    item = Outsider(file, operator)
     return next((said for rule in RULES if (said := rule(item))), "")
 
 
@@ -197,8 +168,7 @@ def _slice(item: Outsider) -> str:
     if len(item.file.tensors[item.operator.outputs[0]].shape) < len(item.tensors[0].shape):
         return "it drops an axis: keep it, and reshape"
     strides = item.data(3)
-    one = (1).to_bytes(4, "little")
-    if strides is not None and all(strides[at:at + 4] == one for at in range(0, len(strides), 4)):
+    if strides and strides == len(strides) // 4 * (1).to_bytes(4, "little"):
         return ""
     return "it steps over values, and XNNPACK cuts out whole blocks only"
 

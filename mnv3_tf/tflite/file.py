@@ -1,17 +1,19 @@
 """Reads a .tflite file: its tensors, operators, and what they say about how far the file is really quantized.
 
-Needs neither TensorFlow nor a run of the model: the schema that ships with `ai_edge_litert` unpacks the flatbuffer.
-The main subgraph is read unless another is asked for (image classifiers have no other); :attr:`TfliteFile.subgraph_count` says
-when there are more.
+Needs neither TensorFlow nor a run of the model: the schema that ships with `ai_edge_litert` unpacks the flatbuffer, once.
+What is read is the main graph (image classifiers have no other); :attr:`TfliteFile.others` has those of control flow and
+signatures.
 """
 
 import functools
 import hashlib
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_bytes
@@ -19,6 +21,8 @@ from mnv3_tf.files import read_bytes
 IDENTIFIER = b"TFL3"
 FLOAT_TYPES = frozenset({"float16", "float32", "float64", "bfloat16"})
 CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE"})
+TFLITE_METADATA = "TFLITE_METADATA"
+_NOTHING = np.zeros(0, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class TensorInfo:
         buffer_bytes: size of the constant data, 0 for activations.
         buffer: number of the buffer that holds the data; tensors may share one.
         is_constant: the data is in the file.
+        data: of a constant, as bytes (uint8); empty for activations.
     """
 
     index: int
@@ -49,11 +54,15 @@ class TensorInfo:
     buffer_bytes: int
     buffer: int
     is_constant: bool
+    data: np.ndarray = field(default_factory=lambda: _NOTHING, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class OperatorInfo:
-    """One operator, in order of execution. An optional input that is left out has the tensor index -1."""
+    """One operator, in order of execution. An optional input that is left out has the tensor index -1.
+
+    `options` are its own, as the schema unpacks them, or None.
+    """
 
     index: int
     name: str
@@ -63,11 +72,20 @@ class OperatorInfo:
     fused_activation: str
     is_custom: bool
     is_flex: bool
+    options: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class TfliteFile:
-    """What a .tflite file holds; `inputs` and `outputs` are the graph's own, in the order of the file."""
+    """What a .tflite file holds, or one of its graphs.
+
+    Attributes:
+        inputs, outputs: the graph's own, in the order of the file.
+        name: of the graph.
+        others: the file's other graphs; empty in each of these.
+        signatures: names.
+        metadata: name -> content of what the file carries beside the graphs.
+    """
 
     path: str
     size_bytes: int
@@ -76,7 +94,44 @@ class TfliteFile:
     outputs: tuple[TensorInfo, ...]
     tensors: tuple[TensorInfo, ...]
     operators: tuple[OperatorInfo, ...]
-    subgraph_count: int = 1
+    name: str = ""
+    others: tuple["TfliteFile", ...] = ()
+    signatures: tuple[str, ...] = ()
+    metadata: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def graphs(self) -> tuple["TfliteFile", ...]:
+        """All graphs of the file, the main one first."""
+        return self, *self.others
+
+    def stored(self, index: int) -> TensorInfo:
+        """The constant that a tensor is: itself, or what a DEQUANTIZE unpacks (weights stored as float16)."""
+        return self.tensors[unpacked_constants(self).get(index, index)]
+
+    def numbers(self, index: int) -> np.ndarray:
+        """A constant as it is stored, in its shape.
+
+        Raises:
+            InputError: its bytes are not what its shape and type need.
+        """
+        tensor = self.stored(index)
+        dtype, count = np.dtype(tensor.dtype).newbyteorder("<"), int(np.prod(tensor.shape))
+        if len(tensor.data) != count * dtype.itemsize:
+            raise InputError(f"{self.path}: tensor {tensor.index} ({tensor.name!r}) holds {len(tensor.data)} bytes where its "
+                             f"shape {tensor.shape} of {tensor.dtype} needs {count * dtype.itemsize}; sparse or packed "
+                             "constants are not read.")
+        return np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
+
+    def steps(self, index: int) -> np.ndarray | None:
+        """The size of a quantization step of a constant, broadcast along its axes; None where it is not quantized."""
+        tensor = self.stored(index)
+        return _along(tensor, tensor.scales) if tensor.scales else None
+
+    def real(self, index: int) -> np.ndarray:
+        """A constant in real numbers, in its shape: float64 where it is quantized."""
+        tensor, numbers = self.stored(index), self.numbers(index)
+        zero_points = tensor.zero_points or (0,) * len(tensor.scales)
+        return dequantize(numbers, _along(tensor, tensor.scales), _along(tensor, zero_points)) if tensor.scales else numbers
 
 
 def check_tflite_bytes(name: str | Path, content: bytes) -> None:
@@ -112,7 +167,7 @@ def read_tflite_bytes(path: str | Path) -> bytes:
 
 
 def read_tflite(path: str | Path) -> TfliteFile:
-    """Reads the structure of a .tflite file.
+    """Reads a .tflite file.
 
     Raises:
         InputError: the file is missing, empty, truncated, corrupt, or of another kind; one line that names it.
@@ -120,45 +175,48 @@ def read_tflite(path: str | Path) -> TfliteFile:
     return parse_tflite(read_tflite_bytes(path), name=path)
 
 
-def parse_tflite(content: bytes, *, name: str | Path = "model", subgraph: int = 0) -> TfliteFile:
-    """Like :func:`read_tflite`, for bytes; `name` is what errors call them, `subgraph` which of the graphs is read."""
-    from ai_edge_litert import schema_py_generated as schema
-
+def parse_tflite(content: bytes, *, name: str | Path = "model") -> TfliteFile:
+    """Like :func:`read_tflite`, for bytes; `name` is what errors call them."""
     check_tflite_bytes(name, content)
     try:
-        # Unpacks every table and vector of the file, so a cut anywhere is met here.
-        model = schema.ModelT.InitFromPackedBuf(content, 0)
-        graph = model.subgraphs[subgraph]
-        sizes = [_buffer_bytes(buffer, len(content)) for buffer in model.buffers]
-        tensors = tuple(_tensor(index, tensor, sizes) for index, tensor in enumerate(graph.tensors))
-        operators = tuple(_operator(index, operator, model.operatorCodes)
-                          for index, operator in enumerate(graph.operators))
-        inputs = tuple(tensors[index] for index in _integers(graph.inputs))
-        outputs = tuple(tensors[index] for index in _integers(graph.outputs))
+        model = unpack_model(content)
+        data = [_data(buffer, content) for buffer in model.buffers]
+        path, digest = str(name), hashlib.sha256(content).hexdigest()
+        graphs = []
+        for number, graph in enumerate(model.subgraphs):
+            tensors = tuple(_tensor(index, tensor, data) for index, tensor in enumerate(graph.tensors))
+            operators = tuple(_operator(index, operator, model.operatorCodes) for index, operator in enumerate(graph.operators))
+            inputs, outputs = (tuple(tensors[i] for i in _integers(ends)) for ends in (graph.inputs, graph.outputs))
+            graphs.append(TfliteFile(path, len(content), digest, inputs, outputs, tensors, operators,
+                                     _text(graph.name) or f"graph {number}"))
+        return replace(graphs[0], others=tuple(graphs[1:]),
+                       signatures=tuple(_text(entry.signatureKey) for entry in model.signatureDefs or ()),
+                       metadata={_text(entry.name): data[entry.buffer].tobytes() for entry in model.metadata or ()})
     except Exception as error:  # flatbuffers raises struct.error, ValueError, IndexError, TypeError and its own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{name}: the TFLite file is truncated or corrupt ({len(content)} bytes; {reason}). "
                          "Copy or convert it again.") from error
-    return TfliteFile(path=str(name), size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest(),
-                      inputs=inputs, outputs=outputs, tensors=tensors, operators=operators,
-                      subgraph_count=len(model.subgraphs))
 
 
-def constant_data(content: bytes) -> tuple[bytes, ...]:
-    """The data of every buffer of a file that :func:`parse_tflite` reads, by the buffer's number; empty for activations."""
+def unpack_model(content: bytes) -> Any:
+    """A file as the schema's `ModelT`, for what changes it; every table and vector is unpacked, so a cut anywhere is met here."""
     from ai_edge_litert import schema_py_generated as schema
 
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    return tuple(bytes(bytearray(buffer.data)) if buffer.data is not None else
-                 content[buffer.offset:buffer.offset + buffer.size] if buffer.offset > 1 else b"" for buffer in model.buffers)
+    return schema.ModelT.InitFromPackedBuf(content, 0)
 
 
-def operator_options(content: bytes, subgraph: int = 0) -> tuple[Any, ...]:
-    """The options of every operator of a file that :func:`parse_tflite` reads, as the schema unpacks them; None without."""
-    from ai_edge_litert import schema_py_generated as schema
+def dequantize(numbers: np.ndarray, scale: float | np.ndarray, zero_point: int | np.ndarray) -> np.ndarray:
+    """A tensor in real numbers, float64; scale 0 says that it holds real numbers already, which come back as they are."""
+    return numbers if np.all(scale == 0) else (numbers.astype(np.float64) - zero_point) * scale
 
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    return tuple(operator.builtinOptions for operator in model.subgraphs[subgraph].operators)
+
+def constants(file: TfliteFile) -> list[TensorInfo]:
+    """The constant tensors; of several that share a buffer, the first."""
+    seen: dict[int, TensorInfo] = {}
+    for tensor in file.tensors:
+        if tensor.is_constant:
+            seen.setdefault(tensor.buffer, tensor)
+    return list(seen.values())
 
 
 def bytes_by_dtype(file: TfliteFile) -> dict[str, int]:
@@ -166,12 +224,8 @@ def bytes_by_dtype(file: TfliteFile) -> dict[str, int]:
 
     What is left of `size_bytes` is structure: names, options, quantization parameters, metadata.
     """
-    seen: dict[int, TensorInfo] = {}
-    for tensor in file.tensors:
-        if tensor.is_constant:
-            seen.setdefault(tensor.buffer, tensor)
     totals: Counter[str] = Counter()
-    for tensor in seen.values():
+    for tensor in constants(file):
         totals[tensor.dtype] += tensor.buffer_bytes
     return dict(totals.most_common())
 
@@ -271,18 +325,27 @@ def _text(value: bytes | None) -> str:
     return (value or b"").decode("utf-8", errors="replace")
 
 
-def _buffer_bytes(buffer: Any, file_bytes: int) -> int:
-    """Size of a buffer, inside the flatbuffer or, in files above 2 GB, appended to it."""
+def _along(tensor: TensorInfo, values: Collection[float]) -> np.ndarray:
+    """One value, or one for each channel, broadcast along a tensor's axes."""
+    shape = [1] * len(tensor.shape)
+    if len(values) > 1:
+        shape[tensor.quantized_dimension] = len(values)
+    return np.reshape(np.asarray(values, np.float64), shape)
+
+
+def _data(buffer: Any, content: bytes) -> np.ndarray:
+    """Bytes of a buffer, inside the flatbuffer or, in files above 2 GB, appended to it."""
     if buffer.data is not None and len(buffer.data):
-        return len(buffer.data)
+        return np.asarray(buffer.data, np.uint8)
     if buffer.offset > 1:
-        if buffer.offset + buffer.size > file_bytes:
+        if buffer.offset + buffer.size > len(content):
             raise ValueError("a buffer ends beyond the file's end")
-        return int(buffer.size)
-    return 0
+        return np.frombuffer(content, np.uint8, int(buffer.size), int(buffer.offset))
+    return _NOTHING
 
 
-def _tensor(index: int, tensor: Any, sizes: list[int]) -> TensorInfo:
+def _tensor(index: int, tensor: Any, data: list[np.ndarray]) -> TensorInfo:
+    own = data[tensor.buffer]
     shape = _integers(tensor.shape)
     signature = _integers(tensor.shapeSignature)
     quantization = tensor.quantization
@@ -293,7 +356,7 @@ def _tensor(index: int, tensor: Any, sizes: list[int]) -> TensorInfo:
         dtype=_names("TensorType").get(tensor.type, f"type {tensor.type}").lower(), scales=scales,
         zero_points=zero_points if scales else (),
         quantized_dimension=0 if quantization is None else int(quantization.quantizedDimension),
-        buffer_bytes=sizes[tensor.buffer], buffer=int(tensor.buffer), is_constant=sizes[tensor.buffer] > 0)
+        buffer_bytes=len(own), buffer=int(tensor.buffer), is_constant=len(own) > 0, data=own)
 
 
 def _operator(index: int, operator: Any, codes: list[Any]) -> OperatorInfo:
@@ -307,4 +370,4 @@ def _operator(index: int, operator: Any, codes: list[Any]) -> OperatorInfo:
         index=index, name=custom if is_custom else _names("BuiltinOperator").get(number, f"BUILTIN_{number}"),
         version=int(code.version), inputs=_integers(operator.inputs), outputs=_integers(operator.outputs),
         fused_activation=_names("ActivationFunctionType").get(activation, str(activation)), is_custom=is_custom,
-        is_flex=is_custom and custom.startswith("Flex"))
+        is_flex=is_custom and custom.startswith("Flex"), options=operator.builtinOptions)

@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.tflite.file import check_tflite_bytes, read_tflite_bytes
+from mnv3_tf.tflite.file import check_tflite_bytes, dequantize, read_tflite_bytes
 
 DELEGATES = ("xnnpack", "none")
 # What the kit's files call their input, or the layer that quantizes it (mnv3_tf.quantization.fake_quantized): in these, int8
@@ -168,8 +170,6 @@ class LiteRTModel:
         Raises:
             InputError: wrong shape or dtype, values that are no pixel values, or a file with another input rule.
         """
-        import numpy as np
-
         values = self._pictures(pixels)
         if not self.takes_pixels:
             scale, zero_point = self.input_quantization
@@ -178,10 +178,7 @@ class LiteRTModel:
                 "not this kit's rule (int8 = pixel - 128, uint8 = pixel), so what a pixel becomes is not known here. "
                 "Use predict_real() with values in the units that it was trained on, or run_raw() with its integers.")
         self._check_pixel_values(values)
-        if self.input_dtype == "float32":
-            return self._scores(values.astype(np.float32))
-        levels = np.rint(values).astype(np.int16) - (128 if self.input_dtype == "int8" else 0)
-        return self._scores(levels.astype(self.input_dtype))
+        return self._scores(pixel_tensor(values, self.input_dtype))
 
     def predict_real(self, values: Any) -> Any:
         """Scores of inputs in the file's real units, quantized by its own scale and zero point: TFLite's own rule.
@@ -193,8 +190,6 @@ class LiteRTModel:
         Returns:
             float32 (n, classes), dequantized.
         """
-        import numpy as np
-
         real = self._pictures(values).astype(np.float32)
         if self.input_dtype == "float32":
             return self._scores(real)
@@ -211,8 +206,6 @@ class LiteRTModel:
         Raises:
             InputError: another dtype or shape; the message says scale and zero point.
         """
-        import numpy as np
-
         entry, array = self._inputs[0], np.asarray(array)
         if len(self._inputs) != 1:
             raise InputError(f"{self.name}: it has {len(self._inputs)} inputs, and run_raw takes one.")
@@ -227,8 +220,6 @@ class LiteRTModel:
 
     def fill_random(self, seed: int) -> None:
         """Fills every input with random numbers: the whole range of an integer type, 0..255 for a float one."""
-        import numpy as np
-
         random = np.random.default_rng(seed)
         for entry in self._inputs:
             dtype, shape = np.dtype(entry["dtype"]), _shape(entry)
@@ -245,13 +236,10 @@ class LiteRTModel:
         Args:
             index: the tensor's number in the file.
         """
-        import numpy as np
-
         raw = self._interpreter.get_tensor(index)
         if self._details is None:
             self._details = {int(entry["index"]): entry for entry in self._interpreter.get_tensor_details()}
-        scale, zero_point = _quantization(self._details[index])
-        return raw.astype(np.float32) if scale == 0.0 else (raw.astype(np.float32) - zero_point) * np.float32(scale)
+        return dequantize(raw, *_quantization(self._details[index])).astype(np.float32)
 
     def invoke(self) -> None:
         """Runs the graph on what the inputs hold.
@@ -265,21 +253,14 @@ class LiteRTModel:
             raise KitError(f"{self.name}: LiteRT failed to run it: {' '.join(str(error).split())}.") from error
 
     def _scores(self, data: Any) -> Any:
-        import numpy as np
-
         if len(self._outputs) != 1:
             raise InputError(f"{self.name}: it has {len(self._outputs)} outputs, and an image classifier has one.")
         raw = [self.run_raw(picture[None]).reshape(1, -1) for picture in data]
         classes = int(np.prod(self.output_shape))
         result = np.concatenate(raw) if raw else np.zeros((0, classes), self.output_dtype)
-        scale, zero_point = self.output_quantization
-        if scale == 0.0:
-            return result.astype(np.float32)
-        return (result.astype(np.float32) - zero_point) * np.float32(scale)
+        return dequantize(result, *self.output_quantization).astype(np.float32)
 
     def _pictures(self, values: Any) -> Any:
-        import numpy as np
-
         array = np.asarray(values)
         if self.input_shape[:1] != (1,):
             raise InputError(f"{self.name}: its input is {self.input_shape}. Convert it with batch 1.")
@@ -292,9 +273,7 @@ class LiteRTModel:
 
     def _check_pixel_values(self, values: Any) -> None:
         """Refuses values that cannot be pixels, so that preprocessing done twice is noticed."""
-        if values.dtype.kind == "u" and values.dtype.itemsize == 1:
-            return
-        if not values.size:
+        if values.dtype == np.uint8 or not values.size:
             return
         low, high = float(values.min()), float(values.max())
         if not (low >= 0.0 and high <= 255.0):
@@ -313,9 +292,14 @@ class LiteRTModel:
                 f"{self.input_dtype}, or let predict() take pixel values 0..255.")
 
 
-def _dtype(entry: dict[str, Any]) -> str:
-    import numpy as np
+def pixel_tensor(pixels: np.ndarray, dtype: str) -> np.ndarray:
+    """Pixel values as the input of the kit's files takes them: whole numbers for uint8, minus 128 for int8."""
+    if dtype == "float32":
+        return pixels.astype(np.float32)
+    return (np.rint(pixels).astype(np.int16) - (128 if dtype == "int8" else 0)).astype(dtype)
 
+
+def _dtype(entry: dict[str, Any]) -> str:
     return str(np.dtype(entry["dtype"]))
 
 

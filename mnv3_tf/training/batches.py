@@ -88,7 +88,7 @@ class TrainingBatches:
             return self._batch(indices, epoch, step)
 
         steps = range(first_step, self.steps_per_epoch)
-        yield from ordered_parallel(batch, steps, self._workers, ahead=2 * self._workers)  # type: ignore[misc]
+        yield from ordered_parallel(batch, steps, self._workers, ahead=2 * self._workers)
 
     def _batch(self, indices: np.ndarray, epoch: int, step: int) -> Batch:
         pixels = np.empty((len(indices), self._contract.height, self._contract.width, 3), np.uint8)

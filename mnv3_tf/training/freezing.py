@@ -12,9 +12,9 @@ import keras
 from mnv3_tf.config import Config, TrainConfig
 from mnv3_tf.errors import InputError
 from mnv3_tf.network.layer_names import block_of
-from mnv3_tf.network.spec import scale_blocks
+from mnv3_tf.network.plan import network_parts
+from mnv3_tf.network.spec import network_spec
 from mnv3_tf.text import nearest
-from mnv3_tf.weights.starting import network_spec
 
 TOP = "top"
 
@@ -106,8 +106,8 @@ def make_plan(config: Config, *, inference_batchnorm: bool = False, new_head_con
     settings, model = config.train, config.model
     if model.weights is None:
         _refuse_without_weights(settings)
-    blocks = scale_blocks(network_spec(model), model.alpha)
-    units = ("stem", *(block.name for block in blocks), *(() if new_head_conv else ("head_conv",)), TOP)
+    parts = network_parts(network_spec(model), model.alpha, 1)
+    units = tuple(dict.fromkeys(unit_of(part.layer) for part in parts if not (new_head_conv and part.role == "head_conv")))
     frozen = 0
     if settings.freeze is not None:
         if settings.freeze not in units[:-1]:

@@ -54,42 +54,40 @@ def save_state(path: Path, variables: list[Any], ema: list[np.ndarray] | None, c
         np.savez(file, **arrays)
 
 
-def read_counters(path: Path) -> Counters:
-    """Where a saved run stands.
+@dataclass(frozen=True)
+class SavedState:
+    """What :func:`save_state` wrote: values of the variables, the averaged weights (or none), and where the run stands."""
 
-    Raises:
-        InputError: the file is damaged.
-    """
-    return _read(path)[2]
+    path: Path
+    variables: list[np.ndarray]
+    ema: list[np.ndarray] | None
+    counters: Counters
 
+    @classmethod
+    def read(cls, path: Path) -> "SavedState":
+        """Reads a state.
 
-def load_state(path: Path, variables: list[Any]) -> list[np.ndarray] | None:
-    """Reads the state into `variables`.
+        Raises:
+            InputError: the file is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                variables, ema = ([archive[name] for name in sorted(archive.files) if name.startswith(kind)]
+                                  for kind in ("variable_", "ema_"))
+                return cls(path, variables, ema or None, Counters(**json.loads(archive["counters"].tobytes())))
+        except Exception as error:  # numpy, zipfile and json raise nearly anything over a damaged file
+            raise InputError(f"{path}: the saved training state cannot be read ({error}). Start again with another "
+                             "--out.") from error
 
-    Returns:
-        The averaged weights, if any.
+    def restore(self, variables: list[Any]) -> None:
+        """Gives the variables their values.
 
-    Raises:
-        InputError: the file is damaged or belongs to another network or optimizer.
-    """
-    saved, ema, _ = _read(path)
-    if [value.shape for value in saved] != [tuple(v.shape) for v in variables]:
-        raise InputError(f"{path}: the saved state belongs to another network or optimizer. "
-                         "Resume with the configuration that the run was started with, or start again with another --out; "
-                         "a float16 run of version 0.1 cannot be resumed.")
-    for variable, value in zip(variables, saved, strict=True):
-        variable.assign(value)
-    return ema or None
-
-
-def _read(path: Path) -> tuple[list[np.ndarray], list[np.ndarray], Counters]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            saved = [archive[name] for name in sorted(archive.files) if name.startswith("variable_")]
-            ema = [archive[name] for name in sorted(archive.files) if name.startswith("ema_")]
-            counters = Counters(**json.loads(archive["counters"].tobytes()))
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise InputError(f"{path}: the saved training state cannot be read ({error}). Start again with another --out.") from error
-    except Exception as error:  # zipfile.BadZipFile is not an OSError
-        raise InputError(f"{path}: the saved training state is damaged ({error}). Start again with another --out.") from error
-    return saved, ema, counters
+        Raises:
+            InputError: the state belongs to another network or optimizer.
+        """
+        if [value.shape for value in self.variables] != [tuple(v.shape) for v in variables]:
+            raise InputError(f"{self.path}: the saved state belongs to another network or optimizer. "
+                             "Resume with the configuration that the run was started with, or start again with another --out; "
+                             "a float16 run of version 0.1 cannot be resumed.")
+        for variable, value in zip(variables, self.variables, strict=True):
+            variable.assign(value)

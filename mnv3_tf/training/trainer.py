@@ -22,16 +22,17 @@ from mnv3_tf.files import atomic_path, write_json, write_text
 from mnv3_tf.interrupts import Interrupted, stop_on_signals
 from mnv3_tf.metrics import Scores, score
 from mnv3_tf.models import MobileNetV3
-from mnv3_tf.network.keras_io import batch_logits, load_keras, save_keras
+from mnv3_tf.network.build import dtype_policy
+from mnv3_tf.network.keras_io import batch_logits, save_keras
+from mnv3_tf.network.spec import network_spec, with_normalization
 from mnv3_tf.progress import Advance, Progress
 from mnv3_tf.training.batches import Batch, TrainingBatches
 from mnv3_tf.training.defaults import Choices, balanced_weights, make_optimizer, settle
 from mnv3_tf.training.distill import DistillationLoss, LabelAccuracy, TeacherAnswers, open_teacher, with_answers
-from mnv3_tf.training.first_weights import facts_of, take_over
 from mnv3_tf.training.freezing import FreezingPlan, make_plan
-from mnv3_tf.training.state import Counters, load_state, read_counters, save_state
-from mnv3_tf.weights.loading import with_their_normalization
-from mnv3_tf.weights.starting import StartingWeights, network_spec, starting_model
+from mnv3_tf.training.state import Counters, SavedState, save_state
+from mnv3_tf.training.transfer import facts_of, take_over
+from mnv3_tf.weights.starting import StartingWeights, starting_model
 
 # The averaged weights are updated once in so many steps, with the decay raised to that power.
 _EMA_EVERY = 4
@@ -106,8 +107,8 @@ class _Training:
         self.batches = TrainingBatches(
             samples, self.contract, classes, batch_size=settings.batch_size, augmentation=config.augment,
             class_weights=weights, seed=settings.seed, cache_mb=config.data.cache_mb, workers=config.data.workers)
-        resumed = run.state.exists()
-        self.counters = read_counters(run.state) if resumed else Counters(start=facts_of(start) if start else {})
+        saved = SavedState.read(run.state) if run.state.exists() else None
+        self.counters = saved.counters if saved else Counters(start=facts_of(start) if start else {})
         self.choices: Choices = settle(settings, self.batches.batch_size, self.batches.steps_per_epoch,
                                        tuned=config.model.weights is not None, folded=self.counters.start.get("folded", False))
         self.plan: FreezingPlan = make_plan(config, inference_batchnorm=self.choices.batchnorm == "frozen",
@@ -124,10 +125,10 @@ class _Training:
             self.counters.start = take_over(self.evaluation_model, start, dataset.class_names, self.plan, self.choices,
                                             self.batches, settings.epochs, progress)
             self.model.set_weights(self.evaluation_model.get_weights())
-        self.ema: list[np.ndarray] | None = None
+        self.ema: list[np.ndarray] | None = saved.ema if saved else None
         self._enter(self.counters.stage)
-        if resumed:
-            self.ema = load_state(run.state, self.variables)
+        if saved:
+            saved.restore(self.variables)
             self.progress.say(f"resuming after {self.counters.epoch} epochs and {self.counters.step} steps")
         self._validation = ContractPictures(dataset.split("val"), self.contract)
 
@@ -165,17 +166,12 @@ class _Training:
         return [*self.choices.notes, *self.plan.notes(), *(self.answers.notes if self.answers else ())]
 
     def _build(self, policy: str) -> keras.Model:
-        before = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(policy)
-        try:
-            model = self.config.model
-            return MobileNetV3(
-                with_their_normalization(network_spec(model), self.counters.start.get("normalization")),
-                input_shape=(self.contract.height, self.contract.width, 3), alpha=model.alpha,
-                classes=len(self.dataset.class_names), dropout=model.dropout,
-                batchnorm_momentum=self.choices.batchnorm_momentum)
-        finally:
-            keras.config.set_dtype_policy(before)
+        model = self.config.model
+        spec = with_normalization(network_spec(model), *(self.counters.start.get("normalization") or ()))
+        with dtype_policy(policy):
+            return MobileNetV3(spec, input_shape=(self.contract.height, self.contract.width, 3), alpha=model.alpha,
+                               classes=len(self.dataset.class_names), dropout=model.dropout,
+                               batchnorm_momentum=self.choices.batchnorm_momentum)
 
     def run(self) -> RunFolder:
         epochs, steps = self.config.train.epochs, self.batches.steps_per_epoch
@@ -251,7 +247,7 @@ class _Training:
         counters, run = self.counters, self.run_folder
         self.events.close()
         _draw_curves(run.path / "curves.png", counters.history)
-        self.evaluation_model.set_weights(load_keras(run.model).get_weights())
+        self.evaluation_model.load_weights(run.model)
         scores = {}
         for split in dict.fromkeys(["val", evaluation_split(self.dataset)]):
             pictures = self._validation if split == "val" else ContractPictures(self.dataset.split(split), self.contract)

@@ -1,7 +1,6 @@
 """Other packages' weights as a Keras model of this kit: read, checked tensor by tensor, and put in."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,17 +12,19 @@ from mnv3_tf.config import ModelConfig
 from mnv3_tf.data import Preprocessing
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import plain
-from mnv3_tf.network.spec import DIALECTS, SPECS, NetworkSpec, check_alpha, find_spec, in_dialect, read_block_table
+from mnv3_tf.network.spec import ALPHAS, SPECS, NetworkSpec, check_alpha, find_spec, network_spec, with_normalization
 from mnv3_tf.progress import Progress
 from mnv3_tf.text import nearest
-from mnv3_tf.weights.matching import ALPHAS, Variant, advice, check_fit, class_count, left_out_names, nearest_variants
+from mnv3_tf.weights.matching import Variant, advice, check_fit, class_count, nearest_variants, needed_tensors
 from mnv3_tf.weights.sources.hints import Hints, published_hints, read_hints
-from mnv3_tf.weights.sources.names import ORIGINS, Entry, source_entries
+from mnv3_tf.weights.sources.names import ORIGINS, Entry
 from mnv3_tf.weights.sources.published_names import Published, find_published_name
 
 if TYPE_CHECKING:
     import keras
 
+    from mnv3_tf.network.keras_io import Tensors
+    from mnv3_tf.weights.sources.registry import PublishedWeights
 
 # What ends like this is a file, and never the name of published weights.
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".pdparams", ".h5", ".hdf5", ".keras", ".tflite", ".json", ".pkl", ".ckpt")
@@ -155,82 +156,92 @@ def import_tensors(tensors: Mapping[str, np.ndarray], path: Path, origin: str, *
                    mean: Sequence[float] | None = None, std: Sequence[float] | None = None, table: str | Path | None = None,
                    dropout: float = 0.2, hints: Hints | None = None) -> Imported:
     """:func:`import_weights` for tensors that are read already, by their names in the file `path`."""
-    hints = hints or Hints()
+    from mnv3_tf.network.keras_io import assign_tensors
+
     notes: list[str] = []
-    hints = _fitting_hints(origin, hints, model_name, dialect, notes)
-    published = _published(origin, model_name, hints if dialect is None else Hints(), notes)
+    published, hints = _by_name(origin, model_name, dialect, hints or Hints(), notes)
     if model_name and published is not None:
         own = (name, alpha) if table is None else (None, None)  # with a table, the name says the dialect alone
         _refuse_others(f"--model-name {model_name}", published, *own, dialect)
     known = [key for key, given, found in (("mean", mean, hints.mean), ("std", std, hints.std)) if given is None and found]
     if known:
         notes.append(f"{' and '.join(known)} of the input {'are' if len(known) > 1 else 'is'} as {hints.found_in} says")
-    spec, alpha, settings = _settle(tensors, path, origin, name, alpha, _dialect(path, origin, dialect, published), published,
-                                    table, notes)
-    found = class_count(origin, spec, tensors)
-    entries = source_entries(origin, spec, alpha, found, tensors, dropout)
-    full = entries if found is not None else source_entries(origin, spec, alpha, 1, tensors)
-    left_out = left_out_names(origin, full, entries, tensors)
-    check_fit(path, entries, tensors, Variant(origin, (spec.dialect.name,), spec.name, alpha, 0, 0), left_out)
+    dialect = _dialect(path, origin, dialect, published)
+    settings = _find_network(tensors, path, origin, name, alpha, dialect, published, table, notes)
+    spec = network_spec(settings)
+    found, entries, left_out, values = _fit(tensors, path, origin, spec, settings.alpha, dropout)
     labels = check_labels(path, found, classes, labels if labels is not None else hints.labels)
     if found is None:
         notes.append("the file has no classifier: the model ends in the last feature map")
     spec = with_normalization(spec, mean or hints.mean, std or hints.std)
-    model = build(spec, alpha, found, input_size, dropout)
-    assign(model, {entry.target: entry.convert(tensors[entry.source]) for entry in entries})
-    preprocessing = hints.preprocessing(model.input_shape[1], model.input_shape[2])
+    model = build(spec, settings.alpha, found, input_size, dropout)
+    assign_tensors(model, values)
+    rows = (ImportedTensor(entry.source, entry.source_shape, entry.target, entry.shape, entry.transform) for entry in entries)
     return Imported(
         model=model, source=path, origin=origin, settings=dataclasses.replace(settings, dropout=dropout),
         include_top=found is not None, classes=found, labels=labels, mean=spec.dialect.mean, std=spec.dialect.std,
-        preprocessing=preprocessing, tensors=tuple(_row(entry) for entry in entries), left_out=left_out, notes=tuple(notes),
+        preprocessing=hints.preprocessing(*model.input_shape[1:3]), tensors=tuple(rows), left_out=left_out, notes=tuple(notes),
         facts={"model_name": model_name or hints.model_name, "licence": hints.licence, "top1": hints.top1})
+
+
+def published_tensors(entry: "PublishedWeights", progress: Progress | None = None) -> tuple[Path, "Tensors"]:
+    """The file of published weights, downloaded where it is not there yet, and its tensors by layer and variable.
+
+    Raises:
+        InputError: the file is damaged.
+        KitError: the download failed.
+    """
+    from mnv3_tf.weights.formats.read import read_source
+    from mnv3_tf.weights.sources.registry import fetch
+
+    path = fetch(entry, progress)
+    origin, spec = entry.dialect.removesuffix("_tf"), find_spec(entry.network, entry.dialect)
+    return path, _fit(read_source(path).tensors, path, origin, spec, entry.alpha)[-1]
+
+
+def _fit(tensors: Mapping[str, np.ndarray], path: Path, origin: str, spec: NetworkSpec, alpha: float, dropout: float = 0.2
+         ) -> tuple[int | None, tuple[Entry, ...], tuple[str, ...], dict[str, dict[str, np.ndarray]]]:
+    """Of tensors that fit a network: its classes, what it takes and what it leaves of them, and its values."""
+    classes = class_count(origin, spec, tensors)
+    entries, left_out = needed_tensors(origin, spec, alpha, classes, tensors, dropout)
+    check_fit(path, entries, tensors, Variant(origin, (spec.dialect.name,), spec.name, alpha), left_out)
+    values: dict[str, dict[str, np.ndarray]] = {}
+    for entry in entries:
+        layer, _, variable = entry.target.partition("/")
+        values.setdefault(layer, {})[variable] = entry.convert(tensors[entry.source])
+    return classes, entries, left_out, values
 
 
 def build(spec: NetworkSpec, alpha: float, classes: int | None, input_size: int | Sequence[int],
           dropout: float = 0.2) -> "keras.Model":
     """The network in float32, whatever Keras's own policy is; without a head where `classes` is None."""
-    import keras
-
     from mnv3_tf.network.build import build as build_network
+    from mnv3_tf.network.build import dtype_policy
 
     height, width = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
-        model, _ = build_network(spec, input_shape=(height, width, 3), alpha=alpha, classes=classes or 1,
-                                 include_top=classes is not None, dropout=dropout)
-        return model
-    finally:
-        keras.config.set_dtype_policy(policy)
+    with dtype_policy("float32"):
+        return build_network(spec, input_shape=(height, width, 3), alpha=alpha, classes=classes or 1,
+                             include_top=classes is not None, dropout=dropout)[0]
 
 
-def assign(model: "keras.Model", values: Mapping[str, np.ndarray]) -> None:
-    """Sets every variable of a model.
-
-    Args:
-        model: with weights in some layers.
-        values: ``layer/variable`` -> value; one for each variable, and no other.
-    """
-    variables = {f"{layer.name}/{weight.name}": weight for layer in model.layers for weight in layer.weights}
-    if set(variables) != set(values):
-        raise ValueError(f"variables and values differ: {sorted(set(variables) ^ set(values))[:5]}")
-    for target, variable in variables.items():
-        variable.assign(values[target])
-
-
-def _fitting_hints(origin: str, hints: Hints, model_name: str | None, dialect: str | None, notes: list[str]) -> Hints:
-    """The hints, or none of them where they are of another network than the user says: who asks knows better."""
-    if hints.model_name is None or not (model_name or dialect):
-        return hints
+def _by_name(origin: str, model_name: str | None, dialect: str | None, hints: Hints,
+             notes: list[str]) -> tuple[Published | None, Hints]:
+    """The network that a name means, the user's or the one that lies in or beside the file; and the hints, or none of them where
+    they are of another network than the user says: who asks knows better."""
+    published = find_published_name(origin, model_name) if model_name else None
+    if hints.model_name is None:
+        return published, hints
+    if published is None and dialect is None:
+        notes.append(f"{hints.found_in} calls it {hints.model_name}")
+        return find_published_name(origin, hints.model_name), hints
     try:
         found = find_published_name(origin, hints.model_name)
     except InputError:  # no name of that package, which says nothing against the user's
-        return hints
-    agrees = found == find_published_name(origin, model_name) if model_name else found.dialect == dialect
-    if agrees:
-        return hints
+        return published, hints
+    if found == published if published else found.dialect == dialect:
+        return published, hints
     notes.append(f"{hints.found_in} is of {hints.model_name}, another network than was asked for, so nothing was taken from it")
-    return Hints()
+    return published, Hints()
 
 
 def _refuse_others(what: str, published: Published, name: str | None, alpha: float | None, dialect: str | None) -> None:
@@ -240,17 +251,6 @@ def _refuse_others(what: str, published: Published, name: str | None, alpha: flo
         if given is not None and given != own:
             raise InputError(f"{option} {given}: {what} is {published.name} at alpha {published.alpha:g} in the dialect "
                              f"{published.dialect}. Leave {option} out.")
-
-
-def _published(origin: str, model_name: str | None, hints: Hints, notes: list[str]) -> Published | None:
-    """The network that a name means: the user's, or the one that lies in or beside the file."""
-    if model_name:
-        return find_published_name(origin, model_name)
-    if hints.model_name is None:
-        return None
-    published = find_published_name(origin, hints.model_name)
-    notes.append(f"{hints.found_in} calls it {hints.model_name}")
-    return published
 
 
 def _dialect(path: Path, origin: str, dialect: str | None, published: Published | None) -> str:
@@ -268,17 +268,15 @@ def _dialect(path: Path, origin: str, dialect: str | None, published: Published 
     return allowed[0]
 
 
-def _settle(tensors: Mapping[str, np.ndarray], path: Path, origin: str, name: str | None, alpha: float | None, dialect: str,
-            published: Published | None, table: str | Path | None,
-            notes: list[str]) -> tuple[NetworkSpec, float, ModelConfig]:
-    """Network and alpha: as given, as the package's name says, or as the shapes say."""
+def _find_network(tensors: Mapping[str, np.ndarray], path: Path, origin: str, name: str | None, alpha: float | None,
+                  dialect: str, published: Published | None, table: str | Path | None, notes: list[str]) -> ModelConfig:
+    """The network: as given, as the package's name says, or as the shapes say."""
     if alpha is not None:
         check_alpha(alpha)
     if table is not None:
-        spec = in_dialect(read_block_table(table), dialect)
-        alpha = 1.0 if alpha is None else alpha
         # The settings keep a built-in name, which the table outranks.
-        return spec, alpha, ModelConfig(block_table=str(Path(table).resolve()), alpha=alpha, dialect=dialect)  # type: ignore[arg-type]
+        return ModelConfig(block_table=str(Path(table).resolve()), alpha=1.0 if alpha is None else alpha,
+                           dialect=dialect)  # type: ignore[arg-type]
     if name is not None and name not in SPECS:
         find_spec(name)  # says which there are
     if published is not None:
@@ -287,31 +285,14 @@ def _settle(tensors: Mapping[str, np.ndarray], path: Path, origin: str, name: st
         fitting = [variant for variant in nearest_variants(tensors, [origin]) if not variant.problems
                    and name in (None, variant.name) and alpha in (None, variant.alpha)]
         if len(fitting) != 1:
-            wanted = Variant(origin, (dialect,), name or "any network", alpha or 1.0, 0, 0)
+            wanted = Variant(origin, (dialect,), name or "any network", alpha or 1.0)
             several = "" if not fitting else f" The shapes are of {' and of '.join(v.words for v in fitting)}; say which."
             raise InputError(f"{path}: the tensors do not say which network they are of.{several} "
                              f"{advice(tensors, wanted) if not fitting else ''}\nGive --model ({', '.join(SPECS)}) and --alpha "
-                             f"(such as {', '.join(f'{a:g}' for a in ALPHAS)}).")
+                             f"(such as {', '.join(f'{a:g}' for a in sorted(ALPHAS))}).")
         name, alpha = fitting[0].name, fitting[0].alpha
         notes.append(f"the shapes are those of {fitting[0].words}")
-    return find_spec(name, dialect), alpha, ModelConfig(name=name, alpha=alpha, dialect=dialect)  # type: ignore[arg-type]
-
-
-def with_normalization(spec: NetworkSpec, mean: Sequence[float] | None, std: Sequence[float] | None) -> NetworkSpec:
-    """The same network for a stem that was trained on pixels with another normalization."""
-    if mean is None and std is None:
-        return spec
-    changes: dict[str, tuple[float, ...]] = {}
-    for key, values in (("mean", mean), ("std", std)):
-        if values is None:
-            continue
-        if len(values) != 3 or not all(math.isfinite(v) for v in values) or (key == "std" and min(values) <= 0):
-            raise InputError(f"{key} is {tuple(values)}; three numbers as shares of 255 are needed, such as "
-                             f"{DIALECTS['torchvision'].mean if key == 'mean' else DIALECTS['torchvision'].std}.")
-        changes[key] = tuple(float(v) for v in values)
-    if any(max(map(abs, values)) > 10 for values in changes.values()):
-        raise InputError("mean and std are shares of 255, such as 0.485, not values of 0..255; divide them by 255.")
-    return dataclasses.replace(spec, dialect=dataclasses.replace(spec.dialect, **changes))  # type: ignore[arg-type]
+    return ModelConfig(name=name, alpha=alpha, dialect=dialect)  # type: ignore[arg-type]
 
 
 def check_labels(path: Path, found: int | None, classes: int | None, labels: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -324,7 +305,3 @@ def check_labels(path: Path, found: int | None, classes: int | None, labels: Seq
         raise InputError(f"{path}: has {found} classes, but {len(labels)} class names are given. Give the names that it was "
                          "trained with, in the order of its outputs.")
     return tuple(labels)
-
-
-def _row(entry: Entry) -> ImportedTensor:
-    return ImportedTensor(entry.source, entry.source_shape, entry.target, entry.shape, entry.transform)

@@ -9,18 +9,13 @@ import numpy as np
 
 from mnv3_tf.config import ModelConfig
 from mnv3_tf.errors import InputError
-from mnv3_tf.network.spec import DIALECTS, SPECS, NetworkSpec, find_spec, in_dialect
-from mnv3_tf.weights.expected import BATCHNORM, Shape, expected_shapes
+from mnv3_tf.network.plan import Shape, expected_shapes
+from mnv3_tf.network.spec import ALPHAS, DIALECTS, OTHER_ALPHAS, SPECS, Dialect, NetworkSpec, find_spec, in_dialect, network_spec
+from mnv3_tf.text import counted, listed
 from mnv3_tf.weights.sources.names import ORIGINS, Entry, is_bookkeeping, source_entries
 
 if TYPE_CHECKING:
     import keras
-
-ALPHAS = (0.25, 0.35, 0.5, 0.75, 1.0, 1.25, 1.5)
-# Looked at after the published ones, of which it could otherwise be said that they are not the only ones that fit.
-_FINE_ALPHAS = tuple(round(0.05 * step, 2) for step in range(2, 41) if round(0.05 * step, 2) not in ALPHAS)
-_NAMED = 20
-_HEAD = ("head_expand", "classifier")
 
 
 @dataclass(frozen=True)
@@ -39,8 +34,8 @@ class Variant:
     dialects: tuple[str, ...]
     name: str
     alpha: float
-    fits: int
-    problems: int
+    fits: int = 0
+    problems: int = 0
 
     @property
     def words(self) -> str:
@@ -60,44 +55,31 @@ def class_count(origin: str, spec: NetworkSpec, tensors: Mapping[str, np.ndarray
     return int(bias.shape[0]) if bias is not None and bias.ndim == 1 and bias.size else None
 
 
-def find_problems(entries: Sequence[Entry], tensors: Mapping[str, np.ndarray], left_out: Iterable[str] = ()) -> list[str]:
-    """What keeps the tensors from being the ones that are needed, a line a tensor; none where they are.
+def needed_tensors(origin: str, spec: NetworkSpec, alpha: float, classes: int | None, tensors: Mapping[str, np.ndarray],
+                   dropout: float = 0.2) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
+    """What a network takes of a file.
 
-    Args:
-        entries: from :func:`source_entries`.
-        tensors: the file's, by name.
-        left_out: names that are known, and not needed.
+    Args: as for :func:`mnv3_tf.weights.sources.names.source_entries`; `tensors` are the file's, by name.
+
+    Returns:
+        Its entries, and the names of those tensors that no prediction depends on: what the package keeps beside the weights, and,
+        where there is no classifier, the convolution before it.
     """
-    wanted = {entry.source for entry in entries}
-    known = {*wanted, *left_out}
-    lines = [line for entry in entries if (line := _shape_problem(entry, tensors.get(entry.source)))]
-    return lines + [f"{name}: shape {_text(tensor.shape)}, which this network has no place for"
-                    for name, tensor in tensors.items() if name not in known]
-
-
-def find_bad_values(entries: Sequence[Entry], tensors: Mapping[str, np.ndarray]) -> list[str]:
-    """Tensors with values that no trained network has: not finite, or variances below zero; a line each."""
-    lines = []
-    for entry in entries:
-        tensor = tensors[entry.source]
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is said
-            values = np.asarray(tensor).astype(np.float32)
-        broken = int(values.size - np.isfinite(values).sum())
-        if broken:
-            lines.append(f"{entry.source}: {broken} of {values.size} values are not finite (NaN, or infinite in float32)")
-        elif entry.target.endswith("/moving_variance") and values.min() < 0:
-            lines.append(f"{entry.source}: {int((values < 0).sum())} of {values.size} variances are negative "
-                         f"(the least is {float(values.min()):g})")
-    return lines
+    entries = source_entries(origin, spec, alpha, classes, tensors, dropout)
+    head = set()
+    if classes is None:
+        whole = source_entries(origin, spec, alpha, 1, tensors)
+        head = {entry.source for entry in whole if entry.target.startswith("head_expand/")} - {entry.source for entry in entries}
+    return entries, tuple(name for name in tensors if name in head or is_bookkeeping(origin, name))
 
 
 def check_fit(source: Any, entries: Sequence[Entry], tensors: Mapping[str, np.ndarray], wanted: Variant,
               left_out: Iterable[str] = ()) -> None:
-    """Refuses tensors that are not the network's, or that no network can have.
+    """Refuses tensors that are not the network's, or that no network can have: not finite, or variances below zero.
 
     Args:
         source: the file, for messages.
-        entries: from :func:`source_entries`.
+        entries: from :func:`needed_tensors`, and so `left_out`.
         tensors: the file's, by name.
         wanted: what the entries are of.
         left_out: names that are known, and not needed.
@@ -105,11 +87,14 @@ def check_fit(source: Any, entries: Sequence[Entry], tensors: Mapping[str, np.nd
     Raises:
         InputError: names up to 20 tensors, what is wrong with each, and the variant that fits or is nearest.
     """
-    problems = find_problems(entries, tensors, left_out)
+    known = {*left_out, *(entry.source for entry in entries)}
+    problems = [line for entry in entries if (line := _shape_problem(entry, tensors.get(entry.source)))]
+    problems += [f"{name}: shape {tensor.shape}, which this network has no place for"
+                 for name, tensor in tensors.items() if name not in known]
     if problems:
         raise InputError(f"{source}: these are not the weights of {wanted.words} as {wanted.origin} saves them "
                          f"(dialect {wanted.dialects[0]}). {_listing(problems)}\n{advice(tensors, wanted)}")
-    problems = find_bad_values(entries, tensors)
+    problems = [line for entry in entries if (line := _value_problem(entry, tensors[entry.source]))]
     if problems:
         raise InputError(f"{source}: the file is damaged, or its training had gone wrong. {_listing(problems)}\n"
                          "Fetch or save the file again.")
@@ -142,7 +127,7 @@ def nearest_variants(tensors: Mapping[str, np.ndarray], origins: Iterable[str] =
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     origins = tuple(origin for origin in origins if _looks_like(origin, tensors))
     found: list[Variant] = []
-    for alphas in (ALPHAS, _FINE_ALPHAS):
+    for alphas in (ALPHAS, OTHER_ALPHAS):
         found += [variant for origin in origins for variant in _variants(origin, tensors, shapes, alphas)]
         exact = [variant for variant in found if not variant.problems]
         if exact:
@@ -151,94 +136,71 @@ def nearest_variants(tensors: Mapping[str, np.ndarray], origins: Iterable[str] =
     return [best] if best is not None and best.fits else []
 
 
-def left_out_names(origin: str, entries: Sequence[Entry], headless: Sequence[Entry],
-                   tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """Tensors of a file that no prediction of the imported network depends on.
-
-    Args:
-        origin: a key of :data:`mnv3_tf.weights.sources.names.ORIGINS`.
-        entries: with a head.
-        headless: those that are imported.
-        tensors: the file's, by name.
-
-    Returns:
-        What the package keeps beside the weights; and, where there is no classifier, the convolution before it.
-    """
-    imported = {entry.source for entry in headless}
-    head = {entry.source for entry in entries if entry.target.partition("/")[0] == "head_expand"} - imported
-    return tuple(name for name in tensors if name in head or is_bookkeeping(origin, name))
-
-
 def identify(model: "keras.Model") -> ModelConfig:
     """The settings of a network that :func:`mnv3_tf.MobileNetV3` built, by its layers, where there is no card.
 
     Args:
-        model: with the layer names of this kit.
+        model: with the layer names of this kit. Without `head_conv` it is a feature extractor, whose layers from the stem to the
+            last block are looked at.
 
     Returns:
-        Settings whose network has the same layers. Of dialects that make equal networks (keras and timm_tf at alpha 1), the
-        first one.
+        Settings whose network has the same layers. Of dialects that make equal layers (keras and timm_tf at alpha 1), one with
+        the model's normalization, else the first: a normalization of no dialect is one that was given on import.
 
     Raises:
         InputError: no network of the built-in tables has these layers.
     """
+    layers = {layer.name: layer for layer in model.layers}
     shapes = {f"{layer.name}/{weight.name}": tuple(weight.shape) for layer in model.layers for weight in layer.weights}
+    whole = "head_conv" in layers
+    if not whole:
+        shapes = {name: shape for name, shape in shapes.items() if name.startswith(("stem_", "block_"))}
     kernel = shapes.get("classifier/kernel")
     classes = kernel[3] if kernel is not None and len(kernel) == 4 else None
-    layers = {layer.name: layer for layer in model.layers}
     dropout = float(layers["head_dropout"].rate) if "head_dropout" in layers else (0.0 if classes else 0.2)
-    # A normalization of no dialect is one that was given on import; then padding and epsilon decide.
-    fitting = sorted((name for name in DIALECTS if same_details(layers, name)),
-                     key=lambda name: not same_normalization(layers, name))
+    fitting = sorted((name for name, dialect in DIALECTS.items() if same_details(layers, dialect)),
+                     key=lambda name: not _same_normalization(layers, DIALECTS[name]))
     for config in _candidates(shapes, fitting):
-        if expected_shapes(_spec_of(config), config.alpha, classes) == shapes:
+        expected = expected_shapes(network_spec(config), config.alpha, classes)
+        if shapes == {name: shape for name, shape in expected.items() if whole or not name.startswith("head_")}:
             return dataclasses.replace(config, dropout=dropout)
-    raise InputError(f"{model.name}: its layers are not those of {', '.join(SPECS)} at any alpha from 0.1 to 2 in any dialect "
-                     f"({', '.join(DIALECTS)}). Give the card that was written beside the model, or its own block table.")
+    raise InputError(f"{model.name}: its layers are not {'those' if whole else 'the blocks'} of {', '.join(SPECS)} at any alpha "
+                     f"from 0.1 to 2 in any dialect ({', '.join(DIALECTS)}). Give the card that was written beside the model, or "
+                     "its own block table.")
 
 
 def _candidates(shapes: Mapping[str, Shape], dialects: Sequence[str]) -> Iterator[ModelConfig]:
     """Every built-in network, as it is and then with the widths of stem and head that the layers have."""
-    variants: list[Any] = [(name, dialect, alpha) for alpha in (*ALPHAS, *_FINE_ALPHAS) for dialect in dialects for name in SPECS]
+    variants: list[Any] = [(name, dialect, alpha) for alpha in (*ALPHAS, *OTHER_ALPHAS) for dialect in dialects for name in SPECS]
     for name, dialect, alpha in variants:
         yield ModelConfig(name=name, dialect=dialect, alpha=alpha)
     stem, expand = shapes.get("stem_conv/kernel"), shapes.get("head_expand/kernel")
     before = shapes.get("head_conv/kernel")
     for name, dialect, alpha in variants:
         config = ModelConfig(name=name, dialect=dialect, alpha=alpha)
-        own = expected_shapes(_spec_of(config), alpha, 1)
+        own = expected_shapes(network_spec(config), alpha, 1)
         changes: dict[str, Any] = {}
         if stem is not None and stem != own["stem_conv/kernel"]:
             changes["inplanes"] = round(stem[3] / alpha) if alpha >= DIALECTS[dialect].stem_scaled_from else stem[3]
         if before is not None and before[3] != own["head_conv/kernel"][3]:
             changes["class_squeeze"] = round(before[3] / alpha)
         if expand is not None and expand[3] != own["head_expand/kernel"][3]:
-            scaling = DIALECTS[dialect].head_scaling
-            grows = scaling == "always" or (scaling == "above 1" and alpha > 1)
-            changes["class_expand"] = round(expand[3] / alpha) if grows else expand[3]
+            changes["class_expand"] = round(expand[3] / alpha) if DIALECTS[dialect].head_grows(alpha) else expand[3]
         if changes:
             yield dataclasses.replace(config, **changes)
 
 
-def _spec_of(config: ModelConfig) -> NetworkSpec:
-    spec = find_spec(config.name, config.dialect)
-    changes: dict[str, Any] = {key: getattr(config, key) for key in ("inplanes", "class_squeeze", "class_expand")
-                               if getattr(config, key) is not None}
-    return dataclasses.replace(spec, **changes)
+def same_details(layers: Mapping[str, Any], dialect: Dialect) -> bool:
+    """Whether a model, by its layers, has the dialect's padding and BatchNorm epsilon."""
+    batchnorm = layers.get("stem_conv_bn")
+    return batchnorm is not None and dialect.computes_like("stem_conv_pad" in layers, batchnorm.epsilon)
 
 
-def same_details(layers: Mapping[str, Any], dialect: str) -> bool:
-    """Whether a model has the dialect's padding and BatchNorm epsilon."""
-    details, batchnorm = DIALECTS[dialect], layers.get("stem_conv_bn")
-    return (batchnorm is not None and ("stem_conv_pad" in layers) == details.symmetric_padding
-            and bool(np.isclose(batchnorm.epsilon, details.batchnorm_epsilon, rtol=1e-3)))
-
-
-def same_normalization(layers: Mapping[str, Any], dialect: str) -> bool:
+def _same_normalization(layers: Mapping[str, Any], dialect: Dialect) -> bool:
     """Whether a model brings pixels to what the dialect's stem expects, or takes them like that."""
     rescale = layers.get("rescale")
     return rescale is None or all(np.allclose(given, own, rtol=1e-5) for given, own in
-                                  zip((rescale.scale, rescale.offset), DIALECTS[dialect].rescaling(), strict=True))
+                                  zip((rescale.scale, rescale.offset), dialect.rescaling(), strict=True))
 
 
 def _variants(origin: str, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Shape],
@@ -248,12 +210,9 @@ def _variants(origin: str, tensors: Mapping[str, np.ndarray], shapes: Mapping[st
         spec = in_dialect(table, ORIGINS[origin][0])
         classes = class_count(origin, spec, tensors)
         for alpha in alphas:
-            entries = source_entries(origin, spec, alpha, classes, tensors)
-            full = entries if classes is not None else source_entries(origin, spec, alpha, 1, tensors)
-            left_out = left_out_names(origin, full, entries, tensors)
+            entries, left_out = needed_tensors(origin, spec, alpha, classes, tensors)
             fits = sum(shapes.get(entry.source) == entry.source_shape for entry in entries)
-            wanted = {entry.source for entry in entries}
-            extra = sum(name not in wanted and name not in left_out for name in shapes)
+            extra = len(shapes.keys() - {entry.source for entry in entries} - set(left_out))
             yield Variant(origin, ORIGINS[origin], name, alpha, fits, len(entries) - fits + extra)
 
 
@@ -264,13 +223,25 @@ def _looks_like(origin: str, tensors: Mapping[str, np.ndarray]) -> bool:
 
 def _shape_problem(entry: Entry, tensor: np.ndarray | None) -> str:
     if tensor is None:
-        return f"{entry.source}: is missing (shape {_text(entry.source_shape)}, for {entry.target})"
+        return f"{entry.source}: is missing (shape {entry.source_shape}, for {entry.target})"
     if tensor.dtype.kind in "iub":
         return f"{entry.source}: holds {tensor.dtype}; floating-point weights are needed, not quantized ones"
     if tensor.shape == entry.source_shape:
         return ""
-    wrong = f"{entry.source}: shape {_text(tensor.shape)}, but {_text(entry.source_shape)} is needed"
+    wrong = f"{entry.source}: shape {tensor.shape}, but {entry.source_shape} is needed"
     return wrong + _transposed(tensor.shape, entry.source_shape)
+
+
+def _value_problem(entry: Entry, tensor: np.ndarray) -> str:
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is said
+        values = np.asarray(tensor).astype(np.float32)
+    broken = int(values.size - np.isfinite(values).sum())
+    if broken:
+        return f"{entry.source}: {broken} of {values.size} values are not finite (NaN, or infinite in float32)"
+    if entry.target.endswith("/moving_variance") and values.min() < 0:
+        return (f"{entry.source}: {int((values < 0).sum())} of {values.size} variances are negative "
+                f"(the least is {float(values.min()):g})")
+    return ""
 
 
 def _transposed(given: Shape, wanted: Shape) -> str:
@@ -284,14 +255,4 @@ def _transposed(given: Shape, wanted: Shape) -> str:
 
 
 def _listing(problems: Sequence[str]) -> str:
-    more = len(problems) - _NAMED
-    count = f"{len(problems)} tensors do not fit" if len(problems) > 1 else "1 tensor does not fit"
-    return "\n  ".join([f"{count}:", *problems[:_NAMED], *([f"and {more} more"] if more > 0 else [])])
-
-
-def _text(shape: Sequence[int]) -> str:
-    return str(tuple(shape))
-
-
-__all__ = ["ALPHAS", "BATCHNORM", "Variant", "advice", "check_fit", "class_count", "expected_shapes", "find_bad_values",
-           "find_problems", "identify", "left_out_names", "nearest_variants"]
+    return f"{counted(len(problems), 'tensor does', 'tensors do')} not fit:\n  {listed(problems)}"

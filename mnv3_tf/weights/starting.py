@@ -18,7 +18,8 @@ from mnv3_tf.artefacts.open import Artefact, open_artefact
 from mnv3_tf.config import Config, ModelConfig, load_config, read_settings, with_settings
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import sha256
-from mnv3_tf.network.spec import NetworkSpec, find_spec, head_widths, in_dialect, read_block_table, scale_blocks, stem_width
+from mnv3_tf.network.plan import network_parts
+from mnv3_tf.network.spec import network_spec
 from mnv3_tf.progress import Progress
 
 if TYPE_CHECKING:
@@ -91,12 +92,11 @@ def starting_model(config: Config, progress: Progress | None = None) -> Starting
     found, spec = _find(config.model)
     _refuse_contradiction(config.model, spec, {})
     if not isinstance(found, Artefact):
-        from mnv3_tf.weights.importing import import_weights
+        from mnv3_tf.weights.importing import published_tensors
 
-        imported = import_weights(found.name, progress=progress)
-        return StartingWeights(source, imported.source, sha256(imported.source), spec, tensors_of(imported.model, ()),
-                               imported.labels, (imported.mean, imported.std),
-                               {"published": found.name, "origin": imported.origin, "licence": found.licence})
+        file, tensors = published_tensors(found, progress)
+        return StartingWeights(source, file, sha256(file), spec, tensors, None, (found.mean, found.std),
+                               {"published": found.name, "origin": found.dialect.removesuffix("_tf"), "licence": found.licence})
     return StartingWeights(source, found.weights, sha256(found.weights), spec,
                            tensors_of(found.model, found.card.get("new") or ()), found.classes, normalization_of(found.model),
                            {"origin": found.card.get("origin"), "licence": found.card.get("licence")})
@@ -118,14 +118,26 @@ def _find(model: ModelConfig) -> "tuple[PublishedWeights | Artefact, ModelConfig
 
 def _published(model: ModelConfig) -> "PublishedWeights | None":
     """The published weights that a section names; None for a path."""
+    if model.weights == "imagenet" and model.block_table:
+        raise InputError(f"model.weights is imagenet, but nobody published weights of the network of {model.block_table}. "
+                         "Leave model.block_table out, or give a run folder or a .keras file.")
+    return published_weights(str(model.weights), model.name, model.alpha, model.dialect)
+
+
+def published_weights(source: str, network: str, alpha: float, dialect: str, top: bool = True) -> "PublishedWeights | None":
+    """The published weights that are called `source`, or are this network's where that is "imagenet"; None for a path.
+
+    Args:
+        source: a name or a path.
+        network, alpha, dialect, top: as for :func:`mnv3_tf.weights.sources.registry.imagenet_for`.
+
+    Raises:
+        InputError: there are none of that name, or for this network.
+    """
     from mnv3_tf.weights.sources.registry import find_published, imagenet_for
 
-    source = str(model.weights)
     if source == "imagenet":
-        if model.block_table:
-            raise InputError(f"model.weights is imagenet, but nobody published weights of the network of {model.block_table}. "
-                             "Leave model.block_table out, or give a run folder or a .keras file.")
-        return imagenet_for(model.name, model.alpha, model.dialect)
+        return imagenet_for(network, alpha, dialect, top)
     if Path(source).exists() or source.endswith(".keras") or Path(source).is_absolute():
         return None
     try:
@@ -150,15 +162,6 @@ def normalization_of(model: Any) -> tuple[tuple[float, ...], tuple[float, ...]] 
     scale, offset = (np.broadcast_to(np.asarray(value, np.float64), (3,)) for value in (layer.scale, layer.offset))
     std = 1 / (255 * scale)
     return tuple(map(float, -offset * std)), tuple(map(float, std))
-
-
-def network_spec(model: ModelConfig) -> NetworkSpec:
-    """The network that a section describes, before alpha."""
-    spec = read_block_table(model.block_table) if model.block_table else find_spec(model.name)
-    spec = in_dialect(spec, model.dialect)
-    changes = {key: getattr(model, key) for key in ("inplanes", "class_squeeze", "class_expand")
-               if getattr(model, key) is not None}
-    return dataclasses.replace(spec, **changes)
 
 
 def _refuse_contradiction(wanted: ModelConfig, given: ModelConfig, where: Mapping[str, str]) -> None:
@@ -203,11 +206,9 @@ def spec_of(artefact: Artefact) -> ModelConfig:
             raise InputError(f"{card}: its entry about the model is damaged ({error})") from error
     if artefact.weights.name == "model.keras" and artefact.config is not None:
         return dataclasses.replace(artefact.config.model, weights=None)
-    from mnv3_tf.weights.headless import identify_body
     from mnv3_tf.weights.matching import identify
 
-    has_head = any(layer.name == "head_conv" for layer in artefact.model.layers)
-    return identify(artefact.model) if has_head else identify_body(artefact.model)
+    return identify(artefact.model)
 
 
 def _section(**values: Any) -> ModelConfig:
@@ -217,8 +218,7 @@ def _section(**values: Any) -> ModelConfig:
 
 def _body(model: ModelConfig) -> tuple[Any, ...]:
     spec = network_spec(model)
-    return (scale_blocks(spec, model.alpha), stem_width(spec, model.alpha), head_widths(spec, model.alpha)[0], spec.activation,
-            spec.dialect)
+    return network_parts(spec, model.alpha, None), spec.dialect
 
 
 def describe(model: ModelConfig) -> str:

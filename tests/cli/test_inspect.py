@@ -30,8 +30,8 @@ def standard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the standard recipe makes of two hard-swishes."""
     import keras
 
+    from benchmarks.peers.keras_applications import convert_model_standard
     from mnv3_tf.data.synthetic import synthetic_pictures
-    from mnv3_tf.export.convert.standard import convert_model_standard
 
     x = pixels = keras.Input((32, 32, 3))
     for width in (8, 16):

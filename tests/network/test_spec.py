@@ -2,23 +2,29 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.network.spec import (
-    SPECS,
-    Block,
-    Dialect,
-    NetworkSpec,
-    find_spec,
-    head_widths,
-    make_divisible,
-    read_block_table,
-    scale_blocks,
-)
+from mnv3_tf.network.plan import head_widths, make_divisible, network_parts
+from mnv3_tf.network.spec import SPECS, Block, Dialect, NetworkSpec, find_spec, read_block_table
+
+
+def scale_blocks(spec: NetworkSpec, alpha: float) -> list[SimpleNamespace]:
+    """The channels of every block in the plan of a network."""
+    found = []
+    for number in range(1, len(spec.blocks) + 1):
+        parts = {part.role: part for part in network_parts(spec, alpha, None) if part.block == number}
+        depthwise, project, reduce = parts["depthwise"], parts["project"], parts.get("se_reduce")
+        first = parts.get("expand", depthwise)
+        found.append(SimpleNamespace(
+            name=depthwise.layer.removesuffix("_depthwise"), input=first.kernel[2], has_expand="expand" in parts,
+            expansion=depthwise.outputs, squeeze=reduce.outputs if reduce else None, out=project.outputs,
+            kernel=depthwise.kernel[0], stride=depthwise.stride, residual=project.residual))
+    return found
 
 
 @pytest.mark.parametrize(("value", "expected"), [(3, 8), (8, 8), (11.9, 16), (12, 16), (16 * 0.75, 16), (24 * 0.75, 24),

@@ -9,11 +9,18 @@ import pytest
 from PIL import Image
 
 from mnv3_tf.config import Config
-from mnv3_tf.data import open_dataset
+from mnv3_tf.data import open_dataset, scan_dataset
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_json
 from mnv3_tf.progress import Silent
-from mnv3_tf.quantization.calibration_check import CalibrationAudit, Content, Step, audit, measure_content, refuse_nonsense
+from mnv3_tf.quantization.calibration_check import (
+    CalibrationCheck,
+    Content,
+    RangeGrowth,
+    check_calibration,
+    measure_content,
+    refuse_nonsense,
+)
 from mnv3_tf.quantization.quantize import quantize
 
 RNG = np.random.default_rng(0)
@@ -61,8 +68,8 @@ def test_what_is_wrong_with_the_choice_of_pictures(pictures: Path, tmp_path: Pat
     shutil.copy(root / "train/red/red_1.png", root / "test/red/known.png")
     dataset = open_dataset(root)
     red = tuple(sample for sample in dataset.split("train") if sample.path.parent.name == "red")
-    steps = (Step(16, 0.1, 0.5), Step(33, 1.0, 1.0))
-    found = audit(dataset, red, Content(33, 0, 0.9), steps, smoke=False)
+    steps = (RangeGrowth(16, 0.1, 0.5), RangeGrowth(33, 1.0, 1.0))
+    found = check_calibration(dataset, red, scan_dataset(dataset).contents, Content(33, 0, 0.9), steps, smoke=False)
     assert found.classes == {"blue": 0, "green": 0, "red": 33}
     assert [{Path(p).name for p in group} for group in found.duplicates] == [{"again.png", "red_0.png"}]
     assert len(found.overlaps) == 1 and "red_1.png (test: known.png)" in found.overlaps[0]
@@ -72,7 +79,8 @@ def test_what_is_wrong_with_the_choice_of_pictures(pictures: Path, tmp_path: Pat
 
 
 def test_nothing_to_remark() -> None:
-    fine = CalibrationAudit("data", Content(64, 0, 0.8), {"a": 30, "b": 34}, (), (), (Step(32, 0.9, 0.97), Step(64, 1, 1)), False)
+    growth = (RangeGrowth(32, 0.9, 0.97), RangeGrowth(64, 1, 1))
+    fine = CalibrationCheck("data", Content(64, 0, 0.8), {"a": 30, "b": 34}, (), (), growth, False)
     assert fine.remarks() == [] and fine.to_dict()["remarks"] == []
 
 

@@ -16,7 +16,8 @@ from mnv3_tf.quantization.fake_quantized import LoweredNetwork
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import FoldedGraph, Op, load_graph, save_graph
 from mnv3_tf.quantization.lowering import LOWERINGS, LoweredOp, lower, range_rule
-from mnv3_tf.quantization.weight_reconstruction import _Places, _round, compensate
+from mnv3_tf.quantization.weight_reconstruction import _Places, _round, reconstruct_weights
+from mnv3_tf.tflite.file import parse_tflite
 from mnv3_tf.tflite.runtime import LiteRTModel
 
 # The first block's residual adds the stem's output, as in Large.
@@ -75,7 +76,7 @@ def test_a_split_stem_is_the_same_function_in_one_partition(tmp_path: Path) -> N
     network = LoweredNetwork(lower(loaded), ranges)
     network.round_biases()
     content = convert_graph(network.folded_graph(), ranges, format="int8", io="int8", lowering="xnnpack")
-    assert check_int8(content, "file", LiteRTModel(content), "xnnpack") == []
+    assert check_int8(parse_tflite(content), LiteRTModel(content), "xnnpack") == []
 
 
 def test_it_is_split_only_where_channels_differ_much() -> None:
@@ -114,7 +115,7 @@ def test_what_is_kept_is_kept() -> None:
     graph = equalize(traced, [pictures()], kept=kept)
     assert not graph.split_stem
     ranges = calibrate(graph, [pictures()]).ranges
-    fitted = compensate(graph, ranges, pictures(), kept=kept)
+    fitted = reconstruct_weights(graph, ranges, pictures(), kept=kept)
     for op in traced.ops:
         if op.kernel is not None:
             assert np.array_equal(fitted[op.name].kernel, op.kernel) == (op.name in kept), op.name
@@ -124,7 +125,7 @@ def test_fitted_weights_lose_less_and_lie_on_the_grid() -> None:
     model = uneven(4.0)
     graph = trace(model)
     ranges = calibrate(graph, [pictures()]).ranges
-    fitted = compensate(graph, ranges, pictures())
+    fitted = reconstruct_weights(graph, ranges, pictures())
     assert error(model, fitted, ranges) < 0.8 * error(model, graph, ranges)
     lowered = lower(fitted)
     network = LoweredNetwork(lowered, ranges)

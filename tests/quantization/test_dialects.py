@@ -21,6 +21,7 @@ from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import FoldedGraph, load_graph, save_graph
 from mnv3_tf.quantization.integer_network import IntegerNetwork
 from mnv3_tf.quantization.lowering import lower
+from mnv3_tf.tflite.file import parse_tflite
 from mnv3_tf.tflite.runtime import LiteRTModel
 
 # What a dialect's stem takes for zero, as a pixel's byte: the mean of its three channels' means.
@@ -69,7 +70,7 @@ def test_the_road(dialect: str, tmp_path: Path) -> None:
     graph = network.folded_graph()
     content = convert_graph(graph, ranges, format="int8", io="int8", lowering="xnnpack")
     file = LiteRTModel(content)
-    assert check_int8(content, "file", file, "xnnpack") == []
+    assert check_int8(parse_tflite(content), file, "xnnpack") == []
     assert file.partitions == 1 and file.input_quantization[1] == ZERO_PIXELS[dialect] - 128
     answers = file.predict(pixels)
     np.testing.assert_array_equal(answers, exact["xnnpack"])

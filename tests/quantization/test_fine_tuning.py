@@ -113,7 +113,7 @@ def test_what_is_judged_is_what_a_file_gives_back() -> None:
     weights = {name: (kernel * rng.uniform(0.9, 1.1, kernel.shape).astype(np.float32), bias + np.float32(0.01))
                for name, (kernel, bias) in network.fake_quantized.weights().items()}
     network.fake_quantized.set_weights(weights)
-    graph, ranges = network.fake_quantized.settle()
+    graph, ranges = network.fake_quantized.as_stored()
     again = LoweredNetwork(lower(graph), ranges)
     for ours, theirs in zip(network.fake_quantized.model.variables, again.model.variables, strict=True):
         if "range_" in ours.name or "kernel" in ours.name or "bias" in ours.name:

@@ -8,7 +8,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from mnv3_tf.quantization.integer_arithmetic import KERNELS, Arithmetic, Grid
+from mnv3_tf.quantization.integer_arithmetic import KERNELS, Arithmetic, QuantParams
 from mnv3_tf.tflite.runtime import LiteRTModel, captured_stderr
 
 BOTH = pytest.mark.parametrize("kernels", ["xnnpack", "reference"])
@@ -68,17 +68,17 @@ def run(content: bytes, kernels: str, *inputs: np.ndarray) -> np.ndarray:
     return interpreter.get_tensor(interpreter.get_output_details()[0]["index"]).astype(int)
 
 
-def random_grid(rng: np.random.Generator, low: float, high: float) -> Grid:
-    return Grid(float(np.exp(rng.uniform(np.log(low), np.log(high)))), int(rng.integers(-128, 128)))
+def random_quant_params(rng: np.random.Generator, low: float, high: float) -> QuantParams:
+    return QuantParams(float(np.exp(rng.uniform(np.log(low), np.log(high)))), int(rng.integers(-128, 128)))
 
 
-def levels(values: object, output: Grid) -> np.ndarray:
+def levels(values: object, output: QuantParams) -> np.ndarray:
     """Centred values as the levels of a tensor."""
     return np.clip(np.asarray(values), *output.ends).astype(int) + output.zero_point
 
 
-def centred(values: np.ndarray, grid: Grid) -> np.ndarray:
-    return (values - grid.zero_point).astype(np.float32)
+def centred(values: np.ndarray, params: QuantParams) -> np.ndarray:
+    return (values - params.zero_point).astype(np.float32)
 
 
 def pairs() -> tuple[np.ndarray, np.ndarray]:
@@ -87,20 +87,22 @@ def pairs() -> tuple[np.ndarray, np.ndarray]:
     return one.reshape(1, 256, 256, 1), other.reshape(1, 256, 256, 1)
 
 
-def of_two(code: int, options: object, kind: int, one: Grid, other: Grid, output: Grid) -> bytes:
+def of_two(code: int, options: object, kind: int, one: QuantParams, other: QuantParams, output: QuantParams) -> bytes:
     model = empty()
-    taken = [tensor(model, (1, 256, 256, 1), schema.TensorType.INT8, [grid.scale], grid.zero_point) for grid in (one, other)]
+    taken = [tensor(model, (1, 256, 256, 1), schema.TensorType.INT8, [params.scale], params.zero_point)
+             for params in (one, other)]
     made = tensor(model, (1, 256, 256, 1), schema.TensorType.INT8, [output.scale], output.zero_point)
     return finish(model, code, options, kind, taken, taken, made)
 
 
-def compare_pairs(kernels: str, seed: int, outputs: tuple[float, float], make: Callable[[Grid, Grid, Grid], bytes],
-                  compute: Callable[[Arithmetic, Grid, Grid, Grid, np.ndarray, np.ndarray], object]) -> None:
+def compare_pairs(kernels: str, seed: int, outputs: tuple[float, float],
+                  make: Callable[[QuantParams, QuantParams, QuantParams], bytes],
+                  compute: Callable[[Arithmetic, QuantParams, QuantParams, QuantParams, np.ndarray, np.ndarray], object]) -> None:
     rng = np.random.default_rng(seed)
     first, second = pairs()
     for _ in range(200):
-        one, other = random_grid(rng, 0.01, 1.0), random_grid(rng, 0.01, 1.0)
-        output = random_grid(rng, *outputs)
+        one, other = random_quant_params(rng, 0.01, 1.0), random_quant_params(rng, 0.01, 1.0)
+        output = random_quant_params(rng, *outputs)
         found = run(make(one, other, output), kernels, first, second)
         expected = levels(compute(KERNELS[kernels], one, other, output, centred(first, one), centred(second, other)), output)
         np.testing.assert_array_equal(found, expected, err_msg=f"{one} {other} {output}")
@@ -109,10 +111,11 @@ def compare_pairs(kernels: str, seed: int, outputs: tuple[float, float], make: C
 @pytest.mark.slow
 @BOTH
 def test_products_of_all_levels(kernels: str) -> None:
-    def make(one: Grid, other: Grid, output: Grid) -> bytes:
+    def make(one: QuantParams, other: QuantParams, output: QuantParams) -> bytes:
         return of_two(schema.BuiltinOperator.MUL, schema.MulOptionsT(), schema.BuiltinOptions.MulOptions, one, other, output)
 
-    def compute(rules: Arithmetic, one: Grid, other: Grid, output: Grid, first: np.ndarray, second: np.ndarray) -> object:
+    def compute(rules: Arithmetic, one: QuantParams, other: QuantParams, output: QuantParams, first: np.ndarray,
+                second: np.ndarray) -> object:
         return rules.rescale(first * second, rules.multiplying(one, other, output))
 
     compare_pairs(kernels, 1, (0.005, 1.0), make, compute)
@@ -121,10 +124,11 @@ def test_products_of_all_levels(kernels: str) -> None:
 @pytest.mark.slow
 @BOTH
 def test_sums_of_all_levels(kernels: str) -> None:
-    def make(one: Grid, other: Grid, output: Grid) -> bytes:
+    def make(one: QuantParams, other: QuantParams, output: QuantParams) -> bytes:
         return of_two(schema.BuiltinOperator.ADD, schema.AddOptionsT(), schema.BuiltinOptions.AddOptions, one, other, output)
 
-    def compute(rules: Arithmetic, one: Grid, other: Grid, output: Grid, first: np.ndarray, second: np.ndarray) -> object:
+    def compute(rules: Arithmetic, one: QuantParams, other: QuantParams, output: QuantParams, first: np.ndarray,
+                second: np.ndarray) -> object:
         return rules.add(first, second, rules.adding(one, other, output))
 
     compare_pairs(kernels, 2, (0.02, 2.0), make, compute)
@@ -138,8 +142,8 @@ def test_means_near_every_tie(kernels: str) -> None:
     for _ in range(300):
         side = int(rng.choice([2, 3, 5, 7, 14, 20]))
         places = side * side
-        source = random_grid(rng, 0.02, 5.0)
-        output = Grid(source.step * float(np.exp(rng.uniform(-3, 0.7))), int(rng.integers(-128, 128)))
+        source = random_quant_params(rng, 0.02, 5.0)
+        output = QuantParams(source.step * float(np.exp(rng.uniform(-3, 0.7))), int(rng.integers(-128, 128)))
         ties = (np.arange(*output.ends) + 0.5) * output.step / source.step * places
         totals = np.unique([np.rint(ties) + d for d in (-1, 0, 1)]).astype(int)
         totals = totals[(totals >= places * source.ends[0]) & (totals <= places * source.ends[1])]
@@ -169,7 +173,7 @@ def test_convolutions(kernels: str, depthwise: bool) -> None:
     rng = np.random.default_rng(4)
     channels = 48
     for _ in range(12):
-        source, output = random_grid(rng, 0.01, 1.0), random_grid(rng, 0.01, 1.0)
+        source, output = random_quant_params(rng, 0.01, 1.0), random_quant_params(rng, 0.01, 1.0)
         scales = np.exp(rng.uniform(np.log(1e-4), np.log(0.1), channels)).astype(np.float32)
         taken = channels if depthwise else 16
         kernel = rng.integers(-127, 128, (1, 1, 1, channels) if depthwise else (channels, 1, 1, taken)).astype(np.int8)
@@ -197,18 +201,18 @@ def test_convolutions(kernels: str, depthwise: bool) -> None:
 
 
 def test_grids_by_hand() -> None:
-    grid = Grid.of_range(-1.0, 4.1)
-    assert grid.step == pytest.approx(0.02) and grid.zero_point == -78 and grid.ends == (-50.0, 205.0)
-    assert Grid.of_range(0.0, 0.0).step > 0
-    assert Grid.of_range(0.0, 6.0).zero_point == -128 and Grid.of_range(-3.0, 0.0).zero_point == 127
+    params = QuantParams.of_range(-1.0, 4.1)
+    assert params.step == pytest.approx(0.02) and params.zero_point == -78 and params.ends == (-50.0, 205.0)
+    assert QuantParams.of_range(0.0, 0.0).step > 0
+    assert QuantParams.of_range(0.0, 6.0).zero_point == -128 and QuantParams.of_range(-3.0, 0.0).zero_point == 127
 
 
 def test_sums_that_xnnpack_refuses_are_computed_all_the_same() -> None:
     """Inputs a million times finer than the output, and the reverse: 3 million steps are 3 of the output's."""
-    fine, coarse = Grid(1e-6, 0), Grid(1.0, 0)
+    fine, coarse = QuantParams(1e-6, 0), QuantParams(1.0, 0)
     rules = KERNELS["xnnpack"]
     one = np.array([100.0, -100.0], np.float32)
     np.testing.assert_array_equal(rules.add(one, one, rules.adding(fine, coarse, coarse)), one)
-    np.testing.assert_array_equal(rules.add(one, one, rules.adding(fine, fine, Grid(2e-4, 0))), [1, -1])
-    np.testing.assert_array_equal(rules.add(one, one, rules.adding(fine, fine, Grid(1e-2, 0))), [0, 0])
+    np.testing.assert_array_equal(rules.add(one, one, rules.adding(fine, fine, QuantParams(2e-4, 0))), [1, -1])
+    np.testing.assert_array_equal(rules.add(one, one, rules.adding(fine, fine, QuantParams(1e-2, 0))), [0, 0])
     assert np.asarray(rules.add(one, one, rules.adding(coarse, coarse, fine)))[0] > 127

@@ -100,8 +100,8 @@ def test_every_tensor_is_the_reference_kernels(case: tuple[LoweredNetwork, bytes
     for picture in pixels[:4]:
         file.predict(picture[None])
         for item, found in zip(placed, network.tensors(names, picture[None]), strict=True):
-            grid = network.grids[item.op.name]
-            real = (found.astype(np.float64) - grid.zero_point) * float(grid.scale)
+            params = network.quant_params[item.op.name]
+            real = (found.astype(np.float64) - params.zero_point) * float(params.scale)
             np.testing.assert_allclose(file.real_values(item.output.index), real, rtol=1e-6, err_msg=item.op.name)
 
 
@@ -110,10 +110,11 @@ def test_constants_are_the_files(case: tuple[LoweredNetwork, bytes, np.ndarray])
     file = parse_tflite(content)
     placed = place(file, fake.lowered)
     assert not isinstance(placed, str)
-    grids = IntegerNetwork(fake).grids
+    quant_params = IntegerNetwork(fake).quant_params
     for item in placed:
-        grid = grids[item.op.name]
-        assert (item.output.scales, item.output.zero_points) == ((pytest.approx(float(grid.scale), abs=0),), (grid.zero_point,))
+        params = quant_params[item.op.name]
+        assert item.output.scales == (pytest.approx(float(params.scale), abs=0),)
+        assert item.output.zero_points == (params.zero_point,)
 
 
 @pytest.fixture(scope="module")

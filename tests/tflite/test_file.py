@@ -40,7 +40,7 @@ def test_int8_file(files):
     file = read_tflite(files["plain_int8"])
     content = files["plain_int8"].read_bytes()
     assert (file.size_bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
-    assert file.subgraph_count == 1
+    assert file.graphs == (file,)
     (given,), (result,) = file.inputs, file.outputs
     assert (given.shape, given.dtype, given.zero_points) == ((1, 32, 32, 3), "int8", (-128,))
     assert given.scales[0] == pytest.approx(1.0, abs=1e-5)

@@ -19,14 +19,14 @@ from mnv3_tf.files import read_json, sha256
 from mnv3_tf.interrupts import Interrupted
 from mnv3_tf.models import MobileNetV3
 from mnv3_tf.network.keras_io import load_keras
+from mnv3_tf.network.spec import network_spec
 from mnv3_tf.progress import Silent
 from mnv3_tf.training.batches import TrainingBatches
 from mnv3_tf.training.defaults import make_optimizer, settle
-from mnv3_tf.training.first_weights import take_over
 from mnv3_tf.training.freezing import make_plan
 from mnv3_tf.training.trainer import train
-from mnv3_tf.training.transfer import is_folded, transfer
-from mnv3_tf.weights.starting import StartingWeights, network_spec, starting_model
+from mnv3_tf.training.transfer import is_folded, take_over, transfer
+from mnv3_tf.weights.starting import StartingWeights, starting_model
 
 CLASSES = ("blue", "green", "red")
 

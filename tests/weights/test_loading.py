@@ -11,8 +11,7 @@ from shared import without_values
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.models import MobileNetV3, MobileNetV3Small
-from mnv3_tf.network.spec import Block, NetworkSpec, find_spec, in_dialect
-from mnv3_tf.weights.importing import with_normalization
+from mnv3_tf.network.spec import Block, NetworkSpec, find_spec, in_dialect, with_normalization
 from mnv3_tf.weights.sources.registry import cached_path, find_published
 
 

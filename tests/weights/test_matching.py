@@ -11,7 +11,7 @@ from shared import without_values
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.weights.importing import import_tensors
-from mnv3_tf.weights.matching import ALPHAS, identify, nearest_variants
+from mnv3_tf.weights.matching import identify, nearest_variants
 
 FILE = Path("weights.pth")
 
@@ -40,8 +40,8 @@ def test_the_shapes_say_which_network_it_is(package: str) -> None:
 
 @pytest.mark.parametrize("origin", ["keras", "torchvision", "timm", "paddle"])
 def test_no_two_published_alphas_look_alike(origin: str) -> None:
-    from mnv3_tf.network.spec import SPECS, find_spec
-    from mnv3_tf.weights.expected import expected_shapes
+    from mnv3_tf.network.plan import expected_shapes
+    from mnv3_tf.network.spec import ALPHAS, SPECS, find_spec
     from mnv3_tf.weights.sources.names import ORIGINS
 
     shapes = [tuple(expected_shapes(find_spec(name, ORIGINS[origin][0]), alpha, None).values())
@@ -176,7 +176,7 @@ def test_another_network_is_not_identified() -> None:
     import keras
 
     model = keras.Sequential([keras.layers.Input((32, 32, 3)), keras.layers.Conv2D(4, 3, name="stem_conv")], name="mine")
-    with pytest.raises(InputError, match=r"mine: its layers are not those of large, small.*Give the card"):
+    with pytest.raises(InputError, match=r"mine: its layers are not the blocks of large, small.*Give the card"):
         identify(model)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from seeded import PACKAGES, golden, goldens
 
+from mnv3_tf.network.plan import expected_shapes
 from mnv3_tf.network.spec import find_spec
-from mnv3_tf.weights.expected import expected_shapes
 from mnv3_tf.weights.sources.names import Entry, is_bookkeeping, source_entries
 
 EVERY = [pytest.param(package, variant, id=f"{package}-{variant['model_name']}-{variant['name']}-{variant['alpha']:g}-{number}")

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.weights.formats.pickles import Machine
+from mnv3_tf.weights.formats import pickles
+from mnv3_tf.weights.formats.pickles import SafeUnpickler
 from mnv3_tf.weights.formats.read import read_source
-from mnv3_tf.weights.formats.torch_files import TORCH_NAMES, Storage, Tensor
+from mnv3_tf.weights.formats.torch_files import TORCH_NAMES
 
 DATA = Path(__file__).parent / "data"
 START = b"\x80\x02"
@@ -156,7 +157,7 @@ def test_one_name_does_not_open_the_door_to_its_module():
         module = name.rpartition(".")[0]
         for other in ("system", "load", "__import__", "__class__"):
             with pytest.raises(InputError, match="reference to"):
-                Machine("x", START + f"c{module}\n{other}\n.".encode()).load()
+                SafeUnpickler("x", START + f"c{module}\n{other}\n.".encode()).load()
 
 
 BOMBS = {
@@ -165,6 +166,16 @@ BOMBS = {
     "text longer than the file": one_entry(b"\x8d" + struct.pack("<Q", 1 << 62) + b"abc"),
     "a frame longer than the file": START + b"\x95" + struct.pack("<Q", 1 << 62) + b"}.",
     "a whole number of 8 million bits": one_entry(b"\x8b" + struct.pack("<I", 1_000_000) + b"\x01" * 1_000_000),
+    "a bytearray longer than the file": one_entry(b"\x96" + struct.pack("<Q", 1 << 40) + b"abc"),
+    "a whole number of 2**31 bytes": one_entry(b"\x8b" + struct.pack("<I", (1 << 31) - 1) + b"abc"),
+    "a whole number of 8 million digits": one_entry(b"L" + b"9" * 8_000_000 + b"L\n"),
+    "a storage whose count has 8 million bits": as_zip(one_entry(tensor("0", 4, (4,), (1,)).replace(
+        b"\x8a\x08" + struct.pack("<q", 4) + b"tQ", b"\x8b" + struct.pack("<I", 1_000_000) + b"\x01" * 1_000_000 + b"tQ")),
+        {"0": bytes(16)}),
+    "a set of tuples 100,000 deep": one_entry(b"\x8f(" + b")" + b"\x85" * 100_000 + b"\x90"),
+    "a view of a view that repeats itself": as_zip(START + b"}" + text("w") + tensor("0", 4, (4,), (0,), offset=3)
+        + b"s" + text("v") + b"ctorch._utils\n_rebuild_tensor_v2\n(" + tensor("0", 4, (4,), (0,), offset=3)
+        + b"K\x00(K\x04t(K\x01t\x89ccollections\nOrderedDict\n)RtRs.", {"0": bytes(16)}),
     "lists 100,000 deep": one_entry(b"]" * 100_000 + b"a" * 99_999),
     "tuples as a key, 100,000 deep": START + b"})" + b"\x85" * 100_000 + b"Ns.",
     "tuples as a key, 2**60 items in all": START + b"})" + b"2\x86" * 60 + b"Ns.",
@@ -172,6 +183,8 @@ BOMBS = {
         b"h\x01h\x00\x85Ra" * 20_000) + b".",
     "a list copied again and again": START + b"](" + b"K\x01" * 100_000 + b"eq\x000c__builtin__\ntuple\nq\x010]" + (
         b"h\x01h\x00\x85Ra" * 20_000) + b".",
+    "the same 100,000 arguments again and again": START + b"(" + b"K\x01" * 100_000 + (
+        b"tq\x000cargparse\nNamespace\nq\x010]") + b"h\x01h\x00Ra" * 20_000 + b".",
     "an array of 2**40 numbers": one_entry(
         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + b"C\x01b" + b"\x87R(K\x01\x8a\x06"
         + (1 << 40).to_bytes(6, "little") + b"\x85cnumpy\ndtype\n" + text("f4") + b"\x89\x88\x87R\x89C\x04abcdtb"),
@@ -194,8 +207,25 @@ BOMBS = {
 
 def test_a_storage_that_is_no_multiple_of_the_elements(tmp_path):
     """Six bytes looked at as one float32: what is whole is read."""
-    raw = Storage("0", np.dtype("u1"), 6, lambda storage: np.float32(1.5).tobytes() + b"ab")
-    np.testing.assert_array_equal(Tensor(raw, 0, (1,), (1,), np.dtype("<f4")).array(), [1.5])
+    data = tensor("0", 6, (1,), (1,), kind="UntypedStorage").replace(b"_tensor_v2", b"_tensor_v3")
+    path = tmp_path / "weights.pth"
+    path.write_bytes(as_zip(one_entry(data[:-2] + b"ctorch\nfloat32\ntR"), {"0": np.float32(1.5).tobytes() + b"ab"}))
+    np.testing.assert_array_equal(read_source(path).tensors["w"], [1.5])
+
+
+def test_a_file_of_a_machine_of_the_other_byte_order(tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(as_zip(one_entry(tensor("0", 2, (2,), (1,))), {"0": np.array([1.5, -2], ">f4").tobytes()}))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("a/byteorder", b"big")
+    np.testing.assert_array_equal(read_source(path).tensors["w"], [1.5, -2])
+
+
+def test_a_pickle_of_endless_steps_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(pickles, "_MOST_READS", 100)
+    path = tmp_path / "weights.pdparams"
+    path.write_bytes(one_entry(b"N0" * 50))
+    assert "more than 50 steps" in refusal(path)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 
@@ -14,8 +15,8 @@ import pytest
 from shared import HERE
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.weights.formats import hdf5_worker as h5_worker
-from mnv3_tf.weights.formats.read import read_source, read_tensors
+from mnv3_tf.weights.formats import hdf5
+from mnv3_tf.weights.formats.read import read_source
 from mnv3_tf.weights.sources.hints import read_hints
 
 DATA = Path(__file__).parent / "data"
@@ -25,6 +26,10 @@ _spec.loader.exec_module(goldens)
 
 TORCH = list(goldens.SHAPES)
 PADDLE = ["conv.weight", "bn.weight", "bn.bias", "bn._mean", "bn._variance"]
+
+
+def read_tensors(path: Path, part: str | None = None) -> dict[str, np.ndarray]:
+    return read_source(path, part).tensors
 
 
 def check(tensors: dict[str, np.ndarray], names: list[str], first: int = 0) -> None:
@@ -339,7 +344,7 @@ def test_groups_of_two_names_each_are_not_followed_for_ever(tmp_path, monkeypatc
             group["1"] = below
             group = below
 
-    monkeypatch.setattr(h5_worker, "_GROUPS", 500)
+    monkeypatch.setattr(hdf5, "_GROUPS", 500)
     assert "more than 500 groups" in h5(tmp_path, lambda group: doubled(group.parent))
 
 
@@ -351,8 +356,8 @@ def test_a_file_over_which_the_library_fails_is_refused(tmp_path, monkeypatch, c
     program = tmp_path / "python"
     program.write_text(f"#!/bin/sh\n{child}\n")
     program.chmod(0o755)
-    monkeypatch.setattr(h5_worker.sys, "executable", str(program))
-    monkeypatch.setattr(h5_worker, "_SECONDS", seconds)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(hdf5, "_SECONDS", seconds)
     assert words in h5(tmp_path, lambda group: group.create_dataset("0", data=np.ones(3)))
 
 

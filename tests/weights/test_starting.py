@@ -12,10 +12,9 @@ from mnv3_tf.config import ModelConfig, load_config, save_config
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import sha256, write_json
 from mnv3_tf.models import MobileNetV3
-from mnv3_tf.network.spec import find_spec
+from mnv3_tf.network.spec import find_spec, network_spec, with_normalization
 from mnv3_tf.training.transfer import transfer
-from mnv3_tf.weights.loading import with_their_normalization
-from mnv3_tf.weights.starting import load_settings, network_spec, starting_model
+from mnv3_tf.weights.starting import load_settings, starting_model
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "kind": "imported weights", "model": {"name": "large", "alpha": 0.35, "dialect": "timm"}, "classes": list("abcd")})
     body = MobileNetV3("small", alpha=0.5, input_shape=(32, 32, 3), include_top=False, outputs="block_11_add")
     body.save(folder / "extractor.keras")
-    own = with_their_normalization(find_spec("small", "timm"), [[0.0] * 3, [1.0] * 3])
+    own = with_normalization(find_spec("small", "timm"), [0.0] * 3, [1.0] * 3)
     MobileNetV3(own, alpha=0.5, input_shape=(32, 32, 3), include_top=False, outputs="block_11_add").save(folder / "own.keras")
     return folder
 
@@ -154,9 +153,9 @@ def test_published_weights_by_name_and_as_imagenet(monkeypatch: pytest.MonkeyPat
 def test_the_weights_normalization_is_kept(folder: Path) -> None:
     """Imported weights may have been trained with another one than their dialect's."""
     plain = network_spec(ModelConfig(name="small"))
-    same = with_their_normalization(plain, [[0.5] * 3, [0.5] * 3])
+    same = with_normalization(plain, [0.5] * 3, [0.5] * 3)
     assert same is plain
-    other = with_their_normalization(plain, [[0.4, 0.5, 0.6], [0.2, 0.25, 0.5]])
+    other = with_normalization(plain, [0.4, 0.5, 0.6], [0.2, 0.25, 0.5])
     model = MobileNetV3(other, input_shape=(32, 32, 3), classes=2, alpha=0.35)
     seen = model.get_layer("rescale")(np.array([[[[0.4, 0.5, 0.6]]], [[[0.6, 0.75, 1.1]]]]) * 255)
     np.testing.assert_allclose(np.asarray(seen)[:, 0, 0], [[0, 0, 0], [1, 1, 1]], atol=1e-5)

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnv3_tf.errors import InputError, KitError, NoDeviceError
-from mnv3_tf.export.benchmark.devices.remote import DeviceLost, RemoteDevice, digest_script, last_line, run_client
+from mnv3_tf.export.benchmark.devices.remote import SECONDS, DeviceLost, RemoteDevice, digest_script, last_line, run_client
 
-_SECONDS = 30.0
 _INSTALL = ("Install it (Debian and Ubuntu: apt install adb; elsewhere: the Android SDK platform tools), or give its path in the "
             "environment variable ADB")
 
@@ -41,7 +40,8 @@ class DeviceEntry:
 
     def problem(self) -> str:
         """Why it cannot be used and what to do, in one line."""
-        return f"{self.serial}: {_STATES.get(self.state, _other_state(self.state))}"
+        other = f"is in the state {self.state!r}, in which no command can be run. Reconnect it."
+        return f"{self.serial}: {_STATES.get(self.state, other)}"
 
 
 _STATES = {
@@ -57,10 +57,6 @@ _STATES = {
     "sideload": "waits for a sideload. Start Android on it (adb reboot).",
     "connecting": "is still connecting. Run again in a moment.",
 }
-
-
-def _other_state(state: str) -> str:
-    return f"is in the state {state!r}, in which no command can be run. Reconnect it."
 
 
 def find_adb() -> str:
@@ -109,12 +105,8 @@ class Adb:
     def __init__(self, program: str | None = None):
         self.program = program or find_adb()
 
-    def run(self, *arguments: str, seconds: float = _SECONDS) -> "subprocess.CompletedProcess[str]":
-        """Runs the client. It is no part of the terminal's process group, so Ctrl-C reaches only this program.
-
-        Raises:
-            DeviceLost: it took longer than `seconds`.
-        """
+    def run(self, *arguments: str, seconds: float = SECONDS) -> "subprocess.CompletedProcess[str]":
+        """Runs the client, as :func:`run_client` does."""
         return run_client([self.program, *arguments], f"adb {' '.join(arguments[:3])}", seconds)
 
     def devices(self) -> tuple[DeviceEntry, ...]:
@@ -172,16 +164,6 @@ class AdbDevice(RemoteDevice):
     def __init__(self, adb: Adb, serial: str):
         super().__init__(serial)
         self.adb, self.serial = adb, serial
-        self._features: frozenset[str] | None = None
-
-    @property
-    def features(self) -> frozenset[str]:
-        """What its adbd can do, such as "shell_v2"."""
-        if self._features is None:
-            done = self.adb.run("-s", self.serial, "features")
-            self.raise_if_lost(done.stderr, "features")
-            self._features = frozenset(done.stdout.split()) if not done.returncode else frozenset()
-        return self._features
 
     def execute(self, script: str, seconds: float) -> tuple[str, str]:
         done = self.adb.run("-s", self.serial, "shell", script, seconds=seconds)

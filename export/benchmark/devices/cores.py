@@ -1,8 +1,7 @@
 """A device's CPU cores, and which of them a benchmark may use."""
 
 import re
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from mnv3_tf.errors import InputError
 
@@ -43,10 +42,6 @@ class CoreLayout:
 
     clusters: tuple[Cluster, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
     @property
     def cpus(self) -> tuple[int, ...]:
         """All numbers."""
@@ -75,8 +70,8 @@ class CoreLayout:
                              "a mask such as 0xf0.")
         found = tuple(cpu for cpu in self.cpus if cpu in chosen)
         if not found:
-            raise InputError(f"{choice!r}: names no core of this device; cpu{spans(self.cpus)} are online."
-                             f"{_mask_hint(text)}")
+            hint = f" For the mask, give 0x{text}." if re.fullmatch(r"[0-9]{1,4}", text) else ""
+            raise InputError(f"{choice!r}: names no core of this device; cpu{spans(self.cpus)} are online.{hint}")
         alone = " (one kind of cores only)" if named is not None and len(self.clusters) == 1 else ""
         kind = f" ({text})" if named is not None else ""
         return sum(1 << cpu for cpu in found), f"cpu{spans(found)}{kind}{alone}"
@@ -135,8 +130,3 @@ def _numbers(text: str) -> set[int] | None:
             return None
         found.update(range(int(match.group(1)), int(match.group(2) or match.group(1)) + 1))
     return found
-
-
-def _mask_hint(text: str) -> str:
-    """For digits that may have been meant as a mask."""
-    return f" For the mask, give 0x{text}." if re.fullmatch(r"[0-9]{1,4}", text) else ""

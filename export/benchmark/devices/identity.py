@@ -2,8 +2,7 @@
 
 import hashlib
 import re
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.benchmark.devices.remote import RemoteDevice
@@ -23,7 +22,6 @@ class DeviceIdentity:
     Attributes:
         name: such as "Google Pixel 8 (Android 14)".
         architecture: "aarch64", "arm", "x86_64" or "x86".
-        abi: Android's name of it, or "" on a board.
         soc: chip, or "".
         system: such as "Android 14 (API 34)".
         build_fingerprint: of the system, or None on a board.
@@ -32,15 +30,10 @@ class DeviceIdentity:
 
     name: str
     architecture: str
-    abi: str
     soc: str
     system: str
     build_fingerprint: str | None
     alias: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 def identify(device: RemoteDevice) -> DeviceIdentity:
@@ -49,19 +42,13 @@ def identify(device: RemoteDevice) -> DeviceIdentity:
     Raises:
         InputError: its processor is of a kind that nothing here runs on.
     """
-    return android_identity(device) if device.kind == "adb" else board_identity(device)
+    return _android(device) if device.kind == "adb" else _board(device)
 
 
-def android_identity(device: RemoteDevice) -> DeviceIdentity:
-    """Asks an Android device for its properties.
-
-    Raises:
-        InputError: its processor is of a kind that nothing here runs on.
-    """
+def _android(device: RemoteDevice) -> DeviceIdentity:
     text = device.check("; ".join(f'echo "$(getprop {name})"' for name in _PROPERTIES))
     values = dict(zip(_PROPERTIES, (line.strip() for line in text.splitlines()), strict=False))
-    abis = [abi for abi in (values.get("ro.product.cpu.abilist") or values.get("ro.product.cpu.abi") or "").split(",") if abi]
-    abi = abis[0] if abis else ""
+    abi = (values.get("ro.product.cpu.abilist") or values.get("ro.product.cpu.abi") or "").strip(",").split(",")[0]
     serial = values.get("ro.serialno") or device.name
     maker, model = values.get("ro.product.manufacturer", ""), values.get("ro.product.model", "")
     name = " ".join(dict.fromkeys(f"{maker} {model}".split())) or "Android device"
@@ -69,28 +56,23 @@ def android_identity(device: RemoteDevice) -> DeviceIdentity:
     fingerprint = values.get("ro.build.fingerprint") or None
     soc = " ".join(part for part in (values.get("ro.soc.manufacturer"), values.get("ro.soc.model")) if part) or \
         values.get("ro.board.platform", "")
-    return DeviceIdentity(f"{name} (Android {release})", _architecture(device, abi), abi, soc,
+    return DeviceIdentity(f"{name} (Android {release})", _architecture(device, abi), soc,
                           f"Android {release} (API {values.get('ro.build.version.sdk') or '?'})",
-                          fingerprint.replace(serial, "...") if fingerprint and len(serial) > 4 else fingerprint, alias(serial))
+                          fingerprint.replace(serial, "...") if fingerprint and len(serial) > 4 else fingerprint, _alias(serial))
 
 
-def board_identity(device: RemoteDevice) -> DeviceIdentity:
-    """Asks a Linux board.
-
-    Raises:
-        InputError: its processor is of a kind that nothing here runs on.
-    """
+def _board(device: RemoteDevice) -> DeviceIdentity:
     text = device.check("uname -m; uname -sr; cat /proc/device-tree/model 2>/dev/null | tr -d '\\0'; echo; "
                         "grep -m1 -E 'model name|Hardware' /proc/cpuinfo; sed -n 's/^PRETTY_NAME=//p' /etc/os-release; true")
     lines = [line.strip() for line in text.splitlines()]
     machine, kernel, model = [*lines, "", "", ""][:3]
     chip = next((re.sub(r"^[^:]*:\s*", "", line) for line in lines if re.match(r"(model name|Hardware)\s*:", line)), "")
     system = lines[-1].strip('"') if lines and lines[-1].startswith('"') else kernel
-    return DeviceIdentity(f"{model or chip or machine} ({system})", _architecture(device, machine), "", chip,
-                          f"{system}, {kernel}", None, alias(device.name))
+    return DeviceIdentity(f"{model or chip or machine} ({system})", _architecture(device, machine), chip,
+                          f"{system}, {kernel}", None, _alias(device.name))
 
 
-def alias(serial: str) -> str:
+def _alias(serial: str) -> str:
     """Eight digits that stand for a serial number."""
     return hashlib.sha256(f"mnv3:{serial}".encode()).hexdigest()[:8]
 

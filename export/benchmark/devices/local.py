@@ -1,19 +1,19 @@
 """This machine as a device: what is started as a program of its own, as on a phone."""
 
+import contextlib
 import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.export.benchmark.devices.measure import Job, SliceFailed
 from mnv3_tf.export.benchmark.devices.remote import RemoteDevice, run_client
 from mnv3_tf.export.benchmark.devices.session import opened
-from mnv3_tf.export.benchmark.runners.runner_build import RunnerBundle, build_runner
+from mnv3_tf.export.benchmark.measure import BenchmarkSettings
+from mnv3_tf.export.benchmark.runners.runner_build import build_runner
 from mnv3_tf.export.benchmark.runners.runners import KitRunner
-from mnv3_tf.export.benchmark.store import Record, latency
 from mnv3_tf.progress import Progress
 
 
@@ -53,43 +53,23 @@ class LocalDevice(RemoteDevice):
                            "another folder with TMPDIR.") from error
 
 
-def runner_here(progress: Progress) -> RunnerBundle:
-    """The kit's runner for this machine.
+@contextlib.contextmanager
+def kit_runner_here(settings: BenchmarkSettings, progress: Progress) -> Iterator[KitRunner]:
+    """The kit's runner on this machine, for the times of operators.
 
     Args:
+        settings: delegate and seed.
         progress: told of what is compiled.
 
     Raises:
         InputError: the runner is not for this machine; the message names the alternative.
-        KitError: the runner cannot be built.
+        KitError: the runner cannot be built, or the temporary folder cannot be written to.
     """
     if sys.platform != "linux":
         raise InputError(f"--profile on this machine needs Linux, and this is {sys.platform}. Profile on a device: --target adb "
                          "or --target ssh:HOST.")
-    return build_runner(platform.machine(), progress)
-
-
-def add_profiles(records: Sequence[Record], bundle: RunnerBundle, *, delegate: str, runs: int, seed: int) -> None:
-    """Times the operators of rows that this machine measured, and adds them to the rows.
-
-    Args:
-        records: of this machine.
-        bundle: from :func:`runner_here`.
-        delegate: "xnnpack" or "none".
-        runs: for each at least.
-        seed: of the random input.
-
-    Raises:
-        KitError: the temporary folder cannot be written to.
-    """
+    bundle = build_runner(platform.machine(), progress)
     with tempfile.TemporaryDirectory(prefix="mnv3-local-") as base, opened(LocalDevice(base)) as session:
-        runner = KitRunner(session, bundle, delegate=delegate, seed=seed)
+        runner = KitRunner(session, bundle, delegate=settings.delegate, seed=settings.seed)
         runner.install()
-        for record in records:
-            try:
-                profile, _ = runner.profile(Job(Path(record["file"]), record["threads"], None, "all"), runs)
-            except SliceFailed as error:
-                record["warnings"].append(f"the operators' times are not known: {error}")
-                continue
-            record.update(profile.to_fields(latency(record)))
-            record["flags"] += profile.flags(latency(record))
+        yield runner

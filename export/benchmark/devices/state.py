@@ -1,11 +1,11 @@
 """The state of a device that changes latency: heat, battery, clocks, screen, load."""
 
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from mnv3_tf.export.benchmark.devices.other_load import PROCESSES_SCRIPT, ProcessTimes, parse_processes
-from mnv3_tf.export.benchmark.runners.printed_numbers import read_number
+from mnv3_tf.export.benchmark.runners.log_lines import read_number
 
 #: Android's names of its thermal status.
 THERMAL_STATUS = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
@@ -18,8 +18,9 @@ _KINDS = (("cpu", re.compile(r"cpu|tsens|soc|little|big|x86_pkg|^mid$|^ap$", re.
           ("other", re.compile(r"gpu|bat|usb|npu|tpu|modem|charg|amplifier|wlan|camera|ddr", re.IGNORECASE)))
 # Android's types of sensors; the names come first, for one maker counts them differently.
 _TYPES = {"0": "cpu", "3": "skin"}
-_CPU_NUMBER, _KILOHERTZ = re.compile(r"[0-9]{1,4}"), re.compile(r"[0-9]{1,9}")
-_CHARGING = {2: True, 3: False, 4: False, 5: False}
+_CPU, _KILOHERTZ = re.compile(r"^ *([0-9]{1,4})" + r" +(\S+)" * 4 + r" *$", re.MULTILINE), re.compile(r"[0-9]{1,9}")
+_BATTERY = re.compile(r"^\s*(level|scale|temperature|status): (-?[0-9]{1,9}(?:\.[0-9]+)?)\s*$", re.MULTILINE)
+_CHARGING = {2.0: True, 3.0: False, 4.0: False, 5.0: False}
 _WARMER_C = 5.0
 _LOW_BATTERY = 20
 _SLOWER = 1.10
@@ -88,9 +89,7 @@ class DeviceState:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        values = asdict(replace(self, processes=None))
-        del values["processes"]
-        return values
+        return {name: value for name, value in vars(self).items() if name != "processes"}
 
     def sentence(self) -> str:
         """The main things in words."""
@@ -129,36 +128,25 @@ def parse_state(text: str) -> DeviceState:
 
 
 def _battery(text: str) -> dict[str, Any]:
-    def number(name: str) -> float | None:
-        match = re.search(rf"^\s*{name}: (-?[0-9]{{1,9}}(?:\.[0-9]+)?)\s*$", text, re.MULTILINE)
-        return float(match.group(1)) if match else None
-
-    found: dict[str, Any] = {}
-    level, scale, tenths, status = number("level"), number("scale"), number("temperature"), number("status")
-    if level is not None:
-        found["battery_level"] = round(100 * level / scale) if scale else round(level)
-    if tenths is not None and _is_real(tenths / 10):
-        found["battery_c"] = tenths / 10
-    if status in _CHARGING:
-        found["charging"] = _CHARGING[int(status)]
+    numbers = {name: float(value) for name, value in reversed(_BATTERY.findall(text))}  # of several lines the first
+    level, tenths = numbers.get("level"), numbers.get("temperature", 0.0)
     plugged = [name.lower() for name in ("AC", "USB", "Wireless") if re.search(rf"^\s*{name} powered: true", text, re.MULTILINE)]
-    return {**found, **({"plugged": plugged[0]} if plugged else {})}
+    return {"battery_level": None if level is None else round(100 * level / (numbers.get("scale") or 100)),
+            "battery_c": tenths / 10 if _is_real(tenths / 10) else None,
+            "charging": _CHARGING.get(numbers.get("status", 0)), "plugged": plugged[0] if plugged else None}
 
 
 def _power(text: str) -> dict[str, Any]:
     """The display's own state says more than wakefulness: a phone may be awake with its screen off."""
-    found: dict[str, Any] = {}
     displays = re.findall(r"Display Power: state=(\w+)", text)
-    awake = re.search(r"mWakefulness=(\w+)", text)
-    holding = re.search(r"mHoldingDisplaySuspendBlocker=(true|false)", text)
-    if displays:
-        found["screen_on"] = "ON" in displays
-    elif awake:
-        found["screen_on"] = awake.group(1) in ("Awake", "Dreaming")
-    elif holding:
-        found["screen_on"] = holding.group(1) == "true"
-    saver = re.search(r"mLowPowerModeEnabled=(true|false)", text)
-    return {**found, **({"power_save": saver.group(1) == "true"} if saver else {})}
+    awake, holding, saver = (re.search(rf"{name}=(\w+)", text) for name in (
+        "mWakefulness", "mHoldingDisplaySuspendBlocker", "mLowPowerModeEnabled"))
+    on = "ON" in displays if displays else awake.group(1) in ("Awake", "Dreaming") if awake else _flag(holding)
+    return {"screen_on": on, "power_save": _flag(saver)}
+
+
+def _flag(match: re.Match[str] | None) -> bool | None:
+    return {"true": True, "false": False}.get(match.group(1)) if match else None
 
 
 def _thermal(text: str) -> tuple[int | None, dict[str, float], dict[str, str]]:
@@ -200,16 +188,12 @@ def _zones(text: str) -> dict[str, float]:
 
 def _cpus(text: str) -> dict[str, dict[int, Any]]:
     found: dict[str, dict[int, Any]] = {"governors": {}, "frequencies_mhz": {}, "allowed_mhz": {}, "max_frequencies_mhz": {}}
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) != 5 or not _CPU_NUMBER.fullmatch(words[0]):
-            continue
-        cpu = int(words[0])
-        if words[1] != "-":
-            found["governors"][cpu] = words[1]
-        for key, word in zip(("frequencies_mhz", "allowed_mhz", "max_frequencies_mhz"), words[2:], strict=True):
-            if _KILOHERTZ.fullmatch(word):
-                found[key][cpu] = int(word) / 1000
+    for cpu, governor, *clocks in _CPU.findall(text):
+        if governor != "-":
+            found["governors"][int(cpu)] = governor
+        for key, khz in zip(("frequencies_mhz", "allowed_mhz", "max_frequencies_mhz"), clocks, strict=True):
+            if _KILOHERTZ.fullmatch(khz):
+                found[key][int(cpu)] = int(khz) / 1000
     return found
 
 

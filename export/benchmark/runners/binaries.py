@@ -1,15 +1,12 @@
 """TFLite's `benchmark_model`: the user's own, or downloaded once from an official address and never silently replaced."""
 
-import json
-import tempfile
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from mnv3_tf.downloads import download
-from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.files import cache_folder, read_json, sha256, write_json
+from mnv3_tf.downloads import download, wrong_hash
+from mnv3_tf.errors import InputError
+from mnv3_tf.files import cache_folder, read_bytes, read_json, sha256, write_json
 from mnv3_tf.progress import Progress
 
 System = Literal["android", "linux"]
@@ -56,8 +53,7 @@ def benchmark_binary(system: System, architecture: str, *, given: str | Path | N
 
 
 def _table() -> list[dict[str, Any]]:
-    text = resources.files("mnv3_tf.export.benchmark.runners").joinpath("binaries.json").read_text(encoding="utf-8")
-    return list(json.loads(text)["binaries"])
+    return list(read_json(Path(__file__).with_name("binaries.json"))["binaries"])
 
 
 def _download(entry: dict[str, Any], progress: Progress) -> Binary:
@@ -65,35 +61,30 @@ def _download(entry: dict[str, Any], progress: Progress) -> Binary:
     known_file = folder / "downloads.json"
     known: dict[str, str] = read_json(known_file) if known_file.exists() else {}
     wanted = entry["sha256"] or known.get(entry["url"])
-    if wanted is not None and (folder / wanted).is_file() and sha256(folder / wanted) == wanted:
-        return Binary(folder / wanted, wanted, entry["version"], entry["dialect"])
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as store:
-        target = Path(store) / "benchmark_model"
+    origin, remedy = (("the table of this kit", "upstream changed the file: look at it, then give it with --benchmark-binary")
+                      if entry["sha256"] else ("the download of an earlier day", "if the change is known and wanted, remove the "
+                      f"line from {known_file}"))
+    says = f"{origin} says {wanted} ({remedy})"
+
+    def wrong(path: Path) -> str:
+        problem = wrong_hash(path, wanted or "", says)
+        if not problem:
+            _check_elf(path, entry["architecture"])
+        return problem
+
+    kept = folder / (wanted or "benchmark_model")
+    if wanted is None or not kept.is_file() or wrong_hash(kept, wanted, says):
         progress.say(f"Downloading {entry['url']}")
-        _fetch(entry["url"], target)
-        found = sha256(target)
-        if wanted is not None and found != wanted:
-            origin = "the table of this kit" if entry["sha256"] else "the download of an earlier day"
-            remedy = ("Upstream changed the file: look at it, then give it with --benchmark-binary."
-                      if entry["sha256"] else f"If the change is known and wanted, remove the line from {known_file}.")
-            raise KitError(f"{entry['url']}: its SHA-256 is {found}, and {origin} says {wanted}. It was not kept. {remedy}")
-        _check_elf(target, entry["architecture"])
-        target.chmod(0o755)
-        kept = target.replace(folder / found)
+        download([entry["url"]], kept, wrong, ". Without the internet, take the kit's own runner (--runner kit), or give the "
+                 "file with --benchmark-binary PATH.")
+        kept.chmod(0o755)
     if wanted is None:
-        progress.say(f"Upstream publishes no SHA-256 for this file, so this first download is trusted: {found}. From now on "
+        wanted = sha256(kept)
+        progress.say(f"Upstream publishes no SHA-256 for this file, so this first download is trusted: {wanted}. From now on "
                      "no other is taken from that address.")
-        write_json(known_file, {**known, entry["url"]: found})
-    return Binary(kept, found, entry["version"], entry["dialect"])
-
-
-def _fetch(url: str, target: Path) -> None:
-    try:
-        download(url, target)
-    except KitError as error:
-        raise KitError(f"{error}. Without the internet, take the kit's own runner (--runner kit), or give the file with "
-                       "--benchmark-binary PATH.") from error
+        kept = kept.replace(folder / wanted)
+        write_json(known_file, {**known, entry["url"]: wanted})
+    return Binary(kept, wanted, entry["version"], entry["dialect"])
 
 
 # e_machine of ELF files, by architecture.
@@ -102,10 +93,7 @@ _MACHINES = {"aarch64": 183, "arm": 40, "x86_64": 62, "x86": 3}
 
 def _check_elf(path: Path, architecture: str) -> None:
     """Refuses a file that the device cannot execute."""
-    try:
-        head = path.open("rb").read(20)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+    head = read_bytes(path)[:20]
     if head[:4] != b"\x7fELF":
         raise InputError(f"{path}: is not a program for a device (not an ELF file). Give the benchmark_model of the "
                          "device's kind.")

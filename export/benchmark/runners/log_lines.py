@@ -1,8 +1,11 @@
-"""A log's lines without what surrounds them: logcat's columns, levels, source files, carriage returns."""
+"""A log's lines without what surrounds them (logcat's columns, levels, source files, carriage returns), and its numbers."""
 
+import math
 import re
 from dataclasses import dataclass
 
+#: A number as C++ streams print it, also in scientific notation, or what is printed where there is none.
+NUMBER = r"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|nan|inf)"
 _DAY = r"(?:\d{4}-)?\d\d-\d\d \d\d:\d\d:\d\d\.\d+"
 # What a line may begin with; one may come behind another. The group `level`, where there is one, says how grave the line is.
 _PREFIXES = tuple(re.compile(pattern, re.ASCII) for pattern in (
@@ -51,3 +54,9 @@ def _line(text: str) -> Line:
             level = _LEVELS.get(groups["level"], groups["level"])
         text = text[match.end():].strip()
     return Line(text, level)
+
+
+def read_number(text: str) -> float | None:
+    """A finite number, or None."""
+    value = float(text) if re.fullmatch(NUMBER, text.strip()) else math.nan
+    return value if math.isfinite(value) else None

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mnv3_tf.export.benchmark.runners.printed_numbers import read_number
+from mnv3_tf.export.benchmark.runners.log_lines import read_number
 
 _NAMED = re.compile(r"^\[(.*)\](?::\d+)?$")
 

@@ -5,20 +5,19 @@ Nothing is invented: what a log does not say is None. A run counts only where th
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from mnv3_tf.export.benchmark.runners.log_delegates import read_delegates
-from mnv3_tf.export.benchmark.runners.log_lines import Line, split_lines
+from mnv3_tf.export.benchmark.runners.log_lines import NUMBER, Line, read_number, split_lines
 from mnv3_tf.export.benchmark.runners.log_profile import OpTime, read_profile
-from mnv3_tf.export.benchmark.runners.printed_numbers import NUMBER, read_number
 
 _NAMES = r"first|curr|min|max|avg|std|p5|median|p95"
 _COUNT = re.compile(rf"(?:^|.*(?:INFO|WARN|ERROR): )count=([0-9]{{1,12}})((?:\s+(?:{_NAMES})={NUMBER})*)\s*(\(all same\))?\s*$")
 _FIELD = re.compile(rf"({_NAMES})=({NUMBER})")
 _BEGIN = re.compile(r"^Running benchmark for (?:at least )?([0-9]{1,12}) iterations")
 _ASKED = re.compile(r"^(?:Min num runs: \[|Num runs: \[|Benchmark runs:\s+)([0-9]{1,12})(?![0-9])")
-_SESSION = re.compile(rf"^Initialized session in ({NUMBER}) ?ms")
+_SESSION = ((re.compile(rf"^Initialized session in ({NUMBER}) ?ms"), ("init_ms",)),)
 _TIMINGS = re.compile(r"^(?:Average inference|Inference) timings in us:\s*(.*)$")
 _TIMING = re.compile(rf"(Init|First inference|Warmup(?: \(avg\))?|Inference(?: \(avg\))?|no stats): *({NUMBER})")
 _TIMING_KEYS = {"Init": "init_ms", "First inference": "first_ms", "Warmup": "warmup_ms", "Warmup (avg)": "warmup_ms",
@@ -119,21 +118,13 @@ class BenchmarkLog:
         """Whether all runs that were asked for were done; None where the log does not say it."""
         return None if self.runs is None or self.asked_runs is None else self.runs >= self.asked_runs
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**asdict(self), "delegate_applied": self.delegate_applied, "complete": self.complete}
-
 
 def parse_log(text: str) -> BenchmarkLog:
     """Reads a log: standard output and error in one text, in any order. Any text is read without an error."""
     lines = split_lines(text)
     plain = [line.text for line in lines]
-    printed: dict[str, Any] = {}
-    for line in plain:
-        for key, value in (_from_timings(line) | _from_memory(line)).items():
-            printed.setdefault(key, value)
     # Counts have six digits, LiteRT's summary of the same runs two decimals.
-    found = _from_session(plain) | _from_litert(plain) | printed
+    found = _numbers(plain, _SESSION) | _from_litert(plain) | _numbers(plain, _MEMORY) | _from_timings(plain)
     counts = _from_counts(plain, found.get("mean_ms"))
     for key in ("first_ms", "warmup_ms"):  # a warm-up says them where there is no summary
         if key in found:
@@ -188,17 +179,25 @@ def _warm_up(match: re.Match[str]) -> dict[str, Any]:
     return {"warmup_runs": int(match.group(1)), **{key: value for key, value in values.items() if value is not None}}
 
 
-def _from_session(lines: Sequence[str]) -> dict[str, Any]:
-    for match in filter(None, map(_SESSION.match, lines)):
-        if (value := read_number(match.group(1))) is not None:
-            return {"init_ms": value}
-    return {}
+def _numbers(lines: Sequence[str], patterns: Sequence[tuple[re.Pattern[str], tuple[str, ...]]]) -> dict[str, Any]:
+    """The first number of each key that a line gives by one of the patterns."""
+    found: dict[str, Any] = {}
+    for line in lines:
+        for pattern, keys in patterns:
+            match = pattern.match(line)
+            for key, text in zip(keys, match.groups(), strict=True) if match else ():
+                if (value := read_number(text)) is not None:
+                    found.setdefault(key, value)
+    return found
 
 
-def _from_timings(line: str) -> dict[str, Any]:
-    match = _TIMINGS.match(line)
-    values = {_TIMING_KEYS[name]: read_number(value) for name, value in _TIMING.findall(match.group(1))} if match else {}
-    return {key: value / 1000 for key, value in values.items() if value is not None}
+def _from_timings(lines: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for match in filter(None, map(_TIMINGS.match, lines)):
+        for name, text in _TIMING.findall(match.group(1)):
+            if (value := read_number(text)) is not None:
+                found.setdefault(_TIMING_KEYS[name], value / 1000)
+    return found
 
 
 def _from_litert(lines: Sequence[str]) -> dict[str, Any]:
@@ -210,14 +209,6 @@ def _from_litert(lines: Sequence[str]) -> dict[str, Any]:
         if runs and name in ("Inference (avg)", "Warmup (avg)"):
             found.setdefault("runs" if name == "Inference (avg)" else "warmup_runs", int(runs))
     return found
-
-
-def _from_memory(line: str) -> dict[str, Any]:
-    for pattern, keys in _MEMORY:
-        if match := pattern.match(line):
-            values = zip(keys, map(read_number, match.groups()), strict=True)
-            return {key: value for key, value in values if value is not None}
-    return {}
 
 
 def _asked_runs(lines: Sequence[str]) -> int | None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mnv3_tf.export.benchmark.runners.log_profile import OpTime
-from mnv3_tf.tflite.file import OperatorInfo, TfliteFile
+from mnv3_tf.tflite.file import TfliteFile
 
 # How XNNPACK's names begin, and which of the file's operators they may stand for.
 _CONVOLUTIONS = ("CONV_2D", "FULLY_CONNECTED", "DEPTHWISE_CONV_2D")
@@ -197,14 +197,11 @@ def _traced(events: Sequence[Event], ways: list[dict[int, int]], place: int, fil
 def _starts(place: int, file: TfliteFile) -> list[int]:
     """Where the next event may begin: constants that are unpacked when the file is loaded take no time in a run."""
     found = [place]
-    while place < len(file.operators) and _unpacks_a_constant(file.operators[place], file):
-        place += 1
-        found.append(place)
+    for op in file.operators[place:]:
+        if op.name != "DEQUANTIZE" or not file.tensors[op.inputs[0]].is_constant:
+            break
+        found.append(op.index + 1)
     return found
-
-
-def _unpacks_a_constant(op: OperatorInfo, file: TfliteFile) -> bool:
-    return op.name == "DEQUANTIZE" and file.tensors[op.inputs[0]].is_constant
 
 
 def _ends(event: Event, begin: int, file: TfliteFile) -> list[int]:

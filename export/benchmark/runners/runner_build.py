@@ -3,8 +3,9 @@
 import contextlib
 import ctypes
 import fcntl
+import functools
 import hashlib
-import json
+import io
 import os
 import platform
 import re
@@ -15,16 +16,17 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata, resources, util
+from importlib import metadata, util
 from pathlib import Path
 from typing import Any, Literal
 
+from mnv3_tf.downloads import download, wrong_hash
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.export.benchmark.runners.downloads import fetch_checked
-from mnv3_tf.files import cache_folder, sha256
+from mnv3_tf.files import cache_folder, read_json, sha256
 from mnv3_tf.progress import Progress
 
 Architecture = Literal["aarch64", "x86_64"]
+_HERE = Path(__file__).parent
 PROGRAM, LIBRARY = "kit_runner", "libLiteRt.so"
 _SOURCES = ("kit_runner.c", "kit_operators.c")
 # The oldest GNU C library that the program runs on; the library beside it asks for more.
@@ -39,14 +41,12 @@ class RunnerBundle:
     """What is copied to a device.
 
     Attributes:
-        architecture: of the device.
         loader: name of the dynamic loader among the files.
         files: name on the device -> file here.
         sha256: of the program's and the library's bytes together.
         version: of the runtime, such as "LiteRT 2.3.0".
     """
 
-    architecture: str
     loader: str
     files: dict[str, Path]
     sha256: str
@@ -83,7 +83,7 @@ def build_runner(architecture: str, progress: Progress) -> RunnerBundle:
         raise KitError(f"{folder}: the kit's runner cannot be kept there ({error.strerror or error}). Free some space, or name "
                        "a folder that you may write to with XDG_CACHE_HOME.") from error
     digest = hashlib.sha256((sha256(program) + sha256(library)).encode()).hexdigest()
-    return RunnerBundle(architecture, loader, files, digest, f"LiteRT {version}")
+    return RunnerBundle(loader, files, digest, f"LiteRT {version}")
 
 
 @contextlib.contextmanager
@@ -99,35 +99,32 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _table() -> dict[str, Any]:
-    text = resources.files("mnv3_tf.export.benchmark.runners").joinpath("runtime_libraries.json").read_text(encoding="utf-8")
-    return dict(json.loads(text))
+    return dict(read_json(_HERE / "runtime_libraries.json"))
 
 
 def _compile(architecture: str, folder: Path, progress: Progress) -> Path:
     if util.find_spec("ziglang") is None:
         raise KitError("the compiler for the kit's runner is not installed. Install it: pip install ziglang (the extra "
                        "`device`), or take --runner benchmark_model.")
-    package = resources.files("mnv3_tf.export.benchmark.runners")
-    sources = {name: package.joinpath(name).read_bytes() for name in _SOURCES}
+    sources = b"".join((_HERE / name).read_bytes() for name in _SOURCES)
     made_by = f"{metadata.version('ziglang')} {architecture} {_GLIBC}".encode()
-    key = hashlib.sha256(b"".join(sources.values()) + made_by).hexdigest()[:16]
+    key = hashlib.sha256(sources + made_by).hexdigest()[:16]
     kept = folder / f"{PROGRAM}-{key}"
     if kept.is_file():
         return kept
     progress.say(f"Compiling the kit's runner for {architecture}")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as store:
-        for name, content in sources.items():
-            (Path(store) / name).write_bytes(content)
+        made = Path(store) / PROGRAM
         words = [sys.executable, "-m", "ziglang", "cc", "-O2", "-s", "-std=c11", "-D_GNU_SOURCE", "-rdynamic", "-target",
-                 f"{architecture}-linux-gnu.{_GLIBC}", _SOURCES[0], "-o", PROGRAM, "-ldl"]
-        done = subprocess.run(words, cwd=store, capture_output=True, text=True)
+                 f"{architecture}-linux-gnu.{_GLIBC}", _SOURCES[0], "-o", str(made), "-ldl"]
+        done = subprocess.run(words, cwd=_HERE, capture_output=True, text=True)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no message"]
             reason = next((line for line in lines if "error:" in line), lines[-1])
             raise KitError(f"the kit's runner cannot be compiled for {architecture}: {reason}. Reinstall ziglang, or take "
                            "--runner benchmark_model.")
-        return (Path(store) / PROGRAM).replace(kept)
+        return made.replace(kept)
 
 
 def _library(architecture: str, version: str, folder: Path, progress: Progress) -> Path:
@@ -172,7 +169,11 @@ def _runtime(architecture: str, loader: str, folder: Path, progress: Progress) -
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as store:
             for package in table[architecture]["packages"]:
-                archive = fetch_checked([f"{base}/{package['path']}" for base in bases], package["sha256"], folder / "packages")
+                digest = package["sha256"]
+                archive = folder / "packages" / digest
+                wrong = functools.partial(wrong_hash, digits=digest, says=f"{digest} is expected")
+                if not archive.is_file() or wrong(archive):
+                    download([f"{base}/{package['path']}" for base in bases], archive, wrong)
                 unpack_deb(archive, Path(store), names)
             missing = [name for name in names if not (Path(store) / name).is_file()]
             if missing:
@@ -215,26 +216,16 @@ def unpack_deb(archive: Path, folder: Path, names: list[str]) -> None:
     while place + 60 <= len(content):
         name, size = content[place:place + 16].decode("ascii").strip().rstrip("/"), int(content[place + 48:place + 58])
         if name.startswith("data.tar"):
-            data = folder / name
-            data.write_bytes(content[place + 60:place + 60 + size])
-            with tarfile.open(data) as members:
-                by_path = {item.name.removeprefix("./"): item for item in members.getmembers()}
-                for path, item in by_path.items():
-                    if Path(path).name in names and not item.isdir():
-                        item = _linked(archive, by_path, path)
-                        source = members.extractfile(item)
+            with tarfile.open(fileobj=io.BytesIO(content[place + 60:place + 60 + size])) as members:
+                for item in members.getmembers():
+                    if item.issym() and item.linkname.startswith("/"):  # the root of the package
+                        item.linkname = os.path.relpath(item.linkname, os.path.join("/", os.path.dirname(item.name)))
+                for item in members.getmembers():
+                    if Path(item.name).name in names:
+                        try:
+                            source = members.extractfile(item)
+                        except (KeyError, RecursionError):
+                            raise KitError(f"{archive}: its link {item.name} leads to no file of the package.") from None
                         if source is not None:
-                            (folder / Path(path).name).write_bytes(source.read())
-            data.unlink()
+                            (folder / Path(item.name).name).write_bytes(source.read())
         place += 60 + size + size % 2
-
-
-def _linked(archive: Path, by_path: dict[str, tarfile.TarInfo], path: str) -> tarfile.TarInfo:
-    """The file that a path stands for; a link that begins with / does so at the root of the package."""
-    seen = set()
-    while path in by_path and by_path[path].issym() and path not in seen:
-        seen.add(path)
-        path = os.path.normpath(os.path.join("/", os.path.dirname(path), by_path[path].linkname)).lstrip("/")
-    if path not in by_path or path in seen:
-        raise KitError(f"{archive}: its link {min(seen)} leads to no file of the package.")
-    return by_path[path]

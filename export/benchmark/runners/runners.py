@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mnv3_tf.export.benchmark.devices.measure import Job, Slice, SliceFailed
 from mnv3_tf.export.benchmark.devices.remote import Answer
 from mnv3_tf.export.benchmark.devices.session import DeviceSession
+from mnv3_tf.export.benchmark.measure import Job, Slice, SliceFailed
 from mnv3_tf.export.benchmark.runners.binaries import Binary
 from mnv3_tf.export.benchmark.runners.kit_runner import RunnerResult, parse_runner_output, runner_arguments
 from mnv3_tf.export.benchmark.runners.logs import BenchmarkLog, failure, parse_log, remarks
@@ -56,15 +56,13 @@ class KitRunner(_OnDevice):
         bundle: from :func:`mnv3_tf.export.benchmark.runners.runner_build.build_runner`.
         delegate: "xnnpack" or "none".
         seed: of the random input.
-        thermal: a thermal zone's file on the device, or None.
     """
 
     name = "kit"
 
-    def __init__(self, session: DeviceSession, bundle: RunnerBundle, *, delegate: str = "xnnpack", seed: int = 0,
-                 thermal: str | None = None):
+    def __init__(self, session: DeviceSession, bundle: RunnerBundle, *, delegate: str = "xnnpack", seed: int = 0):
         super().__init__(session)
-        self.bundle, self.seed, self.thermal = bundle, seed, thermal
+        self.bundle, self.seed = bundle, seed
         self.kernels = "xnnpack" if delegate == "xnnpack" else "builtin"
         self.sha256, self.version = bundle.sha256, bundle.version
 
@@ -79,8 +77,8 @@ class KitRunner(_OnDevice):
 
     def slice(self, job: Job, runs: int, seconds: float, warmup: int) -> Slice:
         found, log = self._run(job, self._words(job, warmup=warmup, runs=runs, min_seconds=seconds), seconds)
-        return Slice(found.samples_ms, {"runs": len(found.samples_ms)}, found.init_ms, found.first_ms,
-                     "xnnpack" if _XNNPACK_LINE in log else NO_DELEGATE, temperatures_c=found.temperatures_c, log=log)
+        return Slice(found.samples_ms, {}, found.init_ms, found.first_ms, "xnnpack" if _XNNPACK_LINE in log else NO_DELEGATE,
+                     log=log)
 
     def memory(self, job: Job) -> tuple[float | None, str]:
         found, log = self._run(job, self._words(job, measure="memory", warmup=_MEMORY_RUNS), 0)
@@ -94,8 +92,7 @@ class KitRunner(_OnDevice):
         return Profile(ops, _BY_THE_RUNTIME, found.profiled_runs, low, high, problem), log
 
     def _words(self, job: Job, **changes: Any) -> list[str]:
-        return runner_arguments(self.model(job.file), threads=job.threads, seed=self.seed, kernels=self.kernels,
-                                thermal=self.thermal, **changes)
+        return runner_arguments(self.model(job.file), threads=job.threads, seed=self.seed, kernels=self.kernels, **changes)
 
     def outputs(self, file: Path, tensors: Path, target: Path) -> None:
         """Runs input tensors through a model on the device.
@@ -151,8 +148,10 @@ class ToolRunner(_OnDevice):
     def slice(self, job: Job, runs: int, seconds: float, warmup: int) -> Slice:
         log, text = self._run(job, self._flags(job, runs, seconds, warmup), seconds)
         # Newer builds apply XNNPACK by default and say so, so silence means none.
-        return Slice((), _summary(log), log.init_ms, log.first_ms, log.delegate or NO_DELEGATE, log.partitions,
-                     remarks(log, runs, delegate=self.delegate), log=text)
+        names = ("runs", "median_ms", "mean_ms", "min_ms", "max_ms", "p95_ms")
+        summary = {name: value for name in names if (value := getattr(log, name)) is not None}
+        return Slice((), summary, log.init_ms, log.first_ms, log.delegate or NO_DELEGATE, log.partitions,
+                     warnings=remarks(log, runs, delegate=self.delegate), log=text)
 
     def memory(self, job: Job) -> tuple[float | None, str]:
         log, text = self._run(job, [*self._flags(job, _MEMORY_RUNS, 0, 1), "--report_peak_memory_footprint=true"], 0)
@@ -188,12 +187,6 @@ class ToolRunner(_OnDevice):
         if self.use_cache:
             flags += ["--use_caching=true", f"--xnnpack_weight_cache_file_path={self.session.path('weights.cache')}"]
         return flags
-
-
-def _summary(log: BenchmarkLog) -> dict[str, float | int]:
-    values = {"runs": log.runs, "median_ms": log.median_ms, "mean_ms": log.mean_ms, "min_ms": log.min_ms, "max_ms": log.max_ms,
-              "p95_ms": log.p95_ms, "std_ms": log.std_ms}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _log(answer: Answer) -> str:

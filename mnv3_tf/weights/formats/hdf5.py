@@ -6,7 +6,10 @@ Sources: the layouts as keras 3.15 writes them (`keras.src.legacy.saving.legacy_
 """
 
 import io
+import itertools
 import re
+import signal
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +18,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from mnv3_tf.child import Child, ChildFailed
 from mnv3_tf.errors import InputError
+from mnv3_tf.weights.formats.zips import most_bytes
 
-# What a file may hold beyond eight times its own size.
-SPARE_BYTES = 1 << 26
-_DEPTH = 32
+# 100 MB take about a second; the rest is for machines with much other work.
+_SECONDS, _BYTES_A_SECOND = 240, 4 << 20
+_GROUPS, _DEPTH = 100_000, 32
 # Top-level groups of a Keras 3 file that hold no layer.
 _NO_LAYERS = ("optimizer", "metrics", "loss")
 
@@ -39,11 +44,37 @@ class Group:
     tensors: dict[str, np.ndarray]
 
 
-def read_groups(path: Path, content: bytes, most_groups: int) -> tuple[str, tuple[Group, ...]]:
-    """What :func:`mnv3_tf.weights.formats.hdf5_worker.read_h5` gives, read in this process.
+def read_h5(path: Path, content: bytes) -> tuple[str, tuple[Group, ...]]:
+    """Every layer that has tensors, in file order.
 
-    A damaged file may end the process, or hold it for ever.
+    It is read in a process of its own: over a damaged file libhdf5 may end its process, or not come to an end.
+
+    Returns:
+        ("h5", groups) for the older layout, whose order is that of the network, or ("keras h5", groups) for Keras 3's, whose
+        order is by the layers' class and number.
+
+    Raises:
+        InputError: it is damaged, holds no weights, or declares more than its size allows; or the reading process failed or did
+            not end.
     """
+    seconds = _SECONDS + len(content) // _BYTES_A_SECOND
+    try:
+        with Child(_read_groups, path, content, _GROUPS) as child:
+            return child.answer(seconds)
+    except subprocess.TimeoutExpired:
+        raise InputError(f"{path}: damaged: reading it did not end within {seconds} s. Download or save it again.") from None
+    except ChildFailed as error:
+        if error.code == -signal.SIGKILL:
+            raise InputError(f"{path}: what read it was killed (SIGKILL), as where memory runs out. Close other programs, or "
+                             "take a smaller file.") from None
+        if error.code < 0:
+            raise InputError(f"{path}: damaged: HDF5 itself failed over it ({signal.Signals(-error.code).name}). Download or "
+                             "save it again.") from None
+        raise InputError(f"{path}: cannot be read ({(error.said or error.how)[:150]}). It is damaged, or there is too little "
+                         "memory for it. Download or save it again.") from None
+
+
+def _read_groups(path: Path, content: bytes, most_groups: int) -> tuple[str, tuple[Group, ...]]:
     import h5py
 
     try:
@@ -67,26 +98,20 @@ class _Reader:
 
     def __init__(self, path: Path, size_bytes: int, most_groups: int) -> None:
         self.path = path
-        self.bytes_left = 8 * size_bytes + SPARE_BYTES
+        self.bytes_left = most_bytes(size_bytes)
         self.most_groups = self.groups_left = most_groups
 
     def older(self, root: Any) -> Iterator[Group]:
-        """Layers named by the attribute `layer_names`, tensors by `weight_names`."""
-        for layer in _names(root, "layer_names"):
-            group = self.child(root, layer)
-            names = _names(group, "weight_names")
-            if names:
-                yield Group(layer, group.name.strip("/"), {self.within(name, layer): self.dataset(group, name) for name in names})
+        """Layers named by the attribute `layer_names`, tensors by `weight_names`, with the layer's name and TensorFlow's `:0`."""
+        places = [(layer, layer) for layer in _names(root, "layer_names")]
         if "top_level_model_weights" in root:
-            group = self.child(root, "top_level_model_weights")
-            names = _names(group, "weight_names")
-            if names:
-                yield Group("", group.name.strip("/"), {self.within(name, ""): self.dataset(group, name) for name in names})
-
-    @staticmethod
-    def within(name: str, layer: str) -> str:
-        """A tensor's name without its layer's and without TensorFlow's `:0`."""
-        return re.sub(r":\d+$", "", name.removeprefix(f"{layer}/"))
+            places.append(("", "top_level_model_weights"))
+        for layer, place in places:
+            group = self.child(root, place)
+            tensors = {re.sub(r":\d+$", "", name.removeprefix(f"{layer}/")): self.dataset(group, name)
+                       for name in _names(group, "weight_names")}
+            if tensors:
+                yield Group(layer, group.name.strip("/"), tensors)
 
     def keras3(self, group: Any, path: str, depth: int) -> Iterator[Group]:
         """Every group that has a group `vars` with tensors, whatever the folders around it are called."""
@@ -151,11 +176,7 @@ class _Reader:
 
 def _names(group: Any, attribute: str) -> list[str]:
     """A list of names in an attribute; Keras splits long ones over `attribute0`, `attribute1`, ..."""
-    if attribute in group.attrs:
-        values = list(group.attrs[attribute])
-    else:
-        values, number = [], 0
-        while f"{attribute}{number}" in group.attrs:
-            values += list(group.attrs[f"{attribute}{number}"])
-            number += 1
+    pieces = [attribute] if attribute in group.attrs else itertools.takewhile(
+        group.attrs.__contains__, (f"{attribute}{number}" for number in itertools.count()))
+    values = [value for piece in pieces for value in group.attrs[piece]]
     return [value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in values]

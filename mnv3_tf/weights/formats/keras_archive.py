@@ -12,37 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.weights.formats.hdf5 import SPARE_BYTES, Group
-from mnv3_tf.weights.formats.hdf5_worker import read_h5
-from mnv3_tf.weights.formats.torch_files import ZIP_ERRORS
+from mnv3_tf.weights.formats.hdf5 import Group, read_h5
+from mnv3_tf.weights.formats.zips import read_entry
 
 
 def read_keras_archive(path: Path, archive: zipfile.ZipFile, size_bytes: int) -> tuple[str, tuple[Group, ...]]:
     """A whole model's weights, in the order of its layers where its configuration tells it.
 
     Raises:
-        InputError: as :func:`mnv3_tf.weights.formats.hdf5_worker.read_h5`.
+        InputError: as :func:`mnv3_tf.weights.formats.hdf5.read_h5`.
     """
-    content = _member(path, archive, "model.weights.h5", size_bytes)
+    content = read_entry(path, archive, "model.weights.h5", size_bytes)
     _, groups = read_h5(path, content)
     try:
-        names = _layer_names(json.loads(_member(path, archive, "config.json", size_bytes)), "layers")
+        names = _layer_names(json.loads(read_entry(path, archive, "config.json", size_bytes)), "layers")
     except (ValueError, RecursionError):
         raise InputError(f"{path}: damaged: its config.json is not valid JSON. Save the model again.") from None
     order = {group: place for place, group in enumerate(names)}
     named = (Group(names.get(group.path, group.name), group.path, group.tensors) for group in groups)
     return "keras", tuple(sorted(named, key=lambda group: order.get(group.path, len(order))))
-
-
-def _member(path: Path, archive: zipfile.ZipFile, name: str, size_bytes: int) -> bytes:
-    try:
-        info = archive.getinfo(name)
-        if info.file_size > 8 * size_bytes + SPARE_BYTES:
-            raise InputError(f"{path}: its entry {name} declares {info.file_size} bytes in a file of {size_bytes}: damaged, or "
-                             "made to fill the memory.")
-        return archive.read(name)
-    except ZIP_ERRORS as error:
-        raise InputError(f"{path}: not a Keras model, or damaged: its entry {name} cannot be read ({error}).") from None
 
 
 def _layer_names(config: Any, folder: str) -> dict[str, str]:

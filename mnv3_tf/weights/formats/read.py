@@ -5,6 +5,7 @@ The format is found by content, never by the suffix. Nothing in a file is run: p
 """
 
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,10 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_bytes
 from mnv3_tf.text import nearest
 from mnv3_tf.weights.formats import torch_files
-from mnv3_tf.weights.formats.constructors import PickledArray, Refused
-from mnv3_tf.weights.formats.hdf5 import Group
-from mnv3_tf.weights.formats.hdf5_worker import read_h5
+from mnv3_tf.weights.formats.hdf5 import Group, read_h5
 from mnv3_tf.weights.formats.keras_archive import read_keras_archive
-from mnv3_tf.weights.formats.pickles import Machine, remedy
-from mnv3_tf.weights.formats.torch_files import Tensor
+from mnv3_tf.weights.formats.pickles import PickledArray, SafeUnpickler, remedy
+from mnv3_tf.weights.formats.zips import most_bytes, open_zip
 
 _MAX_BYTES = 1 << 31
 # Where checkpoints of training scripts keep a model's tensors; averaged weights first, as they are what is evaluated.
@@ -32,6 +31,8 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 _COUNTERS = re.compile(r"(^|[./])(num_batches_tracked|n_averaged|iterations?|step|seed_generator_state)$|seed_generator")
 _SAFE_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": ml_dtypes.bfloat16, "I64": "<i8", "I32": "<i4", "I16": "<i2",
                 "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}
+_STARTS = ((b"PK\x03\x04", "zip"), (b"\x89HDF\r\n\x1a\n", "h5"), (torch_files.LEGACY_START, "torch legacy"),
+           *((b"\x80" + bytes([protocol]), "pickle") for protocol in range(2, 6)))
 _PADDLE_NAMES = "StructuredToParameterName@@"
 _PADDLE_SLICES = "UnpackBigParamInfor@@"
 
@@ -45,7 +46,7 @@ class Source:
         format: "torch", "torch legacy", "pickle" (`.pdparams` and other dicts of numpy arrays), "safetensors", "h5" (Keras's
             older layout), "keras h5" (Keras 3's) or "keras" (a whole model's archive).
         tensors: float32, by the source's names, in file order. From HDF5 the name is ``layer/tensor``.
-        groups: the same by layer, for HDF5; in the order of :func:`~mnv3_tf.weights.formats.hdf5_worker.read_h5`. Else empty.
+        groups: the same by layer, for HDF5; in the order of :func:`~mnv3_tf.weights.formats.hdf5.read_h5`. Else empty.
         notes: what was chosen, renamed, converted or left out, one sentence each; to be shown.
     """
 
@@ -54,11 +55,6 @@ class Source:
     tensors: dict[str, np.ndarray]
     groups: tuple[Group, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-def read_tensors(path: str | Path, part: str | None = None) -> dict[str, np.ndarray]:
-    """Tensors by the source's own names, in file order, as float32; see :func:`read_source`."""
-    return read_source(path, part).tensors
 
 
 def read_source(path: str | Path, part: str | None = None) -> Source:
@@ -76,8 +72,7 @@ def read_source(path: str | Path, part: str | None = None) -> Source:
     content = _content(path)
     kind = sniff(path, content)
     if kind == "zip":
-        archive = torch_files.open_zip(path, content)
-        with archive:
+        with open_zip(path, content) as archive:
             if "model.weights.h5" in archive.namelist():
                 return _from_groups(path, *read_keras_archive(path, archive, len(content)), part)
             return _from_object(path, "torch", torch_files.read_zip(path, archive, len(content)), part)
@@ -85,25 +80,22 @@ def read_source(path: str | Path, part: str | None = None) -> Source:
         return _from_groups(path, *read_h5(path, content), part)
     if kind == "safetensors":
         return _from_object(path, kind, _safetensors(path, content), part)
-    if torch_files.is_legacy(content):
-        return _from_object(path, "torch legacy", torch_files.read_legacy(path, content), part)
-    return _from_object(path, "pickle", _joined(path, Machine(path, content).load()), part)
+    if kind == "torch legacy":
+        return _from_object(path, kind, torch_files.read_legacy(path, content), part)
+    return _from_object(path, kind, _joined(path, SafeUnpickler(path, content).load()), part)
 
 
 def sniff(path: str | Path, content: bytes) -> str:
-    """The container that bytes are: "zip", "h5", "safetensors" or "pickle".
+    """The container that bytes are: "zip", "h5", "safetensors", "torch legacy" or "pickle".
 
     Raises:
         InputError: they are not weights; the message says what they look like instead.
     """
-    if content.startswith(b"PK\x03\x04"):
-        return "zip"
-    if content.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "h5"
     if content[8:9] == b"{" and 2 <= int.from_bytes(content[:8], "little") <= len(content) - 8:
         return "safetensors"
-    if content[:1] == b"\x80" and content[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "pickle"
+    for start, kind in _STARTS:
+        if content.startswith(start):
+            return kind
     raise InputError(f"{path}: {_looks_like(content)}. Allowed: .pth, .pt and .bin of torch, .safetensors, .pdparams, .h5, "
                      ".weights.h5 and .keras of Keras.")
 
@@ -128,12 +120,9 @@ def _looks_like(content: bytes) -> str:
 
 
 def _content(path: Path) -> bytes:
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path}: a folder; the file of weights in it is needed.")
+    size = os.path.getsize(path) if os.path.isfile(path) else 0
     if size > _MAX_BYTES:
         raise InputError(f"{path}: {size} bytes, far more than any MobileNetV3 has; at most {_MAX_BYTES} are read. Save the "
                          "model's tensors alone.")
@@ -201,12 +190,15 @@ def _from_object(path: Path, kind: str, value: Any, part: str | None) -> Source:
         if names and all(name.startswith(prefix) for name in names):
             named = {name.removeprefix(prefix): item for name, item in named.items()}
             notes.sentences.append(f"the prefix {prefix!r} of every name is left out")
-    budget = _Budget(path, path.stat().st_size)
+    left = most_bytes(path.stat().st_size)  # a storage can be described any number of times
     tensors = {}
     for name, item in named.items():
         array = _floats(path, name, _array(path, name, item), notes, bfloat16=kind == "pickle")
         if array is not None:
-            budget.spend(array)
+            left -= array.nbytes
+            if left < 0:
+                raise InputError(f"{path}: describes far more tensors than a file of its size can hold: damaged, or made to "
+                                 "fill the memory.")
             tensors[name] = array
     if not tensors:
         raise InputError(f"{path}: holds no weights, only counters.")
@@ -235,7 +227,7 @@ def _from_groups(path: Path, kind: str, groups: tuple[Group, ...], part: str | N
 def _is_tensor(value: Any) -> bool:
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):  # how Paddle pickles a single tensor
         value = value[1]
-    return isinstance(value, Tensor | PickledArray | np.ndarray)
+    return isinstance(value, PickledArray | np.ndarray)
 
 
 def _has_tensors(value: Any) -> bool:
@@ -277,29 +269,14 @@ def _rank(key: str) -> int:
     return _PARTS.index(first) if first in _PARTS else len(_PARTS)
 
 
-class _Budget:
-    """What a file may grow to in memory: a storage can be described any number of times."""
-
-    def __init__(self, path: Path, size_bytes: int) -> None:
-        self.path = path
-        self.left = 8 * size_bytes + (1 << 26)
-
-    def spend(self, array: np.ndarray) -> None:
-        self.left -= array.nbytes
-        if self.left < 0:
-            raise InputError(f"{self.path}: describes far more tensors than a file of its size can hold: damaged, or made to "
-                             "fill the memory.")
-
-
 def _array(path: Path, name: Any, item: Any) -> np.ndarray:
     if isinstance(item, tuple):
         item = item[1]
-    if isinstance(item, np.ndarray):
-        return item
-    try:
-        return item.array()
-    except Refused as error:
-        raise InputError(f"{path}: {name}: {error}.") from None
+    if isinstance(item, PickledArray):
+        item = item.value
+    if item is None:
+        raise InputError(f"{path}: {name}: a numpy array without values.")
+    return item
 
 
 def _floats(path: Path, name: str, array: np.ndarray, notes: _Notes, bfloat16: bool = False) -> np.ndarray | None:
@@ -315,4 +292,4 @@ def _floats(path: Path, name: str, array: np.ndarray, notes: _Notes, bfloat16: b
     if array.dtype != np.float32:
         notes.converted[array.dtype.name] = notes.converted.get(array.dtype.name, 0) + 1
     with np.errstate(over="ignore"):  # infinities are for the reader of the tensors to judge
-        return np.ascontiguousarray(array, np.float32).reshape(array.shape)
+        return np.array(array, np.float32, order="C")

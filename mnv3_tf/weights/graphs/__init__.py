@@ -3,23 +3,9 @@
 from pathlib import Path
 
 from mnv3_tf.weights.graphs.blocks import find_network
-from mnv3_tf.weights.graphs.graph import Graph
 from mnv3_tf.weights.graphs.recovered import ForeignConvolution, ForeignNetwork
 from mnv3_tf.weights.graphs.tfjs import is_tfjs, read_tfjs
 from mnv3_tf.weights.graphs.walk import walk
-
-
-def read_graph(path: str | Path) -> Graph:
-    """A file's graph in the neutral form.
-
-    Raises:
-        InputError: the file is missing, damaged or of another kind.
-    """
-    if is_tfjs(path):
-        return read_tfjs(path)
-    from mnv3_tf.weights.graphs.tflite import read_tflite_graph
-
-    return read_tflite_graph(path)
 
 
 def read_convolutions(path: str | Path) -> ForeignNetwork:
@@ -32,7 +18,9 @@ def read_convolutions(path: str | Path) -> ForeignNetwork:
     Raises:
         InputError: the file is damaged or of another kind, or holds no such network; the message names the operator.
     """
-    return find_network(walk(read_graph(path)))
+    from mnv3_tf.weights.graphs.tflite import read_tflite_graph
+
+    return find_network(walk(read_tfjs(path) if is_tfjs(path) else read_tflite_graph(path)))
 
 
-__all__ = ["ForeignConvolution", "ForeignNetwork", "read_convolutions", "read_graph"]
+__all__ = ["ForeignConvolution", "ForeignNetwork", "read_convolutions"]

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 
 from mnv3_tf.errors import InputError
+from mnv3_tf.network.plan import Part, network_parts
 from mnv3_tf.weights.graphs.match import Candidate
-from mnv3_tf.weights.graphs.recovered import Channels, ForeignConvolution, ForeignNetwork
+from mnv3_tf.weights.graphs.recovered import Channels, ForeignNetwork, rgb
+from mnv3_tf.weights.importing import build
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,14 +18,14 @@ class Assigned:
 
     Attributes:
         model: takes RGB pixels 0..255; gives logits, or without a head the last feature map.
-        layers: names of the layers that took weights, in order.
+        parts: of the network, that took the file's convolutions one by one.
         notes: what a user should know, a sentence each.
         border_pixel: the pixel value that the zeros around the picture stand for, by channel: (in the file, in the model).
             Where they differ, so do the features at the border.
     """
 
     model: Any
-    layers: tuple[str, ...]
+    parts: tuple[Part, ...]
     notes: tuple[str, ...]
     border_pixel: tuple[Channels, Channels]
 
@@ -45,11 +47,11 @@ def to_keras(network: ForeignNetwork, candidate: Candidate, *, input_size: tuple
         dropout: before the classifier, in training.
 
     Raises:
-        InputError: it is not known what the file's input holds or how large it is, or a bias has no place in the dialect.
+        InputError: it is not known what the file's input holds or how large it is.
     """
     import keras
 
-    from mnv3_tf.models import MobileNetV3
+    from mnv3_tf.network.keras_io import assign_tensors
 
     size = input_size or (network.height, network.width)
     if not size[0] or not size[1]:
@@ -58,42 +60,29 @@ def to_keras(network: ForeignNetwork, candidate: Candidate, *, input_size: tuple
         raise InputError(f"{network.path}: does not say what its float input holds, and nothing is assumed. Give mean and std of "
                          "its pixels.")
     scale, offset = np.asarray(network.pixel_scale), np.asarray(network.pixel_offset)
-    model = MobileNetV3(candidate.spec, input_shape=(*size, 3), alpha=candidate.alpha, classes=candidate.classes or 1,
-                        include_top=candidate.head == "classifier", dropout=dropout)
-    count = {"none": 0, "features": 1, "classifier": 3}[candidate.head]
-    kept = [conv for conv in network.convolutions if conv not in network.head] + list(network.head[:count])
-    if candidate.head == "none":
-        last = f"block_{network.block_count:02d}_"
-        end = next(name for name in (f"{last}add", f"{last}project_bn") if name in {layer.name for layer in model.layers})
-        model = keras.Model(model.input, model.get_layer(end).output, name=model.name)
     model_scale, model_offset = (np.asarray(values, np.float64) for values in candidate.spec.dialect.rescaling())
     gain, rest = scale / model_scale, offset - scale / model_scale * model_offset
-    for number, conv in enumerate(kept):
+    model = build(candidate.spec, candidate.alpha, candidate.classes, size, dropout)  # type: ignore[arg-type]
+    parts = network_parts(candidate.spec, candidate.alpha, candidate.classes)
+    if candidate.head == "none":
+        parts = parts[:-1]
+        last = parts[-1].layer
+        end = last.replace("project", "add") if parts[-1].residual else f"{last}_bn"
+        model = keras.Model(model.input, model.get_layer(end).output, name=model.name)
+    tensors: dict[str, dict[str, np.ndarray]] = {}
+    for part, conv in zip(parts, network.convolutions, strict=False):
         kernel, bias = conv.kernel, conv.bias
-        if number == 0:
+        if part.role == "stem":
             bias = (bias + np.einsum("hwio,i->o", kernel.astype(np.float64), rest)).astype(np.float32)
             kernel = (kernel * gain[:, None]).astype(np.float32)
-        _assign(model, network, conv, kernel, bias)
-    borders = (_channels(-offset / scale), _channels(-model_offset / model_scale))
-    return Assigned(model, tuple(conv.layer for conv in kept), _notes(network, candidate, borders), borders)
-
-
-def _assign(model: Any, network: ForeignNetwork, conv: ForeignConvolution, kernel: np.ndarray, bias: np.ndarray) -> None:
-    """Kernel and bias of one layer and its BatchNorm."""
-    layer = model.get_layer(conv.layer)
-    names = {each.name for each in model.layers}
-    if tuple(layer.kernel.shape) != kernel.shape:
-        raise InputError(f"{network.path}: {conv.place} has a kernel of {kernel.shape}; {conv.layer} takes "
-                         f"{tuple(layer.kernel.shape)}.")
-    layer.kernel.assign(kernel)
-    if f"{conv.layer}_bn" in names:
-        norm = model.get_layer(f"{conv.layer}_bn")
-        ones = np.ones_like(bias)
-        norm.set_weights([ones * np.sqrt(np.float32(1 + norm.epsilon)), bias, np.zeros_like(bias), ones])
-    elif layer.bias is not None:
-        layer.bias.assign(bias)
-    elif np.any(bias != 0):
-        raise InputError(f"{network.path}: {conv.place} has a bias, and {conv.layer} has none in this dialect.")
+        tensors[part.layer] = {"kernel": kernel, "bias": bias}
+        if part.batchnorm:
+            ones, zeros = np.ones_like(bias), np.zeros_like(bias)
+            gamma = ones * np.sqrt(np.float32(1 + candidate.spec.dialect.batchnorm_epsilon))
+            tensors[f"{part.layer}_bn"] = {"gamma": gamma, "beta": bias, "moving_mean": zeros, "moving_variance": ones}
+    assign_tensors(model, tensors)
+    borders = (rgb(-offset / scale), rgb(-model_offset / model_scale))
+    return Assigned(model, parts, _notes(network, candidate, borders), borders)
 
 
 def _notes(network: ForeignNetwork, candidate: Candidate, borders: tuple[Channels, Channels]) -> tuple[str, ...]:
@@ -107,8 +96,3 @@ def _notes(network: ForeignNetwork, candidate: Candidate, borders: tuple[Channel
         notes.append("The zeros that convolutions pad the picture with stand for pixel "
                      f"{borders[0][0]:.4g} in the file and {borders[1][0]:.4g} here (red), so features at the border differ.")
     return tuple(notes)
-
-
-def _channels(values: np.ndarray) -> Channels:
-    red, green, blue = (float(value) + 0.0 for value in values)
-    return red, green, blue

@@ -2,35 +2,17 @@
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from mnv3_tf.errors import InputError
+from mnv3_tf.network.plan import Role
 from mnv3_tf.weights.graphs.graph import Operator, Tensor
-from mnv3_tf.weights.graphs.recovered import Channels, ForeignConvolution, ForeignNetwork, Role
+from mnv3_tf.weights.graphs.recovered import Channels, ForeignConvolution, ForeignNetwork, rgb
 from mnv3_tf.weights.graphs.values import Base, Clip, Convolution, Gated, Mean, Out, Pixels, Raw, Sum, Unknown, Value
 from mnv3_tf.weights.graphs.walk import Walked
 
 _ACTIVATIONS = ("relu", "hard_swish")
-
-
-@dataclass
-class _Found:
-    """A convolution with its part in the network."""
-
-    conv: Convolution
-    role: Role
-    block: int | None
-    activation: str | None
-
-
-@dataclass
-class _Chain:
-    """The network as far as it is found."""
-
-    convolutions: list[_Found] = field(default_factory=list)
-    adds: list[int] = field(default_factory=list)
 
 
 class _Refused(Exception):
@@ -44,23 +26,31 @@ def find_network(walked: Walked) -> ForeignNetwork:
         InputError: there is none, or more than one way to go on; the message names the operator.
     """
     finder = _Finder(walked)
-    chain, end, stopped = finder.find()
+    stem, end, stopped = finder.find()
     graph = walked.graph
     tensor = next(tensor for tensor, value in walked.values.items() if _holds(value, end))
     used = _ancestors(walked, tensor)
-    first = walked.first_inputs[chain.convolutions[0].conv]
-    scale, offset = _channels(first[0]), _channels(first[1])
+    scale, offset = map(rgb, walked.first_inputs[stem])
     pixel_scale, pixel_offset = _pixels(walked, scale, offset)
     return ForeignNetwork(
-        path=graph.path, format=graph.format, convolutions=tuple(map(_foreign, chain.convolutions)), height=graph.height,
-        width=graph.width, residual_adds=tuple(chain.adds), input_scale=scale, input_offset=offset, pixel_scale=pixel_scale,
+        path=graph.path, format=graph.format, convolutions=tuple(finder.convolutions), height=graph.height, width=graph.width,
+        residual_adds=tuple(finder.adds), input_scale=scale, input_offset=offset, pixel_scale=pixel_scale,
         pixel_offset=pixel_offset,
         ignored=tuple(operator.place for operator in graph.operators
                       if operator not in used and not finder.adds_nothing(operator, end)), stopped=stopped)
 
 
 class _Finder:
+    """Goes along the network as far as it is one.
+
+    Attributes:
+        convolutions: found so far, in order.
+        adds: numbers of the blocks found so far whose input is added to their output.
+    """
+
     def __init__(self, walked: Walked):
+        self.convolutions: list[ForeignConvolution] = []
+        self.adds: list[int] = []
         self._walked = walked
         self._bases: set[Base] = {_settled(value.base) for value in walked.values.values()}
         # Maps of one place, whose mean converters leave out.
@@ -72,10 +62,10 @@ class _Finder:
     def adds_nothing(self, operator: Operator, end: Base) -> bool:
         """Whether an operator makes a constant, or only hands on `end` in another shape."""
         value = self._walked.values.get(operator.outputs[0])
-        return value is None or (operator.kind in ("reshape", "identity") and _same(value.base, end))
+        return value is None or (operator.kind in ("reshape", "identity") and _settled(value.base) == end)
 
-    def find(self) -> tuple[_Chain, Base, str | None]:
-        """The chain, what its last operator makes, and why it ends there if that is not a classifier."""
+    def find(self) -> tuple[Convolution, Base, str | None]:
+        """The first convolution, what the last operator makes, and why it ends there if that is not a classifier."""
         stems = self._after[Pixels()]
         if len(stems) != 1:
             raise InputError(f"{self._path}: {self._no_stem(stems)}")
@@ -84,29 +74,28 @@ class _Finder:
         if stem.kind != "conv" or activation is None:
             raise InputError(f"{self._path}: {stem.operator.place} takes the picture but is not a convolution with a ReLU or "
                              f"hard-swish after it{self._why(Out(stem, 'linear'))}; there is no MobileNetV3 here.")
-        chain = _Chain([_Found(stem, "stem", None, activation)])
+        self.convolutions.append(_foreign(stem, "stem", 0, activation))
         end: Base = Out(stem, activation)
         number = 0
         while True:
             ways, refusals = self._blocks(end, number + 1)
             if len(ways) > 1:
-                places = " and ".join(way[0][0].conv.operator.place for way in ways)
+                places = " and ".join(found[0].place for found, _, _ in ways)
                 raise InputError(f"{self._path}: {places} both begin an inverted residual block after block {number}; "
                                  "which one belongs to the network cannot be told.")
             if not ways:
                 break
             number += 1
             found, has_add, end = ways[0]
-            chain.convolutions += found
-            if has_add:
-                chain.adds.append(number)
+            self.convolutions += found
+            self.adds += [number] if has_add else []
         if not number:
             raise InputError(f"{self._path}: no inverted residual block follows the first convolution "
                              f"({stem.operator.place}){self._why(end)}{_listed(refusals)}; there is no MobileNetV3 here.")
-        end, stopped = self._head(chain, end, number)
+        end, stopped = self._head(end, number)
         if stopped:
             stopped += self._why(end) + _listed(refusals)
-        return chain, end, stopped
+        return stem, end, stopped
 
     @property
     def _path(self) -> str:
@@ -146,7 +135,7 @@ class _Finder:
         return bool(self._after[base]) or Mean(base) in self._bases or any(
             isinstance(other, Gated) and other.map == base for other in self._bases)
 
-    def _blocks(self, x: Base, number: int) -> tuple[list[tuple[list[_Found], bool, Base]], list[str]]:
+    def _blocks(self, x: Base, number: int) -> tuple[list[tuple[list[ForeignConvolution], bool, Base]], list[str]]:
         """The inverted residual blocks that begin at `x`, and why other convolutions there are none."""
         ways, refusals = [], []
         for conv in self._after[x]:
@@ -156,7 +145,7 @@ class _Finder:
                 refusals.append(f"{conv.operator.place} begins no block: {refusal}")
         return ways, refusals
 
-    def _block(self, x: Base, first: Convolution, number: int) -> tuple[list[_Found], bool, Base]:
+    def _block(self, x: Base, first: Convolution, number: int) -> tuple[list[ForeignConvolution], bool, Base]:
         """The block that begins with a convolution of `x`."""
         found = []
         depthwise = [first]
@@ -164,7 +153,7 @@ class _Finder:
             activation = self._activation(first)
             if not _is_pointwise(first) or activation is None:
                 raise _Refused(f"it is not a 1x1 convolution with a ReLU or hard-swish{self._why(Out(first, 'linear'))}")
-            found.append(_Found(first, "expand", number, activation))
+            found.append(_foreign(first, "expand", number, activation))
             depthwise = [conv for conv in self._after[Out(first, activation)] if conv.kind == "depthwise"]
         elif number > 1:
             raise _Refused("only a first block begins with a depthwise convolution")
@@ -174,12 +163,12 @@ class _Finder:
                            + "".join(self._why(Out(conv, "linear")) for conv in depthwise))
         return self._second_half(x, kept[0], found, number)
 
-    def _second_half(self, x: Base, depthwise: Convolution, found: list[_Found], number: int
-                     ) -> tuple[list[_Found], bool, Base]:
+    def _second_half(self, x: Base, depthwise: Convolution, found: list[ForeignConvolution], number: int
+                     ) -> tuple[list[ForeignConvolution], bool, Base]:
         """Depthwise convolution, squeeze-and-excite and projection."""
         activation = self._activation(depthwise)
         y: Base = Out(depthwise, activation or "")
-        found = [*found, _Found(depthwise, "depthwise", number, activation)]
+        found = [*found, _foreign(depthwise, "depthwise", number, activation)]
         gates = [base for base in self._bases if isinstance(base, Gated) and base.map == y]
         if len(gates) > 1:
             raise _Refused(f"{depthwise.operator.place} is gated {len(gates)} times")
@@ -189,13 +178,13 @@ class _Finder:
             if reduce is None or not _is_pointwise(reduce) or not _is_pointwise(gate):
                 raise _Refused(f"the gate {gate.operator.place} does not come from the mean through two 1x1 convolutions "
                                "with a ReLU between")
-            found += [_Found(reduce, "se_reduce", number, "relu"), _Found(gate, "se_expand", number, "hard_sigmoid")]
+            found += [_foreign(reduce, "se_reduce", number, "relu"), _foreign(gate, "se_expand", number, "hard_sigmoid")]
             y = gates[0]
         projects = [conv for conv in self._after[y] if _is_pointwise(conv) and self._is_linear(conv)]
         if len(projects) != 1:
             raise _Refused(f"{len(projects)} linear 1x1 convolutions follow {depthwise.operator.place}{self._why(y)}")
         linear = Out(projects[0], "linear")
-        found.append(_Found(projects[0], "project", number, None))
+        found.append(_foreign(projects[0], "project", number, None))
         total = next((base for base in self._bases if isinstance(base, Sum) and base in (Sum(x, linear), Sum(linear, x))), None)
         return found, total is not None, total or linear
 
@@ -205,33 +194,33 @@ class _Finder:
         summed = any(isinstance(base, Sum) and linear in (base.first, base.second) for base in self._bases)
         return summed or bool(self._after[linear]) or self._activation(conv) is None
 
-    def _head(self, chain: _Chain, x: Base, blocks: int) -> tuple[Base, str | None]:
+    def _head(self, x: Base, blocks: int) -> tuple[Base, str | None]:
         """Adds what there is of the head; returns the network's last value and why it ends before a classifier."""
-        nothing = f"no further block and no head of a classifier follows block {blocks}"
         for conv in self._after[x]:
             activation = self._activation(conv)
-            if conv.kind != "conv" or not _is_pointwise(conv) or activation is None:
+            if not _is_pointwise(conv) or activation is None:
                 continue
             y: Base = Out(conv, activation)
-            if not self._after_mean(y) and Mean(y) not in self._bases and not self._is_output(y):
+            pooled = bool(self._after_mean(y)) or Mean(y) in self._bases
+            if not pooled and not self._is_output(y):
                 continue
-            chain.convolutions.append(_Found(conv, "head_conv", None, activation))
-            if Mean(y) not in self._bases and not self._after_mean(y):
+            self.convolutions.append(_foreign(conv, "head_conv", 0, activation))
+            if not pooled:
                 return y, "the file ends before the pooling"
             for expand in self._after_mean(y):
                 last = self._activation(expand)
                 classifiers = [c for c in self._after[Out(expand, last)] if self._is_linear(c)] if last else []
                 if len(classifiers) == 1:
-                    chain.convolutions += [_Found(expand, "head_expand", None, last),
-                                           _Found(classifiers[0], "classifier", None, None)]
+                    self.convolutions += [_foreign(expand, "head_expand", 0, last),
+                                           _foreign(classifiers[0], "classifier", 0, None)]
                     return Out(classifiers[0], "linear"), None
             return Mean(y), "no classifier (a layer with an activation and a linear one) follows the pooling"
-        return x, nothing
+        return x, f"no further block and no head of a classifier follows block {blocks}"
 
     def _is_output(self, base: Base) -> bool:
         """Whether a graph's output holds it."""
-        return any(tensor in self._walked.values and _same(self._walked.values[tensor].base, base)
-                   for tensor in self._walked.graph.outputs)
+        values = self._walked.values
+        return any(tensor in values and _settled(values[tensor].base) == base for tensor in self._walked.graph.outputs)
 
 
 def _settled(base: Base) -> Base:
@@ -241,23 +230,18 @@ def _settled(base: Base) -> Base:
     return Out(base.conv, "relu") if isinstance(base, Clip) and base.is_relu else base
 
 
-def _same(base: Base, end: Base) -> bool:
-    """Whether a tensor holds `end`."""
-    return _settled(base) == end
-
-
 def _is_on_the_way(base: Base, end: Base) -> bool:
     """Whether a tensor holds `end`, or the same convolution's output clipped to something."""
-    return _same(base, end) or (isinstance(base, Clip) and isinstance(end, Out) and base.conv is end.conv)
+    return _settled(base) == end or (isinstance(base, Clip) and isinstance(end, Out) and base.conv is end.conv)
 
 
 def _holds(value: Value, end: Base) -> bool:
     """Whether a tensor holds `end` in true units: of a convolution's, the one behind its BatchNorm and bias."""
     if isinstance(value.base, Raw):
         conv = value.base.conv
-        return _same(value.base, end) and conv.unit is not None and bool(
-            np.array_equal(value.scale, conv.unit) and np.array_equal(value.offset, conv.shift))
-    return _same(value.base, end)
+        if conv.unit is None or not (np.array_equal(value.scale, conv.unit) and np.array_equal(value.offset, conv.shift)):
+            return False
+    return _settled(value.base) == end
 
 
 def _is_pointwise(conv: Convolution) -> bool:
@@ -268,16 +252,15 @@ def _listed(refusals: list[str]) -> str:
     return f"; {'; '.join(refusals)}" if refusals else ""
 
 
-def _foreign(found: _Found) -> ForeignConvolution:
+def _foreign(conv: Convolution, role: Role, block: int, activation: str | None) -> ForeignConvolution:
     """A convolution in true units: ``u = unit * z + shift`` goes into its kernel and bias."""
-    conv = found.conv
     unit = np.asarray(1.0) if conv.unit is None else conv.unit
     along = unit[:, None] if conv.kind == "depthwise" and unit.ndim else unit
     size = np.abs(unit)
     return ForeignConvolution(
         name=conv.operator.name, place=conv.operator.place, kind=conv.kind, kernel=(conv.kernel * along).astype(np.float32),
         bias=(conv.bias * unit + conv.shift).astype(np.float32), stride=conv.stride, padding=conv.padding, pads=conv.pads,
-        activation=found.activation, role=found.role, block=found.block,
+        activation=activation, role=role, block=block,
         kernel_step=None if conv.kernel_step is None else conv.kernel_step * size,
         bias_step=None if conv.bias_step is None else conv.bias_step * size)
 
@@ -292,11 +275,6 @@ def _ancestors(walked: Walked, tensor: Tensor) -> set[Operator]:
             used.add(operator)
             waiting += operator.inputs
     return used
-
-
-def _channels(values: np.ndarray) -> Channels:
-    red, green, blue = (float(value) for value in np.broadcast_to(values, (3,)))
-    return red, green, blue
 
 
 def _pixels(walked: Walked, scale: Channels, offset: Channels) -> tuple[Channels | None, Channels | None]:
@@ -315,4 +293,4 @@ def _pixels(walked: Walked, scale: Channels, offset: Channels) -> tuple[Channels
     if not any(math.isclose(low, a, abs_tol=step * 1.5) and math.isclose(high, b, abs_tol=step * 1.5)
                for a, b in ((0, 255), (0, 1), (-1, 1))):
         return None, None
-    return (_channels(np.asarray(scale) * step), _channels(np.asarray(scale) * low + np.asarray(offset)))
+    return rgb(np.asarray(scale) * step), rgb(np.asarray(scale) * low + np.asarray(offset))

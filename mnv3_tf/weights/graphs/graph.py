@@ -17,7 +17,7 @@ Kinds of operators, with their attributes:
 Pictures are (batch, height, width, channels).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -37,6 +37,10 @@ class Constant:
 
     value: np.ndarray
     step: np.ndarray | None = None
+
+    def turned(self, turn: Callable[[np.ndarray], np.ndarray]) -> "Constant":
+        """With its axes in another order or number."""
+        return Constant(turn(self.value), None if self.step is None else turn(self.step))
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,3 +90,12 @@ class Graph:
     width: int | None
     channels: int | None
     input_quantization: tuple[str, float, int] | None = None
+
+
+def zero_pads(amounts: Sequence[int], filled: np.ndarray | None) -> tuple[int, ...]:
+    """What a padding by `amounts` (before and after, axis by axis) with a constant adds: (top, bottom, left, right).
+
+    Empty where it is not zeros around a picture.
+    """
+    is_zero = filled is not None and not np.any(filled)
+    return tuple(amounts[2:6]) if is_zero and len(amounts) == 8 and not any((*amounts[:2], *amounts[6:])) else ()

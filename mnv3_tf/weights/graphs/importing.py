@@ -12,12 +12,15 @@ from mnv3_tf.config import ModelConfig
 from mnv3_tf.data.synthetic import synthetic_pictures
 from mnv3_tf.errors import GateError, InputError
 from mnv3_tf.files import sha256
-from mnv3_tf.network.spec import check_alpha, find_spec, read_block_table
+from mnv3_tf.metrics import softmax
+from mnv3_tf.network.plan import Part
+from mnv3_tf.network.spec import check_alpha, find_spec, read_block_table, with_normalization
 from mnv3_tf.weights.graphs import ForeignNetwork, read_convolutions
 from mnv3_tf.weights.graphs.assign import to_keras
 from mnv3_tf.weights.graphs.match import Candidate, require_match
+from mnv3_tf.weights.graphs.recovered import rgb
 from mnv3_tf.weights.graphs.tfjs import weight_files
-from mnv3_tf.weights.importing import Imported, ImportedTensor, check_labels, with_normalization
+from mnv3_tf.weights.importing import Imported, ImportedTensor, check_labels
 
 if TYPE_CHECKING:
     import keras
@@ -29,7 +32,7 @@ _LIMITS = {"float32": 1e-3, "float16": 1e-2, "8 bits": 0.1}
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Agreement:
     """Answers of the imported model and of the file that it came from.
 
     Attributes:
@@ -75,7 +78,7 @@ def import_foreign(source: str | Path, origin: str, *, name: str | None = None, 
         dropout: before the classifier, in training.
 
     Returns:
-        The model; ``facts["comparison"]`` holds the :class:`Comparison` with a `.tflite` file as a dict, and
+        The model; ``facts["comparison"]`` holds the :class:`Agreement` with a `.tflite` file as a dict, and
         ``facts["weight_files"]`` the SHA-256 of each file that holds a graph model's weights, by its name.
 
     Raises:
@@ -116,11 +119,11 @@ def import_foreign(source: str | Path, origin: str, *, name: str | None = None, 
     return Imported(
         model=assigned.model, source=path / "model.json" if path.is_dir() else path, origin=origin, settings=settings,
         include_top=candidate.head == "classifier", classes=candidate.classes, labels=labels, mean=details.mean,
-        std=details.std, preprocessing=None, tensors=_rows(network, assigned.layers), left_out=network.ignored,
+        std=details.std, preprocessing=None, tensors=_rows(network, assigned.parts), left_out=network.ignored,
         notes=tuple(notes), facts=facts)
 
 
-def compare(network: ForeignNetwork, model: "keras.Model", candidate: Candidate) -> Comparison:
+def compare(network: ForeignNetwork, model: "keras.Model", candidate: Candidate) -> Agreement:
     """Runs the `.tflite` file and the imported model on random pictures of the file's size.
 
     The logits are compared (or their softmax, where that is what the file gives); without a classifier, the last block's
@@ -141,11 +144,11 @@ def compare(network: ForeignNetwork, model: "keras.Model", candidate: Candidate)
     where, ours = _our_values(network, model, candidate, pictures)
     theirs = np.stack([_their_values(runner, network, candidate, picture) for picture in real])
     if candidate.head == "classifier" and np.allclose(theirs.sum(-1), 1, atol=0.05) and theirs.min() >= 0:
-        where, ours = "softmax", _softmax(ours)
+        where, ours = "softmax", softmax(ours)
     extent = float(theirs.max() - theirs.min()) or 1.0
     difference = np.abs(ours.reshape(theirs.shape) - theirs) / extent
     precision = _precision(network, runner.input_dtype)
-    return Comparison(where, _PICTURES, precision, float(difference.max()), float(difference.mean()), _LIMITS[precision])
+    return Agreement(where, _PICTURES, precision, float(difference.max()), float(difference.mean()), _LIMITS[precision])
 
 
 def _our_values(network: ForeignNetwork, model: "keras.Model", candidate: Candidate,
@@ -168,11 +171,6 @@ def _their_values(runner: Any, network: ForeignNetwork, candidate: Candidate, re
     return np.asarray(runner.real_values(index))
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
-
-
 def _precision(network: ForeignNetwork, input_dtype: str) -> str:
     if any(conv.kernel_step is not None for conv in network.convolutions) or input_dtype in ("uint8", "int8"):
         return "8 bits"
@@ -193,8 +191,7 @@ def with_pixels(network: ForeignNetwork, mean: Sequence[float] | None, std: Sequ
     details = with_normalization(find_spec("small"), mean, std).dialect
     scale, offset = (np.asarray(values) for values in details.rescaling())
     own_scale, own_offset = np.asarray(network.input_scale), np.asarray(network.input_offset)
-    return dataclasses.replace(network, pixel_scale=tuple(map(float, own_scale * scale)),  # type: ignore[arg-type]
-                               pixel_offset=tuple(map(float, own_scale * offset + own_offset)))  # type: ignore[arg-type]
+    return dataclasses.replace(network, pixel_scale=rgb(own_scale * scale), pixel_offset=rgb(own_scale * offset + own_offset))
 
 
 def _with_the_files_normalization(network: ForeignNetwork, candidate: Candidate) -> Candidate:
@@ -213,12 +210,10 @@ def _settings(candidate: Candidate, table: str | Path | None, dropout: float) ->
     return ModelConfig(name=candidate.name, **found)  # type: ignore[arg-type]
 
 
-def _rows(network: ForeignNetwork, layers: Sequence[str]) -> tuple[ImportedTensor, ...]:
+def _rows(network: ForeignNetwork, parts: Sequence[Part]) -> tuple[ImportedTensor, ...]:
     rows = []
-    for conv in network.convolutions:
-        if conv.layer in layers:
-            folded = conv.role not in ("se_reduce", "se_expand", "head_expand", "classifier")
-            rows.append(ImportedTensor(conv.name, conv.kernel.shape, f"{conv.layer}/kernel", conv.kernel.shape, ""))
-            rows.append(ImportedTensor(conv.name, conv.bias.shape, f"{conv.layer}_bn/beta" if folded else f"{conv.layer}/bias",
-                                       conv.bias.shape, "BatchNorm that only adds the bias" if folded else ""))
+    for part, conv in zip(parts, network.convolutions, strict=False):
+        bias, how = ("_bn/beta", "BatchNorm that only adds the bias") if part.batchnorm else ("/bias", "")
+        rows.append(ImportedTensor(conv.name, conv.kernel.shape, f"{part.layer}/kernel", conv.kernel.shape, ""))
+        rows.append(ImportedTensor(conv.name, conv.bias.shape, f"{part.layer}{bias}", conv.bias.shape, how))
     return tuple(rows)

@@ -5,9 +5,16 @@ from typing import Literal
 
 import numpy as np
 
-Role = Literal["stem", "expand", "depthwise", "se_reduce", "se_expand", "project", "head_conv", "head_expand", "classifier"]
+from mnv3_tf.network.plan import Role, layer_name
+
 Pads = tuple[int, int, int, int]
 Channels = tuple[float, float, float]
+
+
+def rgb(values: np.ndarray) -> Channels:
+    """A number, or one for each channel, as three; minus zero as zero."""
+    red, green, blue = (float(value) + 0.0 for value in np.broadcast_to(values, (3,)))
+    return red, green, blue
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +34,7 @@ class ForeignConvolution:
         pads: the amounts (top, bottom, left, right), None where the file leaves the input's size open.
         activation: None, "relu", "hard_swish" or "hard_sigmoid" (clip(x / 6 + 0.5, 0, 1), whatever slope the file has).
         role: its part in the network.
-        block: number of its block from 1, None outside of the blocks.
+        block: number of its block from 1, 0 outside of the blocks.
         kernel_step: size of a quantization step of the kernel for each output channel, (out,), in true units; None if not
             quantized.
         bias_step: the same of the bias.
@@ -43,16 +50,14 @@ class ForeignConvolution:
     pads: Pads | None
     activation: str | None
     role: Role
-    block: int | None
+    block: int
     kernel_step: np.ndarray | None
     bias_step: np.ndarray | None
 
     @property
     def layer(self) -> str:
         """The name of the layer that :func:`mnv3_tf.MobileNetV3` has in this place."""
-        if self.block is not None:
-            return f"block_{self.block:02d}_{self.role}"
-        return {"stem": "stem_conv"}.get(self.role, self.role)
+        return layer_name(self.role, self.block)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +93,7 @@ class ForeignNetwork:
     @property
     def block_count(self) -> int:
         """Inverted residual blocks."""
-        return max((conv.block or 0 for conv in self.convolutions), default=0)
+        return max((conv.block for conv in self.convolutions), default=0)
 
     @property
     def head(self) -> tuple[ForeignConvolution, ...]:

@@ -8,7 +8,7 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_bytes, read_json
-from mnv3_tf.weights.graphs.graph import Constant, Graph, Operator, Tensor
+from mnv3_tf.weights.graphs.graph import Constant, Graph, Operator, Tensor, zero_pads
 
 _DTYPES = {"float32": "<f4", "float16": "<f2", "int32": "<i4", "bool": "u1", "uint8": "u1", "uint16": "<u2"}
 _ARITHMETIC = {"Add": "add", "AddV2": "add", "BiasAdd": "add", "Sub": "sub", "Mul": "mul", "RealDiv": "div", "Div": "div",
@@ -190,7 +190,7 @@ def _operator(path: Path, number: int, node: Mapping[str, Any], constants: Mappi
         shape: dict[str, Any] = {"shape": tuple(whole(1))} if op == "Reshape" and whole(1) else {}
         return made(_SAME_VALUES[op], take=1, **shape)
     if op in _CONVOLUTIONS:
-        return _convolution(place, name, op, inputs, attributes)
+        return _convolution(made, op, attributes)
     if op == "Relu6":
         return made("clip", low=0.0, high=6.0)
     if op in ("Minimum", "Maximum"):
@@ -204,39 +204,29 @@ def _operator(path: Path, number: int, node: Mapping[str, Any], constants: Mappi
     if op == "AvgPool":
         return made("average_pool", window=_pair(attributes, "ksize"), stride=_pair(attributes, "strides"),
                     padding=_text(attributes, "padding", "VALID").lower())
-    if op in ("Pad", "PadV2") and len(whole(1)) == 8:
-        amounts = np.reshape(whole(1), (4, 2)).tolist()
-        filled = value(2) if op == "PadV2" else np.zeros(())
-        if amounts[0] == amounts[3] == [0, 0] and filled is not None and not np.any(filled):
-            return made("pad", take=1, pads=(*amounts[1], *amounts[2]))
+    if op in ("Pad", "PadV2") and (pads := zero_pads(whole(1), np.zeros(()) if op == "Pad" else value(2))):
+        return made("pad", take=1, pads=pads)
     return made("other")
 
 
-def _convolution(place: str, name: str, op: str, inputs: tuple[str, ...], attributes: Mapping[str, Any]) -> Operator:
+def _convolution(made: Callable[..., Operator], op: str, attributes: Mapping[str, Any]) -> Operator:
     """A convolution or matrix product, with what is fused after it."""
-    kind = _CONVOLUTIONS[op]
     fused = _texts(attributes, "fused_ops")
-    activation = None
-    if fused and fused[0] == "BiasAdd":
-        fused = fused[1:]
-    elif op.startswith(("_Fused", "Fused")) and fused:
-        return Operator(place, "other", inputs, (name,), name, {"reason": f"it fuses {' and '.join(fused)}"})
-    if fused:
-        activation = {"Relu": "relu", "Relu6": "relu6"}.get(fused[0], fused[0])
-    if len(fused) > 1:
-        return Operator(place, "other", inputs, (name,), name, {"reason": f"it fuses {' and '.join(fused)}"})
-    if kind == "fully_connected":
-        transposed = [key for key in ("transpose_a", "transpose_b") if attributes.get(key, {}).get("b")]
-        values: dict[str, Any] = {"transposed": "transpose_b" in transposed}
-        if "transpose_a" in transposed:
-            return Operator(place, "other", inputs, (name,), name, {"reason": "its first factor is transposed"})
-        return Operator(place, kind, inputs[:3], (name,), name, values, activation)
+    has_bias = bool(fused) and fused[0] == "BiasAdd"
+    fused = fused[has_bias:]
+    if len(fused) > 1 or (fused and not has_bias and op.startswith(("_Fused", "Fused"))):
+        return made("other", reason=f"it fuses {' and '.join(fused)}")
+    activation = {"Relu": "relu", "Relu6": "relu6"}.get(fused[0], fused[0]) if fused else None
+    if _CONVOLUTIONS[op] == "fully_connected":
+        if attributes.get("transpose_a", {}).get("b"):
+            return made("other", reason="its first factor is transposed")
+        return made("fully_connected", take=3, activation=activation,
+                    transposed=bool(attributes.get("transpose_b", {}).get("b")))
     padding: Any = _text(attributes, "padding", "VALID").lower()
     if padding == "explicit":
-        amounts = _integers(attributes, "explicit_paddings")
-        padding = tuple(amounts[2:6])
-    values = {"stride": _pair(attributes, "strides"), "dilation": _pair(attributes, "dilations"), "padding": padding}
-    return Operator(place, kind, inputs[:3], (name,), name, values, activation)
+        padding = tuple(_integers(attributes, "explicit_paddings")[2:6])
+    return made(_CONVOLUTIONS[op], take=3, activation=activation, stride=_pair(attributes, "strides"),
+                dilation=_pair(attributes, "dilations"), padding=padding)
 
 
 def _decoded(value: Any) -> str:

@@ -1,22 +1,15 @@
 """Reads a `.tflite` file into the neutral graph, with every constant in real numbers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.tflite.file import (
-    OperatorInfo,
-    TensorInfo,
-    TfliteFile,
-    constant_data,
-    operator_options,
-    parse_tflite,
-    read_tflite_bytes,
-)
-from mnv3_tf.weights.graphs.graph import Constant, Graph, Operator, Tensor
+from mnv3_tf.tflite.file import OperatorInfo, TfliteFile, read_tflite
+from mnv3_tf.weights.graphs.graph import Constant, Graph, Operator, Tensor, zero_pads
 
 _FLOATS = ("float32", "float16", "float64")
 _WHOLE = ("int8", "uint8", "int16", "int32", "int64", "bool")
@@ -34,12 +27,11 @@ def read_tflite_graph(path: str | Path) -> Graph:
     Raises:
         InputError: the file is missing, damaged or of another kind, has several inputs, or a constant of a type that is not read.
     """
-    content = read_tflite_bytes(path)
-    file = parse_tflite(content, name=path)
+    file = read_tflite(path)
     if len(file.inputs) != 1 or len(file.inputs[0].shape) != 4:
         raise InputError(f"{path}: its inputs are {', '.join(f'{t.name} {t.shape}' for t in file.inputs) or 'none'}; a network "
                          "that takes one picture (batch, height, width, channels) is needed.")
-    reader = _Reader(file, constant_data(content), operator_options(content))
+    reader = _Reader(file)
     picture = file.inputs[0]
     operators = reader.operators()
     height, width, channels = (size if size > 0 else None for size in picture.shape_signature[1:])
@@ -51,20 +43,19 @@ def read_tflite_graph(path: str | Path) -> Graph:
 
 
 class _Reader:
-    def __init__(self, file: TfliteFile, buffers: tuple[bytes, ...], options: tuple[Any, ...]):
+    def __init__(self, file: TfliteFile):
         self._file = file
-        self._options = options
         self.constants: dict[Tensor, Constant] = {
-            tensor.index: _constant(file, tensor, buffers[tensor.buffer]) for tensor in file.tensors if tensor.is_constant
-            and (tensor.dtype in _FLOATS or tensor.dtype in _WHOLE)}
+            tensor.index: self._constant(tensor.index) for tensor in file.tensors
+            if tensor.is_constant and tensor.dtype in (*_FLOATS, *_WHOLE)}
+
+    def _constant(self, index: int) -> Constant:
+        value, steps = self._file.real(index), self._file.steps(index)
+        return Constant(value.astype(np.float32 if value.dtype.kind == "f" else np.int64) if steps is None else value, steps)
 
     def operators(self) -> list[Operator]:
         """All operators that do not only unpack constants."""
-        made = []
-        for info in self._file.operators:
-            if not self._unpack(info):
-                made.append(self._operator(info))
-        return made
+        return [self._operator(info) for info in self._file.operators if not self._unpack(info)]
 
     def _unpack(self, info: OperatorInfo) -> bool:
         """Carries a constant through an operator that only changes how it is stored."""
@@ -77,9 +68,7 @@ class _Reader:
             "TRANSPOSE": lambda a: a.transpose(self._whole(info, 1))}
         if info.name not in unpack:
             return False
-        turn = unpack[info.name]
-        step = None if source.step is None else turn(np.broadcast_to(source.step, source.value.shape))
-        self.constants[info.outputs[0]] = Constant(turn(source.value), step)
+        self.constants[info.outputs[0]] = source.turned(lambda a: unpack[info.name](np.broadcast_to(a, source.value.shape)))
         return True
 
     def _whole(self, info: OperatorInfo, index: int) -> list[int]:
@@ -90,7 +79,7 @@ class _Reader:
     def _operator(self, info: OperatorInfo) -> Operator:
         name = self._file.tensors[info.outputs[0]].name if info.outputs else ""
         place = f"operator {info.index} {info.name} {name!r}"
-        options = self._options[info.index]
+        options = info.options
         inputs: tuple[Tensor, ...] = tuple(tensor for tensor in info.inputs if tensor >= 0)
         activation = _ACTIVATIONS.get(info.fused_activation, info.fused_activation)
 
@@ -115,11 +104,9 @@ class _Reader:
             return made("average_pool", window=(options.filterHeight, options.filterWidth),
                         stride=(options.strideH, options.strideW), padding=_padding(options))
         if info.name in ("PAD", "PADV2"):
-            amounts = np.reshape(self._whole(info, 1), (-1, 2)).tolist()
-            filled = self.constants.get(info.inputs[2]) if info.name == "PADV2" else None
-            is_zero = info.name == "PAD" or (filled is not None and not np.any(filled.value))
-            if len(amounts) == 4 and amounts[0] == amounts[3] == [0, 0] and is_zero:
-                return made("pad", take=1, pads=(*amounts[1], *amounts[2]))
+            filled = self.constants.get(info.inputs[2]) if info.name == "PADV2" else Constant(np.zeros(()))
+            if pads := zero_pads(self._whole(info, 1), None if filled is None else filled.value):
+                return made("pad", take=1, pads=pads)
         return made("other")
 
     def _convolution(self, info: OperatorInfo, made: Callable[..., Operator], options: Any) -> Operator:
@@ -128,37 +115,12 @@ class _Reader:
         kernel = info.inputs[1]
         if kernel not in self.constants:
             return made("other", reason="its kernel is not constant or of a type that is not read")
-        axes = (1, 2, 3, 0)
-        turned = (kernel, "turned", is_depthwise)
-        name = str(turned)
-        if name not in self.constants:
-            source = self.constants[kernel]
-            self.constants[name] = Constant(source.value.transpose(axes),
-                                            None if source.step is None else source.step.transpose(axes))
+        turned = f"{kernel} turned"
+        self.constants[turned] = self.constants[kernel].turned(lambda a: a.transpose(1, 2, 3, 0))
         operator = made("depthwise" if is_depthwise else "conv", stride=(options.strideH, options.strideW),
                         dilation=(options.dilationHFactor, options.dilationWFactor), padding=_padding(options))
-        return Operator(operator.place, operator.kind, (operator.inputs[0], name, *operator.inputs[2:]), operator.outputs,
-                        operator.name, operator.attributes, operator.activation)
+        return replace(operator, inputs=(operator.inputs[0], turned, *operator.inputs[2:]))
 
 
 def _padding(options: Any) -> str:
     return "same" if options.padding == 0 else "valid"
-
-
-def _constant(file: TfliteFile, tensor: TensorInfo, data: bytes) -> Constant:
-    """A constant in real numbers."""
-    dtype = np.dtype(tensor.dtype).newbyteorder("<")
-    count = int(np.prod(tensor.shape))
-    if len(data) != count * dtype.itemsize:
-        raise InputError(f"{file.path}: tensor {tensor.index} ({tensor.name!r}) holds {len(data)} bytes where its shape "
-                         f"{tensor.shape} of {tensor.dtype} needs {count * dtype.itemsize}; sparse or packed constants "
-                         "are not read.")
-    raw = np.frombuffer(data, dtype).reshape(tensor.shape)
-    if tensor.scales:
-        along = [1] * max(raw.ndim, 1)
-        if len(tensor.scales) > 1:
-            along[tensor.quantized_dimension] = len(tensor.scales)
-        step, zero = (np.reshape(np.asarray(values, np.float64), along) for values in (tensor.scales, tensor.zero_points))
-        value = (raw.astype(np.float64) - zero) * step
-        return Constant(value.reshape(tensor.shape), step.reshape(along) if raw.ndim else step.reshape(()))
-    return Constant(raw.astype(np.float32 if tensor.dtype in _FLOATS else np.int64))

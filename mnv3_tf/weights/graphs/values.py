@@ -16,7 +16,7 @@ import numpy as np
 from mnv3_tf.weights.graphs.graph import Operator
 from mnv3_tf.weights.graphs.recovered import Pads
 
-_ONE, _ZERO = np.float64(1), np.float64(0)
+_ONE, _ZERO = np.asarray(1.0), np.asarray(0.0)
 # Constants such as 3 or 1/6 come through float16 and 8 bits; what differs by more than this is another function.
 TOLERANCE = 2e-3
 
@@ -33,11 +33,10 @@ class Convolution:
     bias_step: np.ndarray | None
     stride: int
     pads: Pads | None
-    same: bool
     padding: str | Pads
     input: "Base"
     unit: np.ndarray | None = None
-    shift: np.ndarray = field(default_factory=lambda: np.asarray(_ZERO))
+    shift: np.ndarray = field(default_factory=lambda: _ZERO)
 
     def fix(self, unit: np.ndarray, shift: np.ndarray) -> bool:
         """Fixes the unit; False where it is fixed already, to another."""
@@ -132,8 +131,8 @@ class Value:
     """
 
     base: Base
-    scale: np.ndarray = field(default_factory=lambda: np.asarray(_ONE))
-    offset: np.ndarray = field(default_factory=lambda: np.asarray(_ZERO))
+    scale: np.ndarray = field(default_factory=lambda: _ONE)
+    offset: np.ndarray = field(default_factory=lambda: _ZERO)
     size: tuple[int, int] | None = None
     pooled: bool = False
     pads: Pads | None = None
@@ -141,6 +140,10 @@ class Value:
     def scaled(self, factor: np.ndarray | float) -> "Value":
         """The value times a constant."""
         return replace(self, scale=self.scale * factor, offset=self.offset * factor)
+
+    def becomes(self, base: Base, scale: np.ndarray = _ONE) -> "Value":
+        """The same tensor as a multiple of another base, without an offset."""
+        return replace(self, base=base, scale=scale, offset=_ZERO)
 
     @property
     def has_offset(self) -> bool:
@@ -158,7 +161,7 @@ def close(first: Any, second: Any) -> bool:
     return bool(np.all(np.abs(np.asarray(first) - second) <= TOLERANCE * size))
 
 
-def settle(value: Value) -> Value:
+def with_unit(value: Value) -> Value:
     """The value with its convolution's unit fixed: a base that later layers can take.
 
     Raises:
@@ -180,7 +183,7 @@ def settle(value: Value) -> Value:
         conv.fix(value.scale, value.offset)
     assert conv.unit is not None
     if np.array_equal(value.scale, conv.unit) and np.array_equal(value.offset, conv.shift):
-        return replace(value, base=linear, scale=np.asarray(_ONE), offset=np.asarray(_ZERO))
+        return value.becomes(linear)
     if np.any(conv.unit == 0):
         raise NotUnderstood("its input is a convolution whose BatchNorm multiplies by 0, used in two units")
     scale = value.scale / conv.unit
@@ -198,8 +201,7 @@ def clipped(value: Value, low: float, high: float) -> Value:
         return replace(value, base=replace(base, low=max(base.low, low), high=min(base.high, high)))
     if not isinstance(base, Raw):
         raise NotUnderstood("it clips something that is not a convolution's output")
-    return replace(value, base=Clip(base.conv, value.scale, value.offset, low, high), scale=np.asarray(_ONE),
-                   offset=np.asarray(_ZERO))
+    return value.becomes(Clip(base.conv, value.scale, value.offset, low, high))
 
 
 def hard_swish(value: Value) -> Value:
@@ -213,7 +215,7 @@ def hard_swish(value: Value) -> Value:
     conv = value.base.conv
     if not conv.fix(value.scale, value.offset):
         raise NotUnderstood("its input is used in other units elsewhere")
-    return replace(value, base=Out(conv, "hard_swish"), scale=np.asarray(_ONE), offset=np.asarray(_ZERO))
+    return value.becomes(Out(conv, "hard_swish"))
 
 
 def product(first: Value, second: Value) -> Value:
@@ -230,7 +232,7 @@ def product(first: Value, second: Value) -> Value:
                 return _swish(value, gate, gate.base)
             # A map of one place is its own mean, which converters leave out.
             if (gate.pooled or gate.size == (1, 1)) and not (value.pooled and isinstance(value.base, Clip)):
-                return _gated(settle(value), gate, gate.base)
+                return _gated(with_unit(value), gate, gate.base)
     raise NotUnderstood("it multiplies two tensors of which neither is a gate relu6(x + 3) or clip(slope * x + 0.5, 0, 1)")
 
 
@@ -246,8 +248,7 @@ def _swish(value: Value, gate: Value, clip: Clip) -> Value:
     shift = value.offset / number  # exactly; the gate's middle, 3, may have been rounded
     if not clip.conv.fix(unit, shift):
         raise NotUnderstood("its input is used in other units elsewhere")
-    return replace(value, base=Out(clip.conv, "hard_swish"), scale=np.asarray(number * clip.high) * gate.scale,
-                   offset=np.asarray(_ZERO))
+    return value.becomes(Out(clip.conv, "hard_swish"), np.asarray(number * clip.high) * gate.scale)
 
 
 def _gated(value: Value, gate: Value, clip: Clip) -> Value:
@@ -268,18 +269,16 @@ def residual(first: Value, second: Value) -> Value:
     if first.pads or second.pads or first.pooled != second.pooled:
         raise NotUnderstood("it adds maps of different sizes")
     is_open = [isinstance(value.base, Raw) and value.base.conv.unit is None for value in (first, second)]
-    if all(is_open):
-        first, second = settle(first), settle(second)
-    elif any(is_open):
-        own, other = (first, settle(second)) if is_open[0] else (second, settle(first))
+    if any(is_open) and not all(is_open):
+        own, other = (first, with_unit(second)) if is_open[0] else (second, with_unit(first))
         assert isinstance(own.base, Raw)
         if np.any(other.scale == 0):
             raise NotUnderstood("one side is multiplied by 0")
         own.base.conv.fix(own.scale / other.scale, own.offset / other.scale)
-        taken = replace(own, base=Out(own.base.conv, "linear"), scale=other.scale, offset=np.asarray(_ZERO))
+        taken = own.becomes(Out(own.base.conv, "linear"), other.scale)
         first, second = (taken, other) if is_open[0] else (other, taken)
     else:
-        first, second = settle(first), settle(second)
+        first, second = with_unit(first), with_unit(second)
     if first.has_offset or second.has_offset:
         raise NotUnderstood("it adds tensors with a constant added")
     if not close(first.scale, second.scale):

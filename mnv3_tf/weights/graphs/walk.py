@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,13 +20,24 @@ from mnv3_tf.weights.graphs.values import (
     hard_swish,
     product,
     residual,
-    settle,
+    with_unit,
 )
 
 
-@dataclass(frozen=True, eq=False)
+def walk(graph: Graph) -> "Walked":
+    """Explains every tensor; what is not understood becomes :class:`Unknown` with its reason, and all that depends on it."""
+    walked = Walked(graph)
+    for operator in graph.operators:
+        walked.step(operator)
+    for value in reversed(walked.values.values()):
+        # What no operator takes any more, such as logits: a bias may have been added after the convolution.
+        if isinstance(value.base, Raw) and value.base.conv.unit is None:
+            with_unit(value)
+    return walked
+
+
 class Walked:
-    """The graph with every tensor explained.
+    """The graph with every tensor explained, as far as it was walked.
 
     Attributes:
         values: by tensor, what it is.
@@ -36,27 +46,8 @@ class Walked:
         first_inputs: what the convolutions see that take the picture: scale and offset on the input's real numbers.
     """
 
-    graph: Graph
-    values: dict[Tensor, Value]
-    makers: dict[Tensor, Operator]
-    convolutions: tuple[Convolution, ...]
-    first_inputs: dict[Convolution, tuple[np.ndarray, np.ndarray]]
-
-
-def walk(graph: Graph) -> Walked:
-    """Explains every tensor; what is not understood becomes :class:`Unknown` with its reason, and all that depends on it."""
-    walker = _Walker(graph)
-    for operator in graph.operators:
-        walker.step(operator)
-    for value in reversed(walker.values.values()):
-        # What no operator takes any more, such as logits: a bias may have been added after the convolution.
-        if isinstance(value.base, Raw) and value.base.conv.unit is None:
-            settle(value)
-    return Walked(graph, walker.values, walker.makers, tuple(walker.convolutions), walker.first_inputs)
-
-
-class _Walker:
     def __init__(self, graph: Graph):
+        self.graph = graph
         self._constants = dict(graph.constants)
         size = (graph.height, graph.width) if graph.height and graph.width else None
         self.values: dict[Tensor, Value] = {graph.input: Value(Pixels(), size=size)}  # type: ignore[arg-type]
@@ -169,7 +160,7 @@ class _Walker:
         return self._pooled(value)
 
     def _pooled(self, value: Value) -> Value:
-        value = settle(value)
+        value = with_unit(value)
         if value.pads or value.has_offset or isinstance(value.base, Pixels):
             raise NotUnderstood("it averages something that is not a feature map")
         return replace(value, base=Mean(value.base), size=(1, 1), pooled=True)
@@ -177,7 +168,7 @@ class _Walker:
     def _pad(self, operator: Operator) -> Value:
         value = self._only(operator)
         if value.has_offset and not isinstance(value.base, Pixels):
-            value = settle(value)
+            value = with_unit(value)
         if value.pads or value.pooled:
             raise NotUnderstood("it pads a map that is padded or pooled already")
         return replace(value, pads=operator.attributes["pads"])
@@ -189,7 +180,7 @@ class _Walker:
         return value
 
     def _convolution(self, operator: Operator) -> Value:
-        value = settle(self._only(operator))
+        value = with_unit(self._only(operator))
         kernel, bias = self._weights(operator)
         attributes = operator.attributes
         is_dense = operator.kind == "fully_connected"
@@ -200,28 +191,25 @@ class _Walker:
         vertical, horizontal = attributes.get("stride", (1, 1))
         if vertical != horizontal:
             raise NotUnderstood(f"its stride is {vertical} downwards and {horizontal} sideways")
-        pads, same, size = self._padding(operator, value, kernel.value.shape[:2], vertical)
+        pads, size = self._padding(operator, value, kernel.value.shape[:2], vertical)
         scale, step = np.asarray(1.0), kernel.step
-        if isinstance(value.base, Pixels):
-            first_input: Any = (value.scale, value.offset)
-        elif value.has_offset:
-            raise NotUnderstood("it takes a tensor with a constant added")
-        else:
-            first_input = None
-            scale = value.scale if operator.kind == "depthwise" or value.scale.ndim == 0 else value.scale[:, None]
-            if operator.kind == "depthwise" and scale.ndim:
-                scale = scale[:, None]
-        outs = kernel.value.shape[2] if operator.kind == "depthwise" else kernel.value.shape[3]
+        if not isinstance(value.base, Pixels):
+            if value.has_offset:
+                raise NotUnderstood("it takes a tensor with a constant added")
+            scale = value.scale[:, None] if value.scale.ndim else value.scale
+        is_depthwise, same = operator.kind == "depthwise", attributes.get("padding") == "same"
+        outs = kernel.value.shape[2 if is_depthwise else 3]
+        if step is not None:
+            inner = (0, 1, 3) if is_depthwise else (0, 1, 2)  # the kernel's axes other than the output channels'
+            step = np.max(np.abs(np.broadcast_to(step * scale, kernel.value.shape)), axis=inner)
         conv = Convolution(
-            operator, "depthwise" if operator.kind == "depthwise" else "conv", kernel.value * scale,
-            np.zeros(outs) if bias is None else bias.value.reshape(-1).astype(np.float64),
-            None if step is None else np.max(np.abs(np.broadcast_to(step * scale, kernel.value.shape)), axis=_inner(operator)),
+            operator, "depthwise" if is_depthwise else "conv", kernel.value * scale,
+            np.zeros(outs) if bias is None else bias.value.reshape(-1).astype(np.float64), step,
             None if bias is None or bias.step is None else np.broadcast_to(bias.step.reshape(-1), (outs,)),
-            vertical, pads, same, _named_padding(pads, same, kernel.value.shape[0], value.size, vertical, attributes),
-            value.base)
+            vertical, pads, _named_padding(pads, same, kernel.value.shape[0], value.size, vertical), value.base)
         self.convolutions.append(conv)
-        if first_input is not None:
-            self.first_inputs[conv] = first_input
+        if isinstance(value.base, Pixels):
+            self.first_inputs[conv] = (value.scale, value.offset)
         return Value(Raw(conv), size=size, pooled=value.pooled)
 
     def _weights(self, operator: Operator) -> tuple[Constant, Constant | None]:
@@ -231,16 +219,14 @@ class _Walker:
             raise NotUnderstood("its kernel or bias is not constant")
         kernel = self._constants[operator.inputs[1]]
         if operator.kind == "fully_connected":
-            turn = (lambda a: a.T) if operator.attributes.get("transposed") else (lambda a: a)
-            kernel = Constant(turn(kernel.value)[None, None],
-                              None if kernel.step is None else turn(kernel.step)[None, None])
+            kernel = kernel.turned(lambda a: (a.T if operator.attributes.get("transposed") else a)[None, None])
         if operator.kind == "depthwise" and kernel.value.shape[3] != 1:
             raise NotUnderstood(f"it makes {kernel.value.shape[3]} channels of each; a depthwise convolution makes one")
         return kernel, self._constants[operator.inputs[2]] if len(operator.inputs) > 2 else None
 
     def _padding(self, operator: Operator, value: Value, kernel: tuple[int, ...], stride: int
-                 ) -> tuple[Pads | None, bool, tuple[int, int] | None]:
-        """(amounts or None where open, whether the operator says SAME, size of the result)."""
+                 ) -> tuple[Pads | None, tuple[int, int] | None]:
+        """Amounts, and size of the result; None where open."""
         padding = operator.attributes.get("padding", "valid")
         if value.pads and padding != "valid":
             raise NotUnderstood("it pads a map that is padded already")
@@ -250,10 +236,9 @@ class _Walker:
         elif padding != "valid":
             pads = padding
         if value.size is None or pads is None:
-            return pads, padding == "same", None
-        size = ((value.size[0] + pads[0] + pads[1] - kernel[0]) // stride + 1,
-                (value.size[1] + pads[2] + pads[3] - kernel[1]) // stride + 1)
-        return pads, padding == "same", size
+            return pads, None
+        return pads, ((value.size[0] + pads[0] + pads[1] - kernel[0]) // stride + 1,
+                      (value.size[1] + pads[2] + pads[3] - kernel[1]) // stride + 1)
 
 
 def same_pads(size: tuple[int, int], kernel: tuple[int, ...], stride: int) -> Pads:
@@ -301,13 +286,7 @@ def _shifted(value: Value, amount: np.ndarray) -> Value:
     return replace(value, offset=value.offset + amount)
 
 
-def _inner(operator: Operator) -> tuple[int, ...]:
-    """The kernel's axes other than the output channels'."""
-    return (0, 1, 3) if operator.kind == "depthwise" else (0, 1, 2)
-
-
-def _named_padding(pads: Pads | None, same: bool, kernel: int, size: tuple[int, int] | None, stride: int,
-                   attributes: dict[str, Any]) -> str | Pads:
+def _named_padding(pads: Pads | None, same: bool, kernel: int, size: tuple[int, int] | None, stride: int) -> str | Pads:
     """See :attr:`ForeignConvolution.padding`."""
     if same or (kernel == 1 and not any(pads or ())):
         return "same"

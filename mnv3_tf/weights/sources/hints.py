@@ -4,7 +4,6 @@ The Hugging Face hub keeps ``config.json`` beside ``model.safetensors`` of a tim
 timm, ``pretrained_cfg`` has normalization, crop, interpolation and licence.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,6 @@ from mnv3_tf.files import read_json
 
 if TYPE_CHECKING:
     from mnv3_tf.weights.sources.registry import PublishedWeights
-
-_HEADER_LIMIT = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ def read_hints(path: Path) -> Hints:
     if path.suffix == ".safetensors":
         metadata = _safetensors_metadata(path)
         for key in ("architecture", "arch", "model_name"):
-            if isinstance(metadata.get(key), str):
+            if key in metadata:
                 return Hints(found_in=f"the metadata of {path}", model_name=metadata[key])
     return Hints()
 
@@ -102,15 +99,12 @@ def _three(path: Path, details: Mapping[str, Any], key: str) -> tuple[float, ...
     return tuple(float(v) for v in values)
 
 
-def _safetensors_metadata(path: Path) -> Mapping[str, Any]:
+def _safetensors_metadata(path: Path) -> Mapping[str, str]:
     """The texts that a `.safetensors` file holds beside its tensors; none where the header is damaged, as the reader says."""
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if size > _HEADER_LIMIT:
-            return {}
-        try:
-            header = json.loads(file.read(size))
-        except (ValueError, RecursionError):
-            return {}
-    metadata = header.get("__metadata__") if isinstance(header, dict) else None
-    return metadata if isinstance(metadata, Mapping) else {}
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except safetensors.SafetensorError:
+        return {}

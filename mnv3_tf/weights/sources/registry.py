@@ -1,31 +1,22 @@
 """Published weights as data: where they are, how to check them, what they were measured at; and their download.
 
-The table is `registry.json`. Its hashes are those that the publishers give: keras.applications's own MD5 (checked by Keras's
-loader), or the first eight digits of the SHA-256 that torchvision and timm put into the file's name. Where none is given, the
-first download is trusted and its SHA-256 kept beside it, so that a later change is noticed.
+The table is `registry.json`. Its hashes are those that the publishers give: keras.applications's own MD5, or the first eight
+digits of the SHA-256 that torchvision and timm put into the file's name. Where none is given, the first download is trusted and
+its SHA-256 kept beside it, so that a later change is noticed.
 """
 
-import contextlib
 import difflib
 import functools
-import hashlib
-import io
-import json
 import os
-import socket
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnv3_tf.downloads import download
+from mnv3_tf.downloads import download, wrong_hash
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.files import cache_folder, read_bytes, sha256, write_text
+from mnv3_tf.files import cache_folder, read_bytes, read_json, sha256, write_text
 from mnv3_tf.network.spec import DIALECTS, find_spec
 from mnv3_tf.progress import Progress, Silent
 from mnv3_tf.weights.formats.read import sniff
-
-_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -80,7 +71,7 @@ class PublishedWeights:
 @functools.cache
 def published() -> tuple[PublishedWeights, ...]:
     """All of the table."""
-    table = json.loads(Path(__file__).with_name("registry.json").read_text(encoding="utf-8"))
+    table = read_json(Path(__file__).with_name("registry.json"))
     return tuple(PublishedWeights(**{**row, "mean": tuple(row["mean"]), "std": tuple(row["std"])}) for row in table["weights"])
 
 
@@ -162,96 +153,50 @@ def fetch(entry: PublishedWeights, progress: Progress | None = None) -> Path:
     if path.is_file():
         problem = _problem(entry, path)
         if problem:
-            raise InputError(f"{path}: not the published file {entry.name}: {problem}. It was left as it is; move it elsewhere "
-                             f"to download {entry.url} again.")
-        _trust(entry, path, path, progress)
-        return path
-    progress.say(f"Downloading {entry.url} to {path}.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-", ignore_cleanup_errors=True) as folder:
-            arrived = _load_by_keras(entry, folder) if entry.dialect == "keras" else _load(entry, Path(folder) / entry.file_name)
-            problem = _problem(entry, arrived)
-            if problem:
-                raise KitError(f"{entry.url}: not the published file {entry.name}: {problem}. The download was not kept")
-            _trust(entry, arrived, path, progress)
-            os.replace(arrived, path)
-    except (KitError, OSError) as error:
-        known = f" (its {_HASHES[entry.hash_algorithm]} {entry.hash})" if entry.hash_algorithm else ""
-        raise KitError(f"{error}. To do without a download, put the file{known} from {entry.url} at {path} and start again."
-                       ) from error
+            raise InputError(f"{path}: {problem}. It was left as it is; move it elsewhere to download {entry.url} again.")
+    else:
+        progress.say(f"Downloading {entry.url} to {path}.")
+        try:
+            download([entry.url], path, functools.partial(_problem, entry))
+        except (KitError, OSError) as error:
+            known = f" (its {_HASHES[entry.hash_algorithm]} {entry.hash})" if entry.hash_algorithm else ""
+            raise KitError(f"{error}. To do without a download, put the file{known} from {entry.url} at {path} and start again."
+                           ) from error
+    record = _record(path)
+    if entry.hash is None and not record.is_file():
+        digest = sha256(path)
+        write_text(record, f"{digest}  {path.name}\n")
+        progress.say(f"{path.name}: no hash is published, so this file is trusted as it came; its SHA-256 {digest} is noted in "
+                     f"{record.name}, and another file will be refused from now on.")
     return path
 
 
 _HASHES = {"md5": "MD5 is", "sha256": "SHA-256 is", "sha256-prefix": "SHA-256 begins with"}
 
 
-def _load(entry: PublishedWeights, target: Path) -> Path:
-    download(entry.url, target)
-    return target
-
-
-def _load_by_keras(entry: PublishedWeights, folder: str) -> Path:
-    """Keras's own loader, which checks its hash; into a folder of its own, as it writes in place."""
-    import keras
-
-    with _patience(), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            return Path(keras.utils.get_file(entry.file_name, entry.url, cache_dir=folder, cache_subdir="", file_hash=entry.hash))
-        except Exception as error:  # Keras wraps every failure of a download in Exception itself
-            arrived = Path(folder) / entry.file_name
-            if arrived.is_file():  # it came whole and has another hash; the caller says which
-                return arrived
-            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-            raise KitError(f"{entry.url}: the download failed ({reason})") from error
-
-
-@contextlib.contextmanager
-def _patience() -> Iterator[None]:
-    """A limit for how long a connection may stay silent, which Keras's loader does not set."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_SECONDS)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
 def _record(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def _problem(entry: PublishedWeights, path: Path) -> str | None:
-    """What speaks against a file, or None."""
-    if entry.hash_algorithm is None or entry.hash is None:
-        record = _record(cached_path(entry))
-        if record.is_file():
-            kept, found = read_bytes(record).decode("ascii", "replace").split(" ")[0].strip(), sha256(path)
-            return None if kept == found else f"its SHA-256 is {found}, and {kept} was noted at the first download ({record})"
-        return _no_weights(path)
-    found = sha256(path) if entry.hash_algorithm != "md5" else hashlib.md5(read_bytes(path), usedforsecurity=False).hexdigest()
-    if found == entry.hash or (entry.hash_algorithm == "sha256-prefix" and found.startswith(entry.hash)):
-        return None
-    looks = f"{no_weights}; " if (no_weights := _no_weights(path)) else ""
-    kind = "MD5" if entry.hash_algorithm == "md5" else "SHA-256"
-    published_as = "is published as its beginning" if entry.hash_algorithm == "sha256-prefix" else "is published"
-    return f"{looks}its {kind} is {found}; {entry.hash} {published_as}"
+def _problem(entry: PublishedWeights, path: Path) -> str:
+    """What speaks against a file, or nothing."""
+    record = _record(cached_path(entry))
+    digits, says = entry.hash or "", f"{entry.hash} is published"
+    if entry.hash_algorithm == "sha256-prefix":
+        says += " as its beginning"
+    elif entry.hash is None and record.is_file():
+        digits = read_bytes(record).decode("ascii", "replace").partition(" ")[0].strip() or "nothing"
+        says = f"{digits} was noted at the first download ({record})"
+    wrong = wrong_hash(path, digits, says, (entry.hash_algorithm or "sha256").partition("-")[0])
+    if wrong or not digits:
+        wrong = "; ".join(filter(None, (_no_weights(path), wrong)))
+    return wrong and f"not the published file {entry.name}: {wrong}"
 
 
-def _no_weights(path: Path) -> str | None:
-    """What a file is instead of weights, such as the web page of a hotel's network; None where it may be weights."""
+def _no_weights(path: Path) -> str:
+    """What a file is instead of weights, such as the web page of a hotel's network; "" where it may be weights."""
     try:
         sniff(path, read_bytes(path))
     except InputError as error:
         return str(error).removeprefix(f"{path}: ").partition(". Allowed")[0]
-    return None
-
-
-def _trust(entry: PublishedWeights, arrived: Path, path: Path, progress: Progress) -> None:
-    """Notes the SHA-256 of a file for which none is published, and says so."""
-    record = _record(path)
-    if entry.hash_algorithm is None and not record.is_file():
-        digest = sha256(arrived)
-        write_text(record, f"{digest}  {path.name}\n")
-        progress.say(f"{path.name}: no hash is published, so this file is trusted as it came; its SHA-256 {digest} is noted in "
-                     f"{record.name}, and another file will be refused from now on.")
+    return ""

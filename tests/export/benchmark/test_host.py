@@ -1,7 +1,10 @@
 """The latency measurement: order, arithmetic, intervals, rows, and the command."""
 
+import contextlib
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,18 +12,16 @@ from click.testing import CliRunner
 
 from mnv3_tf.cli.benchmark import benchmark
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.export.benchmark.host import (
-    SLICE_WARMUP,
-    BenchmarkResult,
-    benchmark_files,
-    compare_rows,
-    measure_rounds,
-    rotated,
-)
+from mnv3_tf.export.benchmark.compare import comparisons
+from mnv3_tf.export.benchmark.devices.state import DeviceState
+from mnv3_tf.export.benchmark.host import SLICE_WARMUP, benchmark_host, host_json, timed_runs
+from mnv3_tf.export.benchmark.measure import BenchmarkSettings, Job, Slice, measure, rotated
 from mnv3_tf.export.benchmark.statistics import percentile, ratio_with_interval
-from mnv3_tf.export.benchmark.table import machine_lines, ms, short_names, warning_lines
+from mnv3_tf.export.benchmark.store import REQUIRED
+from mnv3_tf.export.benchmark.table import ms, result_lines, short_names, warning_lines
+from mnv3_tf.progress import Silent
 
-QUICK = {"runs": 8, "warmup": 1, "min_seconds": 0.0, "rounds": 4}
+QUICK = BenchmarkSettings(runs=8, warmup=1, min_seconds=0.0, rounds=4)
 QUICK_OPTIONS = ["--runs", "8", "--warmup", "1", "--min-seconds", "0", "--rounds", "4"]
 
 
@@ -35,10 +36,38 @@ class FakeModel:
         self.world["log"].append(self.name)
 
 
-def measure(costs, **options):
+class FakeRunner:
+    """Times the models as the host does, and needs neither memory nor profiles."""
+
+    def __init__(self, models, world):
+        self.models, self.world = models, world
+
+    def slice(self, job, runs, seconds, warmup):
+        times = timed_runs(self.models[job.file.name].invoke, runs, seconds, lambda: self.world["now"])
+        return Slice(times, {}, 0.0, 0.0, "xnnpack")
+
+    def memory(self, job):
+        return None, ""
+
+
+class Seen(Silent):
+    """Keeps what progress was told."""
+
+    def __init__(self):
+        self.seen = []
+
+    @contextlib.contextmanager
+    def task(self, description, total):
+        yield lambda done, note: self.seen.append((done, note))
+
+
+def measured(costs, progress=None, **settings):
+    """Samples of each model by round, and the order of all runs."""
     world = {"now": 0, "log": []}
-    models = [FakeModel(name, cost, world) for name, cost in costs.items()]
-    return measure_rounds(models, clock=lambda: world["now"], **options), world["log"]
+    models = {name: FakeModel(name, cost, world) for name, cost in costs.items()}
+    found = measure([Job(Path(name), 1, None, "all") for name in costs], FakeRunner(models, world), BenchmarkSettings(**settings),
+                    name="this machine", state=DeviceState, progress=progress or Silent())
+    return tuple(tuple(part.samples_ms for part in result.slices) for result in found.results), world["log"]
 
 
 def test_rotation():
@@ -46,28 +75,27 @@ def test_rotation():
 
 
 def test_files_take_turns_and_nanoseconds_become_milliseconds():
-    samples, log = measure({"a": 2_500_000, "b": 1_000}, runs=4, rounds=2, min_seconds=0)
+    samples, log = measured({"a": 2_500_000, "b": 1_000}, runs=4, rounds=2, min_seconds=0)
     slice_length = SLICE_WARMUP + 2
     assert log == ["a"] * slice_length + ["b"] * slice_length + ["b"] * slice_length + ["a"] * slice_length
     assert samples == (((2.5, 2.5), (2.5, 2.5)), ((0.001, 0.001), (0.001, 0.001)))
 
 
 def test_short_networks_get_more_runs():
-    samples, _ = measure({"short": 1_000_000, "long": 100_000_000}, runs=10, rounds=5, min_seconds=0.1)
+    samples, _ = measured({"short": 1_000_000, "long": 100_000_000}, runs=10, rounds=5, min_seconds=0.1)
     assert [len(slice_) for slice_ in samples[0]] == [20] * 5
     assert [len(slice_) for slice_ in samples[1]] == [2] * 5
 
 
 def test_runs_are_rounded_up_and_progress_counts_slices():
-    seen = []
-    samples, _ = measure({"a": 10, "b": 10}, runs=5, rounds=2, min_seconds=0, labels=["A", "B"],
-                         advance=lambda done, note: seen.append((done, note)))
+    progress = Seen()
+    samples, _ = measured({"a": 10, "b": 10}, progress, runs=5, rounds=2, min_seconds=0)
     assert [len(slice_) for slice_ in samples[0]] == [3, 3]
-    assert seen == [(0, "A"), (1, "B"), (2, "B"), (3, "A"), (4, "")]
+    assert progress.seen == [(0, "a, 1 thread"), (1, "b, 1 thread"), (2, "b, 1 thread"), (3, "a, 1 thread"), (4, "")]
 
 
 def test_a_clock_that_stands_still_ends():
-    samples, _ = measure({"a": 0}, runs=1, rounds=1, min_seconds=1e-6)
+    samples, _ = measured({"a": 0}, runs=1, rounds=1, min_seconds=1e-6)
     assert len(samples[0][0]) == 1000
 
 
@@ -110,96 +138,112 @@ def test_interval_is_repeatable_and_checks_rounds():
 
 @pytest.fixture(scope="module")
 def result(files):
-    return benchmark_files([files["plain_float32"], files["swish_int8"]], threads=(1, 2), **QUICK)
+    return benchmark_host([files["plain_float32"], files["swish_int8"]], replace(QUICK, threads=(1, 2)))
 
 
 def test_rows(result, files):
-    assert [(row.file, row.threads) for row in result.rows] == [
+    assert [(row["file"], row["threads"]) for row in result.rows] == [
         (str(files[name]), threads) for name in ("plain_float32", "swish_int8") for threads in (1, 2)]
-    for row, samples in zip(result.rows, result.samples, strict=True):
-        times = [time_ms for slice_ in samples for time_ms in slice_]
-        assert row.runs == len(times) == 8
-        assert row.min_ms <= row.median_ms <= row.p90_ms <= row.p95_ms <= row.p99_ms <= row.max_ms
-        assert row.median_ms == pytest.approx(float(np.median(times)))
-        assert row.p90_ms == pytest.approx(float(np.percentile(times, 90)))
-        assert row.mean_ms == pytest.approx(math.fsum(times) / 8)
-        assert row.init_ms > 0 and row.first_ms > 0 and row.spread >= 0
-        assert (row.target, row.delegate, row.dynamic_batch) == ("host", "xnnpack", False)
-        assert row.runtime.startswith("ai-edge-litert ")
-    assert [row.partitions for row in result.rows] == [1, 1, 3, 3]
-    assert result.rows[2].operators_outside == ("HARD_SWISH", "HARD_SWISH")
-    assert (result.rows[0].input_dtype, result.rows[2].output_dtype) == ("float32", "int8")
+    for row in result.rows:
+        times = [time_ms for slice_ in row["samples_ms"] for time_ms in slice_]
+        assert row["runs"] == len(times) == 8
+        assert row["min_ms"] <= row["median_ms"] <= row["p90_ms"] <= row["p95_ms"] <= row["p99_ms"] <= row["max_ms"]
+        assert row["median_ms"] == pytest.approx(float(np.median(times)))
+        assert row["p90_ms"] == pytest.approx(float(np.percentile(times, 90)))
+        assert row["mean_ms"] == pytest.approx(math.fsum(times) / 8)
+        assert row["init_ms"] > 0 and row["first_ms"] > 0 and row["spread"] >= 0
+        assert (row["target"], row["delegate"], row["dynamic_batch"]) == ("host", "xnnpack", False)
+        assert row["runner_version"].startswith("ai-edge-litert ")
+        assert set(REQUIRED) <= set(row) and row["measured_apart"] == [] and row["failure"] is None
+    assert [row["partitions"] for row in result.rows] == [1, 1, 3, 3]
+    assert result.rows[2]["operators_outside"] == ["HARD_SWISH", "HARD_SWISH"]
+    assert (result.rows[0]["input_dtype"], result.rows[2]["output_dtype"]) == ("float32", "int8")
+
+
+ROW_KEYS = {
+    "file", "target", "threads", "runs", "median_ms", "mean_ms", "p90_ms", "p95_ms", "p99_ms", "min_ms", "max_ms", "spread",
+    "drift", "init_ms", "first_ms", "partitions", "operators_outside", "delegate", "dynamic_batch", "size_bytes", "sha256",
+    "input_dtype", "output_dtype", "runtime", "machine", "cores_usable", "governor", "temperature_before_c",
+    "temperature_after_c"}
 
 
 def test_json_form_names_no_host(result):
     import platform
 
-    plain = json.loads(json.dumps(result.to_dict()))
+    plain = json.loads(json.dumps(host_json(result, comparisons(result.rows, result.rows[0]["file"]))))
     assert set(plain) == {"rows", "comparisons", "environment", "samples_ms"}
-    assert plain["samples_ms"][0] == [list(slice_) for slice_ in result.samples[0]]
+    assert set(plain["rows"][0]) >= ROW_KEYS and plain["samples_ms"] == [row["samples_ms"] for row in result.rows]
     assert {"cpu", "cores", "governor", "runtime", "settings"} <= set(plain["environment"])
+    assert plain["rows"][0]["settings"] == plain["environment"]["settings"] and "invocation alone" in str(plain["environment"])
     assert platform.node() not in plain["environment"].values()
 
 
 def with_samples(result, factor):
-    """The result with made-up samples: the second file takes `factor` times as long."""
-    samples = tuple(tuple(map(tuple, synthetic(factor if index >= 2 else 1.0, index))) for index in range(4))
-    return BenchmarkResult(result.rows, samples, result.environment)
+    """The rows with made-up samples: the second file takes `factor` times as long."""
+    return [{**row, "samples_ms": synthetic(factor if index >= 2 else 1.0, index)} for index, row in enumerate(result.rows)]
+
+
+def first_file(rows):
+    return comparisons(rows, rows[0]["file"])
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(2.0, "slower"), (0.5, "faster"), (1.0, "no difference shown")])
 def test_verdicts(result, factor, verdict):
-    comparisons = compare_rows(with_samples(result, factor))
-    assert [entry.verdict for entry in comparisons] == ["baseline", "baseline", verdict, verdict]
-    assert [entry.threads for entry in comparisons] == [1, 2, 1, 2]
-    assert comparisons[2].ratio == pytest.approx(factor, rel=0.05)
+    found = first_file(with_samples(result, factor))
+    assert [entry.verdict for entry in found] == ["baseline", "baseline", verdict, verdict]
+    assert [entry.threads for entry in found] == [1, 2, 1, 2]
+    assert found[2].ratio == pytest.approx(factor, rel=0.05)
 
 
 def test_a_difference_smaller_than_that_of_two_loads_is_none(result):
-    rounds = ((1.0,) * 5,) * 5
-    slower = ((1.015,) * 5,) * 5
-    made = BenchmarkResult(result.rows[::2], (rounds, slower), result.environment)
-    assert compare_rows(made)[1].low > 1.0
-    assert compare_rows(made)[1].verdict == "no difference shown"
+    made = [{**row, "samples_ms": [[time_ms] * 5] * 5} for row, time_ms in zip(result.rows[::2], (1.0, 1.015), strict=True)]
+    assert first_file(made)[1].low > 1.0
+    assert first_file(made)[1].verdict == "no difference shown"
 
 
 def test_few_rounds_give_no_verdict(result):
-    made = BenchmarkResult(result.rows[::2], (((1.0,) * 9,), ((5.0,) * 9,)), result.environment)
-    assert compare_rows(made)[1].verdict == "too few rounds"
+    made = [{**row, "samples_ms": [[time_ms] * 9]} for row, time_ms in zip(result.rows[::2], (1.0, 5.0), strict=True)]
+    assert first_file(made)[1].verdict == "too few rounds"
 
 
 def test_other_baseline(result, files):
     made = with_samples(result, 2.0)
-    verdicts = [entry.verdict for entry in compare_rows(made, against=str(files["swish_int8"]))]
+    verdicts = [entry.verdict for entry in comparisons(made, str(files["swish_int8"]))]
     assert verdicts == ["faster", "faster", "baseline", "baseline"]
     with pytest.raises(InputError, match="not among the measured files"):
-        compare_rows(made, against="other.tflite")
+        comparisons(made, "other.tflite")
 
 
 def test_missing_delegate_is_said(files):
-    run = benchmark_files([files["plain_int8"]], delegate="none", **QUICK)
-    assert (run.rows[0].partitions, run.rows[0].delegate) == (0, "none (CPU kernels)")
+    row, = benchmark_host([files["plain_int8"]], replace(QUICK, delegate="none")).rows
+    assert (row["partitions"], row["delegate"]) == (0, "none (CPU kernels)")
 
 
 def test_open_batch_is_measured_as_one_and_said(files):
-    run = benchmark_files([files["open_batch"]], **QUICK)
-    assert run.rows[0].dynamic_batch
-    assert any("batch size is open" in line for line in warning_lines(run))
+    rows = benchmark_host([files["open_batch"]], QUICK).rows
+    assert rows[0]["dynamic_batch"]
+    assert any("batch size is open" in line for line in warning_lines(rows))
+
+
+def test_one_file_twice_is_loaded_twice(files):
+    rows = benchmark_host([files["plain_int8"], files["plain_int8"]], QUICK).rows
+    assert [entry.verdict == "baseline" for entry in first_file(rows)] == [True, False]
 
 
 def test_bad_numbers():
     with pytest.raises(InputError, match=r"no \.tflite file"):
-        benchmark_files([])
+        benchmark_host([], QUICK)
     with pytest.raises(InputError, match="rounds is 0"):
-        benchmark_files(["x.tflite"], rounds=0)
+        BenchmarkSettings(rounds=0)
 
 
 def test_text_helpers(result):
     assert (ms(0.3514), ms(12.345)) == ("0.351", "12.3")
     assert short_names(["a/x.tflite", "b/y.tflite", "a/x.tflite"]) == ["x.tflite", "y.tflite", "x.tflite"]
     assert short_names(["a/x.tflite", "b/x.tflite"]) == ["a/x.tflite", "b/x.tflite"]
-    assert any("phone" in line for line in machine_lines(result))
-    assert any("3 partitions, with 2 HARD_SWISH outside" in line for line in warning_lines(result))
+    assert any("phone" in line for line in result_lines(result))
+    # What is so with any number of threads is said once.
+    assert sum("3 partitions, with 2 HARD_SWISH outside" in line for line in warning_lines(result.rows)) == 1
 
 
 def test_command_prints_a_table(files):

@@ -12,7 +12,7 @@ from mnv3_tf.cli.main import main
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.benchmark.compare import compare_results
 from mnv3_tf.export.benchmark.report import accuracy_by_file, write_results_report
-from mnv3_tf.export.benchmark.store import REQUIRED, SCHEMA, append_records
+from mnv3_tf.export.benchmark.store import REQUIRED, SCHEMA, append_records, read_records
 
 
 def record(median: float = 5.0, *, file: str = "a.tflite", seed: int = 0, **changes: Any) -> dict[str, Any]:
@@ -93,5 +93,42 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert run("compare", tmp_path / "old", tmp_path / "old", "--json")[0] == 0
     code, out, _ = run("report", tmp_path / "old", tmp_path / "new", "--out", tmp_path / "page")
     assert code == 0 and (tmp_path / "page" / "index.html").exists()
+    code, _, err = run("report", LOGS / "54_gpu_whole_graph.txt", tmp_path / "old", "--out", tmp_path / "page")
+    assert code == 0 and "Note: " in err and "is a log of benchmark_model" in err
+    code, out, err = run("compare", LOGS / "54_gpu_whole_graph.txt", LOGS / "54_gpu_whole_graph.txt")
+    assert code == 0 and "1.00 no interval" in out and err.count("Note: ") == 2
     code, _, err = run("report", tmp_path / "none", "--out", tmp_path / "page")
     assert code == 2 and "cannot be read" in err
+
+
+LOGS = Path(__file__).parent / "devices" / "logs"
+
+
+def test_logs_of_benchmark_model_are_results_too(tmp_path: Path) -> None:
+    """Of logcat as of a file; what a log does not say is null, and named in one line."""
+    notes: list[str] = []
+    row, = read_records(LOGS / "30_local_cpu_ok_peakmem.txt", notes)
+    assert (row["file"], row["threads"], row["runs"], row["target"]) == ("m.tflite", 1, 43, "log") and set(REQUIRED) <= set(row)
+    assert row["mean_ms"] == pytest.approx(23.2974) and row["median_ms"] is None and row["failure"] is None
+    assert row["peak_memory_mb"] == 15.4766
+    logcat, = read_records(LOGS / "51_2019_app_in_logcat.txt", notes)
+    assert (logcat["file"], logcat["threads"]) == ("51_2019_app_in_logcat.txt", "?")
+    assert logcat["mean_ms"] == pytest.approx(66.0318)
+    gpu, = read_records(LOGS / "55_gpu_part_of_the_graph.txt", notes)
+    assert gpu["delegate"] == "gpu" and "60 of 66 operators" in gpu["flags"][0]
+    cut, = read_records(LOGS / "40_local_max_secs_cut.txt")
+    assert cut["flags"] == ["cut off after 9 of 1000 runs by the tool's time limit"]
+    assert len(notes) == 3 and notes[0].endswith("neither the device nor single runs, and here no delegate, median")
+    assert notes[1].endswith("and here no file, threads, delegate, median") and notes[2].endswith("and here no file, threads")
+    profiled, = read_records(LOGS / "50_2018_without_levels.txt")
+    assert [op["kind"] for op in profiled["ops"]] == ["CONV_2D", "SOFTMAX"] and profiled["threads"] == 1
+    text = write_results_report([row, logcat, profiled, record()], tmp_path, "T").read_text()
+    assert "66.0" in text and "m.tflite" in text and "Time by block" in text
+    assert compare_results([row], [{**row, "mean_ms": 40.0}], 1.05)[0].verdict.startswith("no interval")
+
+
+@pytest.mark.parametrize("text", ["no log at all\n", "INFO: STARTING!\nINFO: Loaded model m.tflite\n"])
+def test_what_is_neither_a_result_nor_a_log(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text(text)
+    with pytest.raises(InputError, match=r"x\.txt: is neither what mnv3 benchmark --out wrote nor a log of benchmark_model"):
+        read_records(tmp_path / "x.txt")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.benchmark.limits import check_gate, parse_gate
+from mnv3_tf.export.benchmark.limits import check_limit, parse_limit
 from mnv3_tf.export.benchmark.store import REQUIRED, SCHEMA, append_records, read_records
 
 
@@ -44,19 +44,19 @@ def test_other_lines_are_named(line: str, words: str, tmp_path: Path) -> None:
         read_records(tmp_path)
 
 
-@pytest.mark.parametrize(("gate", "failures"), [
+@pytest.mark.parametrize(("limit", "failures"), [
     ("median_ms < 8", 0), ("median_ms < 5", 1), ("median_ms <= 5 @ adb", 0), ("median_ms>4.9@adb:1234", 0),
     ("median_ms < 8 @ host", 1), ("peak_memory_mb < 100", 1), ("median_ms < 1e1 @ adb:*", 0)])
-def test_gates(gate: str, failures: int) -> None:
-    assert len(check_gate(parse_gate(gate), [record()])) == failures
+def test_limits(limit: str, failures: int) -> None:
+    assert len(check_limit(parse_limit(limit), [record()])) == failures
 
 
-def test_a_gate_says_what_is_wrong() -> None:
-    line, = check_gate(parse_gate("median_ms < 5"), [record()])
+def test_a_limit_says_what_is_wrong() -> None:
+    line, = check_limit(parse_limit("median_ms < 5"), [record()])
     assert line == "median_ms < 5: a.tflite on Phone, 1 thread has 5"
-    line, = check_gate(parse_gate("median_ms < 5"), [record(median_ms=None, failure="it was killed")])
+    line, = check_limit(parse_limit("median_ms < 5"), [record(median_ms=None, failure="it was killed")])
     assert "has no median_ms (it was killed)" in line
     with pytest.raises(InputError, match=r"unknown field 'median'.*median_ms"):
-        parse_gate("median < 5")
+        parse_limit("median < 5")
     with pytest.raises(InputError, match="is not a limit"):
-        parse_gate("median_ms = 5")
+        parse_limit("median_ms = 5")

@@ -16,7 +16,7 @@ from mnv3_tf.export.convert import convert as convert_module
 from mnv3_tf.export.convert.convert import check_int8, convert, convert_graph, open_source
 from mnv3_tf.export.evaluate.classifier import open_classifier
 from mnv3_tf.files import read_json, sha256
-from mnv3_tf.tflite.file import boundary_quantize_problems, float_operators, read_tflite
+from mnv3_tf.tflite.file import boundary_quantize_problems, float_operators, parse_tflite, read_tflite
 from mnv3_tf.tflite.runtime import LiteRTModel
 
 
@@ -129,6 +129,9 @@ def test_int8_needs_a_quantized_run(float_run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("out", "changes", "message"), [
     ("m.bin", {}, r"must end in \.tflite"),
     ("m.tflite", {"format": "float16", "io": "uint8"}, "--io uint8 goes with --format int8"),
+    ("m.tflite", {"lowering": "unknown"}, "lowering 'unknown' is unknown: choose one of xnnpack, native"),
+    ("m.tflite", {"format": "int4"}, "format 'int4' is unknown: choose one of int8, float16, dynamic, float32"),
+    ("m.tflite", {"io": "int16"}, "io 'int16' is unknown: choose one of uint8, int8, float32"),
 ])
 def test_impossible_wishes_are_refused(qat_run: Path, tmp_path: Path, out: str, changes: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -148,7 +151,7 @@ def test_sources_that_are_none(tmp_path: Path, name: str, message: str) -> None:
 def test_a_hybrid_file_does_not_pass_the_gate(float_run: Path) -> None:
     """Weights alone in 8 bits is no int8 file, however small it is."""
     content = convert_graph(open_source(float_run).graph, None, format="dynamic", io="float32", lowering="native")
-    assert any("computes in float" in line for line in check_int8(content, "hybrid", LiteRTModel(content), "xnnpack"))
+    assert any("computes in float" in line for line in check_int8(parse_tflite(content), LiteRTModel(content), "xnnpack"))
 
 
 def test_a_file_that_fails_the_gate_is_not_written(qat_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

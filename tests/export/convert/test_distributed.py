@@ -16,7 +16,7 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import keras
 from mnv3_tf import MobileNetV3, read_block_table
-from mnv3_tf.export.convert.convert import Source, convert
+from mnv3_tf.export.convert.convert import Convertible, convert
 from mnv3_tf.data import Preprocessing
 from mnv3_tf.tflite.runtime import LiteRTModel
 from mnv3_tf.quantization.fold import trace
@@ -37,7 +37,7 @@ loaded = keras.models.load_model(out / "model.keras", compile=False)
 expected = np.asarray(loaded(pixels, training=False))
 contract = Preprocessing(height=32, width=48)
 for number, given in enumerate((model, loaded)):
-    source = Source(out / "model.keras", trace(given), None, contract, ("a", "b", "c"))
+    source = Convertible(out / "model.keras", trace(given), None, contract, ("a", "b", "c"))
     made = convert(source, out / f"{number}.tflite", format="float32")
     np.testing.assert_allclose(LiteRTModel(made.path).predict(pixels), expected, rtol=1e-3, atol=1e-4)
 print("converted")

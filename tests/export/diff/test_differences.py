@@ -17,7 +17,7 @@ from mnv3_tf.export.diff.networks import Layer, ranges, relative_distance, struc
 from mnv3_tf.export.diff.result import Differences, Group
 from mnv3_tf.files import read_json, write_json
 from mnv3_tf.quantization.graph import load_graph, save_graph
-from mnv3_tf.tflite.file import constant_data, read_tflite
+from mnv3_tf.tflite.file import read_tflite
 
 
 @pytest.fixture(scope="module")
@@ -201,12 +201,11 @@ def test_one_changed_byte_of_a_kernel(files: dict[str, Path], tmp_path: Path) ->
     content = bytearray(files["lone"].read_bytes())
     tensors = read_tflite(files["lone"]).tensors
     tensor = max((t for t in tensors if t.dtype == "int8" and t.is_constant), key=lambda t: t.buffer_bytes)
-    data = constant_data(bytes(content))[tensor.buffer]
-    content[content.index(data)] ^= 1
+    content[content.index(tensor.data.tobytes())] ^= 1
     (tmp_path / "b.tflite").write_bytes(content)
     found = compare(files["lone"], tmp_path / "b.tflite")
     assert [g.heading.split(" (")[0] for g in found.groups] == ["Constants"]
-    assert group(found, "Constants")[1].endswith(f": {1 / len(data):.2%} of its bytes differ")
+    assert group(found, "Constants")[1].endswith(f": {1 / len(tensor.data):.2%} of its bytes differ")
     assert "class names, which A and B lack" in found.not_compared
 
 

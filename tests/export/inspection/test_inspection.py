@@ -1,6 +1,7 @@
 """What is said of a file: ours, foreign ones, and damaged ones; and the rules that look at options and constants."""
 
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from operator_files import converted, converted_together, outside, weights
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.inspection import worker as inspection_worker
 from mnv3_tf.export.inspection.inspect import INT8, examine, inspect_file
-from mnv3_tf.tflite.delegate_rules import CONSTANTS, FLOAT_ONLY_RARE, NEVER_RARE, ONE_SCALE, details, reason
+from mnv3_tf.tflite.delegate_rules import CONSTANTS, FLOAT_ONLY_RARE, NEVER_RARE, ONE_SCALE, reason
 from mnv3_tf.tflite.file import operator_dtype
 
 
@@ -259,7 +260,7 @@ def test_whatever_becomes_of_the_child_is_one_line(script: str, words: str, file
     child = tmp_path / "child"
     child.write_text(f"#!/bin/sh\n{script}\n")
     child.chmod(0o755)
-    monkeypatch.setattr(inspection_worker.sys, "executable", str(child))
+    monkeypatch.setattr(sys, "executable", str(child))
     monkeypatch.setattr(inspection_worker, "_SECONDS", 0 if "sleep" in script else PATIENCE)
     found = inspect_file(files["plain_int8"])
     assert found.run.partitions is None and words in found.run.refused and "\n" not in found.run.refused
@@ -280,8 +281,8 @@ def control_flow(kind: str) -> bytes:
 def test_graphs_of_control_flow_count(tmp_path: Path) -> None:
     (tmp_path / "m.tflite").write_bytes(control_flow("int8"))
     found = inspect_file(tmp_path / "m.tflite")
-    assert len(found.graphs) == 5 and not found.run.refused
-    names = {op.name for graph in found.graphs[1:] for op in graph.file.operators}
+    assert len(found.file.graphs) == 5 and not found.run.refused
+    names = {op.name for graph in found.file.others for op in graph.operators}
     assert {"RELU", "ADD", "SIN", "MUL"} <= names and not {"RELU", "SIN"} & {op.name for op in found.file.operators}
     # Seen from the main graph alone there is neither an integer operator in the loop nor the float one in the branch.
     assert found.kind.startswith("int8 with float islands (")
@@ -309,7 +310,7 @@ def test_a_custom_operator_in_another_graph_is_seen() -> None:
 def reasons(content: bytes, name: str) -> list[str]:
     """What is said of the operators of a name that the runtime leaves outside; it leaves at least one."""
     file, left = outside(content)
-    found = [reason(file, op, details(content, 0, op)) for op in file.operators if op.index in left and op.name == name]
+    found = [reason(file, op) for op in file.operators if op.index in left and op.name == name]
     assert found, [(op.name, op.index in left) for op in file.operators]
     return found
 

@@ -12,7 +12,7 @@ from mnv3_tf.data import open_dataset
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import GateError, InputError
 from mnv3_tf.export.convert import convert as convert_module
-from mnv3_tf.export.convert.convert import Converted, Source, check_int8, convert, convert_graph, open_source
+from mnv3_tf.export.convert.convert import Converted, Convertible, check_int8, convert, convert_graph, open_source
 from mnv3_tf.export.convert.placement import place
 from mnv3_tf.export.evaluate.classifier import open_classifier
 from mnv3_tf.export.sensitivity import mixed as mixed_module
@@ -33,14 +33,14 @@ FLOAT = ("block_01", "block_03", "classifier")
 
 
 @pytest.fixture(scope="module")
-def source(qat_run: Path) -> Source:
+def source(qat_run: Path) -> Convertible:
     """The quantized run with three blocks left float: with squeeze-and-excite, with a residual, and of one convolution."""
     plain = open_source(qat_run)
     return dataclasses.replace(plain, graph=leave_float(plain.graph, FLOAT))
 
 
 @pytest.fixture(scope="module")
-def converted(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Converted:
+def converted(source: Convertible, tmp_path_factory: pytest.TempPathFactory) -> Converted:
     return convert(source, tmp_path_factory.mktemp("mixed") / "mixed.tflite")
 
 
@@ -50,16 +50,16 @@ def mixed_file(converted: Converted) -> Path:
 
 
 @pytest.fixture(scope="module")
-def network_logits(source: Source, test_pixels: np.ndarray) -> np.ndarray:
+def network_logits(source: Convertible, test_pixels: np.ndarray) -> np.ndarray:
     return LoweredNetwork(lower(source.graph), source.ranges).logits(test_pixels)
 
 
 @pytest.fixture(scope="module")
-def test_pixels(pictures: Path, source: Source) -> np.ndarray:
+def test_pixels(pictures: Path, source: Convertible) -> np.ndarray:
     return np.concatenate(list(ContractPictures(open_dataset(pictures).split("test"), source.contract)))
 
 
-def kernel_dtypes(file: TfliteFile, source: Source) -> dict[str, set[str]]:
+def kernel_dtypes(file: TfliteFile, source: Convertible) -> dict[str, set[str]]:
     """By block: what its convolutions compute in and what their kernels are stored in."""
     placed = place(file, lower(source.graph))
     assert not isinstance(placed, str), placed
@@ -71,7 +71,7 @@ def kernel_dtypes(file: TfliteFile, source: Source) -> dict[str, set[str]]:
     return found
 
 
-def test_convolutions_are_float_in_their_blocks_and_int8_elsewhere(mixed_file: Path, source: Source) -> None:
+def test_convolutions_are_float_in_their_blocks_and_int8_elsewhere(mixed_file: Path, source: Convertible) -> None:
     assert kernel_dtypes(read_tflite(mixed_file), source) == {
         block: {"float32"} if block in FLOAT else {"int8"} for block in source.graph.blocks}
 
@@ -95,7 +95,7 @@ def test_a_mixed_file_answers_as_its_network(mixed_file: Path, test_pixels: np.n
 
 @pytest.mark.slow
 @pytest.mark.parametrize("io", ["int8", "float32"])
-def test_input_types_do_not_change_the_answer(mixed_file: Path, source: Source, test_pixels: np.ndarray, tmp_path: Path,
+def test_input_types_do_not_change_the_answer(mixed_file: Path, source: Convertible, test_pixels: np.ndarray, tmp_path: Path,
                                               io: str) -> None:
     result = convert(source, tmp_path / "m.tflite", io=io)  # type: ignore[arg-type]
     assert result.partitions == 1
@@ -104,7 +104,7 @@ def test_input_types_do_not_change_the_answer(mixed_file: Path, source: Source, 
 
 
 @pytest.mark.slow
-def test_the_fused_lowering_may_be_mixed_too(source: Source, tmp_path: Path) -> None:
+def test_the_fused_lowering_may_be_mixed_too(source: Convertible, tmp_path: Path) -> None:
     result = convert(source, tmp_path / "fused.tflite", lowering="native")
     names = {key: count for key, count in operator_counts(read_tflite(result.path)).items() if key[0] == "HARD_SWISH"}
     assert names == {("HARD_SWISH", "int8"): 5, ("HARD_SWISH", "float32"): 2}
@@ -120,29 +120,29 @@ def test_a_stem_of_one_convolution_stays_float() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 48, 3)).astype(np.uint8)
     ranges, mixed = calibrate(graph, [pixels]).ranges, leave_float(graph, ["stem"])
     content = convert_graph(mixed, ranges, format="int8", io="int8", lowering="xnnpack")
-    assert check_int8(content, "stem", LiteRTModel(content), "xnnpack", mixed) == []
+    assert check_int8(parse_tflite(content), LiteRTModel(content), "xnnpack", mixed) == []
     found, expected = LiteRTModel(content).predict(pixels), LoweredNetwork(lower(mixed), ranges).logits(pixels)
     assert np.abs(found - expected).mean() < 0.02 * np.ptp(expected)
     stem = next(op for op in parse_tflite(content).operators if op.name == "CONV_2D")
     assert operator_dtype(parse_tflite(content), stem) == "float32"
 
 
-def test_the_gate_allows_float_in_the_declared_blocks_alone(mixed_file: Path, source: Source, qat_run: Path) -> None:
+def test_the_gate_allows_float_in_the_declared_blocks_alone(mixed_file: Path, source: Convertible, qat_run: Path) -> None:
     content = mixed_file.read_bytes()
     model, plain = LiteRTModel(content), open_source(qat_run).graph
-    problems = check_int8(content, "m", model, "xnnpack", plain)
+    problems = check_int8(parse_tflite(content), model, "xnnpack", plain)
     assert any("computes in float" in line for line in problems)
     assert any("inside the graph" in line for line in problems)
     # One block more is float than declared; the negation in front of the classifier is as declared.
-    fewer = check_int8(content, "m", model, "xnnpack", leave_float(plain, ["block_01", "classifier"]))
+    fewer = check_int8(parse_tflite(content), model, "xnnpack", leave_float(plain, ["block_01", "classifier"]))
     assert "the operation block_03_expand is float32 and should be int8" in fewer and all("block_01" not in p for p in fewer)
     # One block fewer is.
-    more = check_int8(content, "m", model, "xnnpack", leave_float(plain, [*FLOAT, "block_04"]))
+    more = check_int8(parse_tflite(content), model, "xnnpack", leave_float(plain, [*FLOAT, "block_04"]))
     assert "the operation block_04_expand is int8 and should be float32" in more
 
 
 @pytest.mark.slow
-def test_a_file_that_is_not_as_declared_is_not_written(source: Source, qat_run: Path, tmp_path: Path,
+def test_a_file_that_is_not_as_declared_is_not_written(source: Convertible, qat_run: Path, tmp_path: Path,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     plain = convert_graph(open_source(qat_run).graph, source.ranges, format="int8", io="uint8", lowering="xnnpack")
     monkeypatch.setattr(convert_module, "convert_graph", lambda *args, **kwargs: plain)
@@ -192,7 +192,7 @@ def test_what_was_measured_is_written(analysed: mixed_module.Analysis) -> None:
     assert (analysed.run / "sensitivity.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_the_cost_of_a_refused_file_is_not_measured(source: Source, qat_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cost_of_a_refused_file_is_not_measured(source: Convertible, qat_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hybrid = convert_graph(open_source(qat_run).graph, None, format="dynamic", io="float32", lowering="native")
     monkeypatch.setattr(convert_module, "convert_graph", lambda *args, **kwargs: hybrid)
     with pytest.raises(GateError, match="not be a clean int8 file"):

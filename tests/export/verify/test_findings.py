@@ -48,17 +48,17 @@ def test_a_model_whose_classes_are_not_the_datas() -> None:
     labels = LOGITS.argmax(axis=1)
     assert data_findings(score(LOGITS, labels, NAMES), NAMES) == []
     found, = data_findings(score(LOGITS[:, [1, 2, 3, 0]], labels, NAMES), NAMES)
-    assert found.kind == "class order" and found.rung == FLOAT and "100% would be right" in found.text
+    assert found.kind == "class order" and found.stage == FLOAT and "100% would be right" in found.text
     # A model that is simply bad is not in another order.
     assert data_findings(score(RNG.normal(size=LOGITS.shape), labels, NAMES), NAMES) == []
 
 
-def test_a_constant_answer_is_named_with_its_rung() -> None:
+def test_a_constant_answer_is_named_with_its_stage() -> None:
     labels = LOGITS.argmax(axis=1)
     constant = np.tile([0.0, 0.0, 9.0, 0.0], (40, 1))
     forms = [Form(FLOAT, "f", LOGITS), Form(QUANTIZED, "q", constant, True), Form(REFERENCE, "t", constant, True)]
     found, = constant_findings(forms, labels, NAMES)
-    assert (found.kind, found.rung) == ("constant answer", QUANTIZED)
+    assert (found.kind, found.stage) == ("constant answer", QUANTIZED)
     assert "'cat' to all 40 pictures, with the same scores each time" in found.text
     assert constant_findings(forms[:1], labels, NAMES) == []
     # Where every picture is of one class, one answer is right.
@@ -76,7 +76,7 @@ def test_what_another_fault_explains_is_left_out() -> None:
     assert without_echoes([swapped, output, file]) == [swapped, file]
 
 
-def test_the_first_rung_and_the_worst_come_first() -> None:
+def test_the_first_stage_and_the_worst_come_first() -> None:
     late, early = Finding("range", "x", REFERENCE, "", score=9), Finding("range", "y", QUANTIZED, "", score=1)
     worse, note = Finding("range", "z", QUANTIZED, "", score=5), Finding("card", "c", FLOAT, "", broken=False)
     assert in_order([note, late, early, worse]) == (worse, early, late, note)

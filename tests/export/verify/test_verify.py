@@ -38,14 +38,14 @@ def sound(small_file: Path, pictures: Path) -> Verification:
 
 
 @pytest.mark.slow
-def test_every_rung_of_a_sound_file_holds(sound: Verification, small_runs: Path) -> None:
+def test_every_stage_of_a_sound_file_holds(sound: Verification, small_runs: Path) -> None:
     assert sound.passed, sound.verdict()
-    assert [rung.status for rung in sound.rungs] == ["holds"] * 5
-    assert [rung.scores.samples for rung in sound.rungs] == [36] * 5
-    assert sound.rungs[1].previous.share_of_range < 1e-5
-    assert [rung.previous.against for rung in sound.rungs[2:]] == [DEPLOY, AS_REFERENCE, QUANTIZED]
+    assert [stage.status for stage in sound.stages] == ["holds"] * 5
+    assert [stage.scores.samples for stage in sound.stages] == [36] * 5
+    assert sound.stages[1].previous.share_of_range < 1e-5
+    assert [stage.previous.against for stage in sound.stages[2:]] == [DEPLOY, AS_REFERENCE, QUANTIZED]
     # Not only close: every logit of every picture is the same number, on both kinds of kernels.
-    assert [(rung.previous.equal, rung.previous.largest_steps < 1e-3) for rung in sound.rungs[3:]] == [(36, True)] * 2
+    assert [(stage.previous.equal, stage.previous.largest_steps < 1e-3) for stage in sound.stages[3:]] == [(36, True)] * 2
     assert sound.verdict().startswith("Every stage holds on 36 pictures")
     assert sound.float_run == small_runs / "float"
 
@@ -112,13 +112,13 @@ FAULTS = {
 }
 
 
-def assert_named(result: Verification, fault: str, rung: str) -> None:
+def assert_named(result: Verification, fault: str, stage: str) -> None:
     kind, where, text = FAULTS[fault]
     first = result.findings[0]
     assert not result.passed
-    assert (first.kind, first.where, first.rung) == (kind, where, rung), result.findings
+    assert (first.kind, first.where, first.stage) == (kind, where, stage), result.findings
     assert text in first.text and text in result.verdict()
-    assert result.broken_rungs()[0] == rung and result.verdict().startswith(f"The first broken stage is {rung}.")
+    assert result.broken_stages()[0] == stage and result.verdict().startswith(f"The first broken stage is {stage}.")
     assert {finding.kind for finding in result.findings if finding.broken} == {kind}, result.findings
 
 
@@ -154,7 +154,7 @@ def test_class_names_in_another_order_are_named(copied: Path, small_runs: Path, 
     labels = sidecar(copied, "labels.txt")
     write_labels(labels, read_labels(labels)[::-1])
     result = check(copied, pictures, against=small_runs / "float", quantized=small_runs / "ptq")
-    assert not result.passed and result.broken_rungs() == [REFERENCE]
+    assert not result.passed and result.broken_stages() == [REFERENCE]
     assert (result.findings[0].kind, result.findings[0].where) == ("class order", str(labels))
 
 
@@ -172,8 +172,8 @@ def test_a_file_that_was_changed_afterwards_is_named(copied: Path, small_runs: P
     """Bytes at the end change no answer, and still it is not the file that the card is about."""
     copied.write_bytes(copied.read_bytes() + b"tail")
     result = check(copied, pictures, against=small_runs / "float", quantized=small_runs / "ptq")
-    assert not result.passed and [rung.status for rung in result.rungs] == ["holds"] * 5
-    assert (result.findings[0].kind, result.findings[0].where, result.findings[0].rung) == ("card", str(copied), REFERENCE)
+    assert not result.passed and [stage.status for stage in result.stages] == ["holds"] * 5
+    assert (result.findings[0].kind, result.findings[0].where, result.findings[0].stage) == ("card", str(copied), REFERENCE)
 
 
 @pytest.mark.slow
@@ -186,16 +186,16 @@ def test_an_accuracy_that_no_longer_holds_is_named(small_runs: Path, pictures: P
     result = check(tmp_path / "ptq", pictures)
     assert not result.passed
     found, = (finding for finding in result.findings if finding.broken)
-    assert (found.kind, found.rung) == ("card", QUANTIZED)
+    assert (found.kind, found.stage) == ("card", QUANTIZED)
     assert f"the card says {before - 0.25:.4f}, now it is {before:.4f}" in found.text and "at least 9 of them" in found.text
 
 
 @pytest.mark.slow
-def test_without_the_quantized_run_its_rung_is_absent(copied: Path, small_runs: Path, pictures: Path) -> None:
+def test_without_the_quantized_run_its_stage_is_absent(copied: Path, small_runs: Path, pictures: Path) -> None:
     sidecar(copied, "card.json").unlink()
     result = check(copied, pictures, against=small_runs / "float")
-    assert [rung.status for rung in result.rungs] == ["holds", "holds", "absent", "holds", "holds"]
-    assert result.rungs[-1].previous.against != QUANTIZED
+    assert [stage.status for stage in result.stages] == ["holds", "holds", "absent", "holds", "holds"]
+    assert result.stages[-1].previous.against != QUANTIZED
     with pytest.raises(InputError, match="Give it with --against RUN"):
         open_chain(copied)
 
@@ -205,8 +205,8 @@ def test_a_float_file_is_compared_with_the_float_model(small_runs: Path, picture
     file = convert(open_source(small_runs / "float"), tmp_path / "half.tflite", format="float16").path
     result = check(file, pictures)
     assert result.passed, result.verdict()
-    assert [rung.status for rung in result.rungs] == ["holds", "holds", "absent", "holds", "holds"]
-    assert result.rungs[-1].previous.mean_steps < 0.5 and result.layers["stem_conv"].low is None
+    assert [stage.status for stage in result.stages] == ["holds", "holds", "absent", "holds", "holds"]
+    assert result.stages[-1].previous.mean_steps < 0.5 and result.layers["stem_conv"].low is None
     assert result.layers["stem_conv"].own_sqnr_db > 50
 
 
@@ -215,7 +215,7 @@ def test_a_file_whose_rounding_is_not_known_is_said_to_be_one(small_runs: Path, 
     fused = convert(open_source(small_runs / "ptq"), tmp_path / "fused.tflite", lowering="native", io="int8").path
     result = check(fused, pictures)
     assert any("native hard-swishes" in note and "verify.reference_steps" in note for note in result.notes)
-    reference = next(rung for rung in result.rungs if rung.name == REFERENCE)
+    reference = next(stage for stage in result.stages if stage.name == REFERENCE)
     assert reference.previous.against == QUANTIZED
     assert "verify.reference_steps" in [check.setting for check in reference.checks]
 

@@ -24,8 +24,8 @@ def test_a_sound_file_exits_with_0_and_leaves_a_report(small_file: Path, picture
                                                       capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, small_file, "--data", pictures, "--report", tmp_path / "report")
     assert code == 0, err + out
-    for rung in ("float Keras", "folded network", "quantized Keras", "TFLite, reference kernels", "TFLite, XNNPACK"):
-        assert rung in out
+    for stage in ("float Keras", "folded network", "quantized Keras", "TFLite, reference kernels", "TFLite, XNNPACK"):
+        assert stage in out
     assert "worst tensors against the float model" in out and "Every stage holds on 36 pictures" in out
     assert f"Report: {tmp_path / 'report' / 'index.html'}" in out and (tmp_path / "report" / "index.html").exists()
 
@@ -42,10 +42,12 @@ def test_a_script_reads_where_it_broke_and_exit_code_3(small_file: Path, small_r
     assert code == 3, err
     facts = json.loads(out)
     assert not facts["passed"] and facts["first_broken"] == "TFLite, reference kernels"
-    assert [(rung["name"], rung["status"]) for rung in facts["rungs"]][:2] == [("float Keras", "holds"), ("deploy form", "holds")]
+    stages = [(stage["name"], stage["status"]) for stage in facts["rungs"]]
+    assert stages[:2] == [("float Keras", "holds"), ("deploy form", "holds")]
     assert facts["rungs"][4]["previous"]["agreement"] == 1.0 and facts["rungs"][4]["scores"]["samples"] == 36
     # The labels explain what the card finds, so that is not said twice.
     assert [finding["kind"] for finding in facts["findings"] if finding["broken"]] == ["class order"]
+    assert facts["findings"][0]["rung"] == facts["first_broken"] and "stage" not in facts["findings"][0]
     assert {"name", "sqnr_db", "own_sqnr_db", "low", "high", "saturated", "channels"} <= set(facts["layers"][0])
     assert facts["limits"]["agreement"] == 0.99 and facts["partitions"] == 1
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from foreign_models import SIDE, build, noise, randomize, relative
 
+from benchmarks.peers.keras_applications import convert_model_standard
 from mnv3_tf.data.synthetic import synthetic_pictures
 from mnv3_tf.errors import GateError, InputError
-from mnv3_tf.export.convert.standard import convert_model_standard
 from mnv3_tf.files import sha256
 from mnv3_tf.tflite.runtime import LiteRTModel
 from mnv3_tf.weights.graphs import importing as module

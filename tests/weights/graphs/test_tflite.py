@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 from foreign_models import SIDE, SPEC, answers, build, folded, noise, randomize, relative
 
+from benchmarks.peers.keras_applications import convert_model_standard
 from mnv3_tf import MobileNetV3
 from mnv3_tf.data.synthetic import synthetic_pictures
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.convert.standard import convert_model_standard
 from mnv3_tf.network.spec import Block, NetworkSpec
 from mnv3_tf.tflite.file import TensorInfo, TfliteFile, parse_tflite
 from mnv3_tf.weights.graphs import ForeignNetwork, read_convolutions
 from mnv3_tf.weights.graphs.assign import Assigned, to_keras
 from mnv3_tf.weights.graphs.match import match_spec, require_match
-from mnv3_tf.weights.graphs.tflite import _constant
 
 WIDE = 64
 LIMITS = {"float32": 1e-4, "float16": 1e-2}
@@ -158,17 +157,18 @@ def test_symmetric_padding_and_a_dense_head(tmp_path: Path) -> None:
 
 def test_constants_of_older_files() -> None:
     """By hand: uint8 with a zero point, one scale for all; int8 with scales along the last axis."""
-    file = TfliteFile("x.tflite", 0, "", (), (), (), ())
+    def file(dtype: str, scales: tuple[float, ...], zeros: tuple[int, ...], axis: int, values: list[int]) -> TfliteFile:
+        data = np.array(values, dtype).view(np.uint8)
+        tensor = TensorInfo(0, "w", (2, 2), (2, 2), dtype, scales, zeros, axis, 4, 1, True, data)
+        return TfliteFile("x.tflite", 0, "", (), (), (tensor,), ())
 
-    def info(shape: tuple[int, ...], dtype: str, scales: tuple[float, ...], zeros: tuple[int, ...], axis: int) -> TensorInfo:
-        return TensorInfo(0, "w", shape, shape, dtype, scales, zeros, axis, 4, 1, True)
-
-    uint8 = _constant(file, info((2, 2), "uint8", (0.5,), (3,), 0), bytes([3, 4, 0, 255]))
-    assert uint8.value.tolist() == [[0.0, 0.5], [-1.5, 126.0]] and uint8.step is not None and uint8.step.tolist() == [[0.5]]
-    int8 = _constant(file, info((2, 2), "int8", (0.5, 2.0), (0, 0), 1), np.int8([1, -1, -128, 127]).tobytes())
-    assert int8.value.tolist() == [[0.5, -2.0], [-64.0, 254.0]]
+    uint8 = file("uint8", (0.5,), (3,), 0, [3, 4, 0, 255])
+    steps = uint8.steps(0)
+    assert uint8.real(0).tolist() == [[0.0, 0.5], [-1.5, 126.0]] and steps is not None and steps.tolist() == [[0.5]]
+    int8 = file("int8", (0.5, 2.0), (0, 0), 1, [1, -1, -128, 127])
+    assert int8.real(0).tolist() == [[0.5, -2.0], [-64.0, 254.0]]
     with pytest.raises(InputError, match=r"x.tflite: tensor 0 \('w'\) holds 3 bytes"):
-        _constant(file, info((2, 2), "int8", (), (), 0), b"123")
+        file("int8", (), (), 0, [1, 2, 3]).real(0)
 
 
 def test_files_without_such_a_network(files: dict[str, Path]) -> None:

@@ -18,11 +18,11 @@ from device_lab.waiting import PATIENCE, wait
 
 from mnv3_tf.cli.main import main
 from mnv3_tf.errors import InputError, KitError, NoDeviceError
-from mnv3_tf.export.benchmark.devices.bench import DeviceSettings, benchmark_device, open_target
-from mnv3_tf.export.benchmark.devices.measure import Job, SliceFailed
+from mnv3_tf.export.benchmark.compare import comparisons
+from mnv3_tf.export.benchmark.devices.bench import benchmark_device, open_target
 from mnv3_tf.export.benchmark.devices.remote import DeviceLost
 from mnv3_tf.export.benchmark.devices.session import opened
-from mnv3_tf.export.benchmark.devices.table import comparisons
+from mnv3_tf.export.benchmark.measure import BenchmarkSettings, Job, SliceFailed
 from mnv3_tf.export.benchmark.runners.runner_build import build_runner
 from mnv3_tf.export.benchmark.runners.runners import KitRunner
 from mnv3_tf.export.benchmark.store import REQUIRED
@@ -30,7 +30,7 @@ from mnv3_tf.progress import Silent
 from mnv3_tf.tflite.runtime import LiteRTModel
 
 pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip install ziglang")
-QUICK = DeviceSettings(runs=40, min_seconds=0, rounds=4, warmup=1, cool_down=0)
+QUICK = BenchmarkSettings(runs=40, min_seconds=0, rounds=4, warmup=1, cool_down=0)
 Phone = Callable[..., SimulatedPhone]
 
 
@@ -48,9 +48,9 @@ def test_two_models_on_a_phone(phone: Phone, files: dict[str, Path], odd_name: P
     settings = replace(QUICK, cores=("all", "big"), threads=(1, 2))
     result = benchmark_device(open_target(f"adb:{sim.serial}"), [odd_name, files["swish_int8"]], settings, Silent())
     assert len(result.rows) == 8 and sim.settled()
-    for row, samples in zip(result.rows, result.samples, strict=True):
+    for row in result.rows:
         assert set(REQUIRED) <= set(row) and row["failure"] is None
-        assert row["rounds"] == 4 and row["runs"] == sum(map(len, samples)) >= 40
+        assert row["rounds"] == 4 and row["runs"] == sum(map(len, row["samples_ms"])) >= 40
         assert 0 < row["min_ms"] <= row["median_ms"] <= row["p90_ms"] <= row["p99_ms"] <= row["max_ms"]
         assert row["delegate"] == "xnnpack" and row["peak_memory_mb"] > 1 and row["init_ms"] > 0 and row["first_ms"] > 0
         assert row["device"] == "Simulated Sim Phone (Android 14)" and len(row["runner_sha256"]) == 64
@@ -60,8 +60,8 @@ def test_two_models_on_a_phone(phone: Phone, files: dict[str, Path], odd_name: P
     assert [row["partitions"] for row in result.rows] == [1] * 4 + [3] * 4
     assert "taskset f0" in sim.calls()
     compared = comparisons(result.rows, str(odd_name))
-    assert [entry["verdict"] for entry in compared[:4]] == ["baseline"] * 4
-    assert all(entry["low"] <= entry["ratio"] <= entry["high"] for entry in compared[4:])
+    assert [entry.verdict for entry in compared[:4]] == ["baseline"] * 4
+    assert all(entry.low <= entry.ratio <= entry.high for entry in compared[4:])
 
 
 def test_outputs_are_the_hosts_to_the_byte(phone: Phone, files: dict[str, Path], tmp_path: Path) -> None:

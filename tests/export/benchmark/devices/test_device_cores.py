@@ -73,7 +73,7 @@ def test_devices_that_say_little() -> None:
     assert parse_cores("MNV3-CORES\n0 1000 5\n1 1000 5\n").cpus == (0, 1)
     with pytest.raises(InputError, match="names no CPU core"):
         parse_cores("Permission denied")
-    assert THREE.to_dict()["clusters"][2] == {"cpus": (7,), "max_mhz": 2841.6, "capacity": 1024, "governor": "schedutil"}
+    assert THREE.clusters[2] == Cluster((7,), 2841.6, 1024, "schedutil")
 
 
 @given(st.sets(st.integers(0, 7), min_size=1))

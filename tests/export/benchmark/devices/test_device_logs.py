@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_historic_logs(name: str, ends: str) -> None:
     if "remarks" in expected:
         said = remarks(log, 50)
         assert len(said) == len(expected["remarks"]) and all(map(str.__contains__, said, expected["remarks"]))
-    json.dumps(log.to_dict())
+    json.dumps(asdict(log))
 
 
 def test_every_log_has_expectations() -> None:
@@ -151,6 +152,6 @@ WORDS = st.sampled_from([
        st.sampled_from([None, "gpu", "xnnpack", "none"]))
 def test_no_text_is_an_error(text: str, code: int, delegate: str | None) -> None:
     log = parse_log(text)
-    json.dumps(log.to_dict())
+    json.dumps(asdict(log))
     assert not re.search(r"[\r\n]", failure(log, code, delegate=delegate) or "")
     remarks(log, 10, delegate=delegate)

@@ -179,7 +179,7 @@ class TestCompiling:
         (tmp_path / "package").mkdir()
         for name in runner_build._SOURCES:
             (tmp_path / "package" / name).write_text("int main(void) { return nothing; }\n")
-        monkeypatch.setattr(runner_build.resources, "files", lambda name: tmp_path / "package")
+        monkeypatch.setattr(runner_build, "_HERE", tmp_path / "package")
         with pytest.raises(KitError, match=r"compiled for x86_64: .*error: .*nothing.*--runner benchmark_model") as caught:
             runner_build._compile("x86_64", tmp_path / "cache", Silent())
         assert "\n" not in str(caught.value) and list((tmp_path / "cache").iterdir()) == []

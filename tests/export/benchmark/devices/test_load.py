@@ -12,9 +12,10 @@ import pytest
 from device_lab.phone import SimulatedPhone
 from device_lab.waiting import PATIENCE, wait
 
-from mnv3_tf.export.benchmark.devices.bench import DeviceSettings, benchmark_device, open_target
+from mnv3_tf.export.benchmark.devices.bench import benchmark_device, open_target
 from mnv3_tf.export.benchmark.devices.other_load import OtherLoad, ProcessTimes, load_flags, other_load, parse_processes
 from mnv3_tf.export.benchmark.devices.state import STATE_SCRIPT, parse_state
+from mnv3_tf.export.benchmark.measure import BenchmarkSettings
 from mnv3_tf.progress import Silent
 
 BEFORE = """100.00 350.12
@@ -102,7 +103,7 @@ def test_the_script_in_a_real_shell(shell: str, tmp_path: Path) -> None:
 def test_a_row_says_who_was_busy(phone: Callable[..., SimulatedPhone], files: dict[str, Path]) -> None:
     """With every command a second passes on the phone, of which a program takes half."""
     pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip install ziglang")
-    settings = DeviceSettings(runs=8, min_seconds=0, rounds=2, warmup=1, cool_down=0)
+    settings = BenchmarkSettings(runs=8, min_seconds=0, rounds=2, warmup=1, cool_down=0)
     sim, busy = phone(), "greedy (one)"
     sim.set_state_later([(second, {"uptime": 100.0 + second, "processes": {busy: 0.5 * second}}) for second in range(60)])
     row, = benchmark_device(open_target(f"adb:{sim.serial}"), [files["plain_int8"]], settings, Silent()).rows

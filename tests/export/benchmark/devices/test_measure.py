@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from mnv3_tf.export.benchmark.devices.measure import Clock, Job, Measurement, Slice, measure
 from mnv3_tf.export.benchmark.devices.state import DeviceState
+from mnv3_tf.export.benchmark.measure import BenchmarkSettings, Job, Measurement, Slice, measure
 from mnv3_tf.progress import Silent
 
 
-class MadeUp(Clock):
+class MadeUp:
     """Time passes when somebody sleeps, asks for the state (1 s) or runs a slice (10 s)."""
 
     def __init__(self, temperature: Callable[[float], float]):
         self.seconds, self.slept, self.temperature = 0.0, [], temperature  # type: ignore[var-annotated]
 
-    def now(self) -> float:
+    def monotonic(self) -> float:
         return self.seconds
 
     def sleep(self, seconds: float) -> None:
@@ -39,8 +39,9 @@ class MadeUp(Clock):
 
 
 def measured(world: MadeUp, cool_down: float) -> Measurement:
-    return measure([Job(Path("m"), 1, None, "all")], world, runs=1, seconds=1, warmup=0, rounds=3, cool_down=cool_down,  # type: ignore[arg-type]
-                   profile=False, state=world.state, name="made up", progress=Silent(), clock=world)
+    settings = BenchmarkSettings(runs=1, min_seconds=1, warmup=0, rounds=3, cool_down=cool_down)
+    return measure([Job(Path("m"), 1, None, "all")], world, settings, name="made up", state=world.state,  # type: ignore[arg-type]
+                   progress=Silent(), clock=world)
 
 
 def test_a_device_that_stays_cool_is_not_waited_for() -> None:

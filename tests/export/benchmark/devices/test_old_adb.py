@@ -10,8 +10,9 @@ from device_lab.phone import SimulatedPhone
 
 from mnv3_tf.errors import KitError, NoDeviceError
 from mnv3_tf.export.benchmark.devices.adb import Adb, AdbDevice
-from mnv3_tf.export.benchmark.devices.bench import DeviceSettings, benchmark_device, open_target
+from mnv3_tf.export.benchmark.devices.bench import benchmark_device, open_target
 from mnv3_tf.export.benchmark.devices.remote import DeviceLost
+from mnv3_tf.export.benchmark.measure import BenchmarkSettings
 from mnv3_tf.progress import Silent
 
 pytestmark = pytest.mark.slow
@@ -44,7 +45,7 @@ def test_a_model_is_measured(shell_v2: bool, client: AdbClient, old_phone: Make,
     pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip install ziglang")
     assert "29.0" in Adb().run("version").stdout
     phone = old_phone(shell_v2=shell_v2)
-    settings = DeviceSettings(runs=8, min_seconds=0, rounds=2, warmup=1, cool_down=0)
+    settings = BenchmarkSettings(runs=8, min_seconds=0, rounds=2, warmup=1, cool_down=0)
     row, = benchmark_device(open_target(f"adb:{phone.serial}"), [files["plain_int8"]], settings, Silent()).rows
     assert row["failure"] is None and row["runs"] >= 8 and row["peak_memory_mb"] > 1 and phone.settled()
 

@@ -12,7 +12,8 @@ from device_lab.phone import SimulatedPhone
 from device_lab.waiting import PATIENCE
 
 from mnv3_tf.cli.main import main
-from mnv3_tf.export.benchmark.devices.bench import DeviceSettings, benchmark_device, open_target
+from mnv3_tf.export.benchmark.devices.bench import benchmark_device, open_target
+from mnv3_tf.export.benchmark.measure import BenchmarkSettings
 from mnv3_tf.export.benchmark.runners.kit_runner import RunnerResult, parse_runner_output, runner_arguments
 from mnv3_tf.export.benchmark.runners.operators import Event, Profile, block_of, layer_of, name_operators, time_by_block
 from mnv3_tf.export.benchmark.runners.runner_build import build_runner
@@ -198,7 +199,7 @@ def sections(log: str) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_a_profile_over_a_real_adbd(real_phone: SimulatedPhone, small_file: Path) -> None:
-    settings = DeviceSettings(runs=8, min_seconds=0, rounds=4, warmup=1, cool_down=0, profile=True)
+    settings = BenchmarkSettings(runs=8, min_seconds=0, rounds=4, warmup=1, cool_down=0, profile=True)
     began = time.monotonic()
     result = benchmark_device(open_target(f"adb:{real_phone.serial}"), [small_file], settings, Silent())
     elapsed_ms = 1000 * (time.monotonic() - began)

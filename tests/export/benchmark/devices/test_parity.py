@@ -1,4 +1,4 @@
-"""The file on other processors, as rungs of the parity ladder."""
+"""The file on other processors, as parity stages."""
 
 import shutil
 from collections.abc import Callable
@@ -11,8 +11,8 @@ import pytest
 from device_lab.phone import SimulatedPhone
 
 from mnv3_tf.errors import KitError
+from mnv3_tf.export.benchmark.devices.bench import run_on_device
 from mnv3_tf.export.benchmark.devices.emulator import run_on_emulated_arm
-from mnv3_tf.export.benchmark.devices.parity import run_on_device
 from mnv3_tf.export.verify import open_chain, verify
 from mnv3_tf.export.verify.result import Verification
 from mnv3_tf.export.verify.stages import ARM, PHONE, XNNPACK
@@ -40,12 +40,12 @@ def verification(phone: Callable[..., SimulatedPhone], small_file: Path, picture
 
 
 @pytest.mark.slow
-def test_the_rungs_of_other_processors(verification: Verification) -> None:
+def test_the_stages_of_other_processors(verification: Verification) -> None:
     """The phone's holds; the other's alone breaks, so that the file does not pass."""
-    right, wrong = verification.rungs[-2:]
+    right, wrong = verification.stages[-2:]
     assert (right.name, right.status, right.previous.against) == (PHONE, "holds", XNNPACK)  # type: ignore[union-attr]
     assert right.checks[-1].text == "its output bytes are this machine's on 12 of 12 pictures"
-    assert not verification.passed and verification.broken_rungs() == [ARM] == [wrong.name], verification.verdict()
+    assert not verification.passed and verification.broken_stages() == [ARM] == [wrong.name], verification.verdict()
     assert "its output bytes are this machine's on" in wrong.checks[-1].text and not wrong.checks[-1].passed
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from device_lab.phone import SimulatedPhone
 
-from mnv3_tf.export.benchmark.devices.bench import DeviceSettings, benchmark_device, open_target
+from mnv3_tf.export.benchmark.devices.bench import benchmark_device, open_target
 from mnv3_tf.export.benchmark.devices.session import opened
+from mnv3_tf.export.benchmark.measure import BenchmarkSettings
 from mnv3_tf.export.benchmark.runners.runner_build import build_runner
 from mnv3_tf.export.benchmark.runners.runners import KitRunner
 from mnv3_tf.progress import Silent
@@ -20,8 +21,8 @@ pytestmark = pytest.mark.slow
 @pytest.mark.slow
 def test_two_models_and_equal_bytes(real_phone: SimulatedPhone, files: dict[str, Path], tmp_path: Path) -> None:
     device = open_target(f"adb:{real_phone.serial}")
-    assert "shell_v2" in device.features  # type: ignore[attr-defined]
-    settings = DeviceSettings(runs=10, min_seconds=0, rounds=4, cores=("all", "big"), cool_down=0)
+    assert "shell_v2" in device.adb.run("-s", real_phone.serial, "features").stdout.split()  # type: ignore[attr-defined]
+    settings = BenchmarkSettings(runs=10, min_seconds=0, rounds=4, cores=("all", "big"), cool_down=0)
     result = benchmark_device(device, [files["plain_int8"], files["swish_int8"]], settings, Silent())
     assert len(result.rows) == 4 and all(row["failure"] is None and row["runs"] >= 10 for row in result.rows)
     assert [row["partitions"] for row in result.rows] == [1, 1, 3, 3]

@@ -7,9 +7,10 @@ import pytest
 from device_lab.sshd import Board
 
 from mnv3_tf.errors import KitError, NoDeviceError
-from mnv3_tf.export.benchmark.devices.bench import DeviceSettings, benchmark_device, open_target
+from mnv3_tf.export.benchmark.devices.bench import benchmark_device, open_target
 from mnv3_tf.export.benchmark.devices.session import opened
 from mnv3_tf.export.benchmark.devices.ssh import SshDevice
+from mnv3_tf.export.benchmark.measure import BenchmarkSettings
 from mnv3_tf.export.benchmark.runners.runner_build import build_runner
 from mnv3_tf.export.benchmark.runners.runners import KitRunner
 from mnv3_tf.progress import Silent
@@ -24,7 +25,7 @@ def test_two_models_and_equal_bytes(board: Board, files: dict[str, Path], tmp_pa
     pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip install ziglang")
     (tmp_path / "base").mkdir()
     monkeypatch.setattr(SshDevice, "base", str(tmp_path / "base"))  # other programs may write to /tmp meanwhile
-    settings = DeviceSettings(runs=8, min_seconds=0, rounds=4, warmup=1, cool_down=0, profile=True)
+    settings = BenchmarkSettings(runs=8, min_seconds=0, rounds=4, warmup=1, cool_down=0, profile=True)
     result = benchmark_device(open_target(f"ssh:{board.shared}"), [files["plain_int8"], files["swish_int8"]], settings, Silent())
     assert len(result.rows) == 2 and all(row["failure"] is None and row["runs"] >= 8 for row in result.rows)
     assert [row["partitions"] for row in result.rows] == [1, 3] and all(row["peak_memory_mb"] > 1 for row in result.rows)

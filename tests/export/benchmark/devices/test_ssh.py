@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from mnv3_tf.errors import InputError, NoDeviceError
-from mnv3_tf.export.benchmark.devices.bench import DeviceSettings, benchmark_device, open_target
+from mnv3_tf.export.benchmark.devices.bench import benchmark_device, open_target
 from mnv3_tf.export.benchmark.devices.remote import DeviceLost
 from mnv3_tf.export.benchmark.devices.session import opened
 from mnv3_tf.export.benchmark.devices.ssh import SshDevice
+from mnv3_tf.export.benchmark.measure import BenchmarkSettings
 from mnv3_tf.progress import Silent
 
 
@@ -34,7 +35,7 @@ def says(program: Path, script: str) -> None:
 def test_a_board_is_measured_and_left_clean(client: Path, files: dict[str, Path], tmp_path: Path,
                                             monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ziglang", reason="no compiler for the kit's runner: pip install ziglang")
-    settings = DeviceSettings(runs=40, min_seconds=0, rounds=4, warmup=1, cool_down=0)
+    settings = BenchmarkSettings(runs=40, min_seconds=0, rounds=4, warmup=1, cool_down=0)
     (tmp_path / "base").mkdir()
     monkeypatch.setattr(SshDevice, "base", str(tmp_path / "base"))  # other programs may write to /tmp meanwhile
     row, = benchmark_device(open_target("ssh:me@board"), [files["plain_int8"]], settings, Silent()).rows

@@ -1,11 +1,11 @@
-"""The reference peer: keras.applications converted by the standard recipe."""
+"""keras.applications converted by the standard recipe."""
 
 import numpy as np
 import pytest
 
+from benchmarks.peers.keras_applications import convert_keras_applications, convert_model_standard
 from mnv3_tf.data.synthetic import synthetic_pictures
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.convert.standard import convert_keras_applications, convert_model_standard
 from mnv3_tf.tflite.file import float_operators, has_dynamic_shapes, operator_counts, parse_tflite
 from mnv3_tf.tflite.runtime import LiteRTModel
 

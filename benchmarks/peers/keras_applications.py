@@ -1,4 +1,4 @@
-"""The reference peer: keras.applications' MobileNetV3, converted by TFLite's standard recipe.
+"""keras.applications' MobileNetV3, converted by TFLite's standard recipe.
 
 This is what one gets without this kit, and what its files are measured against: `tf.lite.TFLiteConverter` on the
 Keras model as it is, int8 by post-training quantization with a representative dataset. Batch 1 is fixed, as delegates
