@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mnv3_tf.cli.options import Terminal, json_option, print_json
+from mnv3_tf.cli.options import Terminal, json_option, print_json, show
 from mnv3_tf.errors import GateError, InputError, KitError, NoDeviceError
 
 if TYPE_CHECKING:
@@ -166,22 +166,17 @@ class Lines:
 
 
 def _print(result: "Result", baseline: str) -> None:
-    from rich.console import Console
-
     from mnv3_tf.export.benchmark.compare import comparisons
     from mnv3_tf.export.benchmark.table import benchmark_table, result_lines, warning_lines
 
     if result.environment and result.rows[0]["failure"]:
         click.echo(f"This machine was not measured: {result.rows[0]['failure']}.")
         return
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)
-    console.print(benchmark_table(result.rows, comparisons(result.rows, baseline)))
+    show(benchmark_table(result.rows, comparisons(result.rows, baseline)), width=160)
     for line in result_lines(result):
-        console.print(line, markup=False, soft_wrap=not console.is_terminal)
+        show(line)
     for line in warning_lines(result.rows):
-        console.print(f"Warning: {line}", markup=False, style="yellow", soft_wrap=not console.is_terminal)
+        show(f"Warning: {line}", "yellow")
 
 
 def _with_baseline(files: tuple[str, ...], against: str | None) -> tuple[tuple[str, ...], str]:
