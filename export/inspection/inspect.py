@@ -143,7 +143,7 @@ class Inspection:
             "float32_bytes": self.float32_bytes,
             "graphs": [{"name": graph.name, "operators": len(graph.operators), "types": _counts(graph)}
                        for graph in self.file.graphs],
-            "signatures": self.file.signatures, "metadata": self.file.metadata,
+            "signatures": list(self.file.signatures), "metadata": list(self.file.metadata),
             "tflite_metadata": TFLITE_METADATA in self.file.metadata})
 
 
