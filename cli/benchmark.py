@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mnv3_tf.cli.options import Terminal, json_option, print_json, show
-from mnv3_tf.errors import GateError, InputError, KitError, NoDeviceError
+from mnv3_tf.errors import CheckFailed, InputError, KitError, NoDeviceError
 
 if TYPE_CHECKING:
     from mnv3_tf.export.benchmark.measure import BenchmarkSettings
@@ -129,7 +129,7 @@ def benchmark(files: tuple[str, ...], targets: tuple[str, ...], cores: str, min_
         click.echo(f"Error: {problem}", err=True)
     failures = [line for limit in limits for line in check_limit(limit, records)]
     if failures:
-        raise GateError("; ".join(failures) + ".")
+        raise CheckFailed("; ".join(failures) + ".")
     if problems:
         raise NoDeviceError("not every target was measured.") if not records else KitError("not every target was measured.")
 

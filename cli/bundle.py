@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from mnv3_tf.cli.options import Terminal, json_option, print_json, tell
-from mnv3_tf.errors import GateError
+from mnv3_tf.errors import CheckFailed
 from mnv3_tf.text import counted
 
 
@@ -69,4 +69,4 @@ def _check(folder: str, as_json: bool) -> None:
     elif not problems:
         click.echo(f"{folder}: no file was changed, and every golden gives its output bytes.")
     if problems:
-        raise GateError(f"{folder}: {'; '.join(problems)}.")
+        raise CheckFailed(f"{folder}: {'; '.join(problems)}.")

@@ -3,7 +3,7 @@
 import click
 
 from mnv3_tf.cli.options import json_option, print_json
-from mnv3_tf.errors import GateError
+from mnv3_tf.errors import CheckFailed
 from mnv3_tf.text import counted
 
 
@@ -36,4 +36,4 @@ def compare(base: str, new: str, threshold: float, as_json: bool) -> None:
                 click.echo(f"  {line}")
     failed = [change.name for change in changes if change.regression]
     if failed:
-        raise GateError(f"{counted(len(failed), 'regression')}: {'; '.join(failed)}.")
+        raise CheckFailed(f"{counted(len(failed), 'regression')}: {'; '.join(failed)}.")

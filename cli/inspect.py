@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mnv3_tf.cli.options import json_option, new_table, print_json, show
-from mnv3_tf.errors import GateError
+from mnv3_tf.errors import CheckFailed
 from mnv3_tf.text import counted, few
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def inspect(file: str, threads: int, require: tuple[str, ...], as_json: bool) ->
     else:
         _print(found)
     if failures:
-        raise GateError(f"{file}: does not meet --require: {'; '.join(failures)}.")
+        raise CheckFailed(f"{file}: does not meet --require: {'; '.join(failures)}.")
 
 
 def _print(found: "Inspection") -> None:

@@ -17,7 +17,7 @@ class InputError(KitError):
     exit_code = 2
 
 
-class GateError(KitError):
+class CheckFailed(KitError):
     """A check of accuracy, parity or delegate coverage did not pass (exit code 3)."""
 
     exit_code = 3

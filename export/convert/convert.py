@@ -13,7 +13,7 @@ from mnv3_tf.artefacts.card import fingerprint, write_beside
 from mnv3_tf.artefacts.open import open_artefact
 from mnv3_tf.artefacts.run_folder import RunFolder
 from mnv3_tf.data import Preprocessing
-from mnv3_tf.errors import GateError, InputError, KitError
+from mnv3_tf.errors import CheckFailed, InputError, KitError
 from mnv3_tf.export.convert.placement import place
 from mnv3_tf.files import read_json, write_bytes
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges
@@ -111,7 +111,7 @@ def convert(source: Convertible, out: str | Path, *, format: Format = "int8", io
 
     Raises:
         InputError: the combination is impossible, or one of the words is unknown.
-        GateError: the file would hold float operations outside of the blocks that the run leaves float, stray conversions, or,
+        CheckFailed: the file would hold float operations outside of the blocks that the run leaves float, stray conversions, or,
             lowered for XNNPACK, more than one partition; or it answers differently from the quantized Keras network.
     """
     out = Path(out)
@@ -226,19 +226,19 @@ def output_step(model: LiteRTModel, graph: FoldedGraph, ranges: Ranges) -> float
 
 
 def _refuse_unclean(out: Path, content: bytes, model: LiteRTModel, lowering: Lowering, source: Convertible) -> None:
-    """Raises GateError for an int8 file that is not clean, or does not answer like the quantized network."""
+    """Raises CheckFailed for an int8 file that is not clean, or does not answer like the quantized network."""
     assert source.ranges is not None
     problems = check_int8(parse_tflite(content), model, lowering, source.graph)
     if problems:
-        raise GateError(f"{out}: was not written, because it would not be a clean int8 file: {'; '.join(problems)}. A "
-                        "network whose weights were never trained can cause this; otherwise try --lowering native.")
+        raise CheckFailed(f"{out}: was not written, because it would not be a clean int8 file: {'; '.join(problems)}. A "
+                          "network whose weights were never trained can cause this; otherwise try --lowering native.")
     patterns = _patterns(source.graph)
     expected = QuantizedNetwork(LoweredNetwork(lower(source.graph, lowering), source.ranges)).logits(patterns)
     steps = float(np.abs(model.predict(patterns) - expected).mean()) / output_step(model, source.graph, source.ranges)
     if steps > _MEAN_STEPS:
-        raise GateError(f"{out}: was not written, because it does not answer like the quantized Keras network: on test patterns "
-                        f"a logit differs by {steps:.1f} of its 255 steps on average, and {_MEAN_STEPS:g} are allowed. "
-                        "`mnv3 verify QRUN` names the layer where it begins.")
+        raise CheckFailed(f"{out}: was not written, because it does not answer like the quantized Keras network: on test "
+                          f"patterns a logit differs by {steps:.1f} of its 255 steps on average, and {_MEAN_STEPS:g} are allowed. "
+                          "`mnv3 verify QRUN` names the layer where it begins.")
 
 
 def _warnings(source: Convertible, model: LiteRTModel, format: Format) -> tuple[str, ...]:

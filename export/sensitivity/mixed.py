@@ -14,7 +14,7 @@ from mnv3_tf.artefacts.run_folder import RunFolder
 from mnv3_tf.data import PictureDataset, evaluation_split, open_dataset
 from mnv3_tf.data.batches import ContractPictures, collect
 from mnv3_tf.data.check import check_pictures
-from mnv3_tf.errors import GateError, InputError
+from mnv3_tf.errors import CheckFailed, InputError
 from mnv3_tf.export.benchmark.compare import Comparison, comparisons
 from mnv3_tf.export.benchmark.host import benchmark_host
 from mnv3_tf.export.benchmark.measure import BenchmarkSettings
@@ -163,7 +163,7 @@ def analyse_run(quantized_run: str | Path, data: str | Path, out: str | Path, *,
         mixed = leave_float(graph, recipe.float_blocks)
         try:
             cost = measure_cost(_source(chain, graph), _source(chain, mixed), progress)
-        except GateError as error:
+        except CheckFailed as error:
             refused = str(error)
         run = _write_run(target, chain, mixed, ranges, recipe, dataset).path
     result = Analysis(Path(quantized_run), chain.float_run.path, sensitivity, recipe, cost, refused, run)
@@ -206,7 +206,7 @@ def measure_cost(plain: Convertible, mixed: Convertible, progress: Progress, *, 
         runs, min_seconds: as in :class:`BenchmarkSettings`.
 
     Raises:
-        GateError: the int8 or the mixed file is not clean, or is more than one XNNPACK partition.
+        CheckFailed: the int8 or the mixed file is not clean, or is more than one XNNPACK partition.
     """
     with tempfile.TemporaryDirectory() as folder:
         wanted: dict[str, tuple[Convertible, dict[str, Any]]] = {

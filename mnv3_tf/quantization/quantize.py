@@ -14,7 +14,7 @@ from mnv3_tf.config import Config, QuantizeConfig
 from mnv3_tf.data import PictureDataset, Preprocessing, Sample, evaluation_split, fingerprint_samples
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.data.check import check_pictures
-from mnv3_tf.errors import GateError, InputError
+from mnv3_tf.errors import CheckFailed, InputError
 from mnv3_tf.files import write_json
 from mnv3_tf.interrupts import Interrupted, stop_on_signals
 from mnv3_tf.metrics import Scores, score, softmax
@@ -61,7 +61,7 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
 
     Raises:
         InputError: the source is not a float run, `out` exists, or the pictures cannot calibrate (see `smoke`).
-        GateError: the folded network does not compute what the model computes.
+        CheckFailed: the folded network does not compute what the model computes.
         Interrupted: stopped; the best finished epoch, or calibration alone, is saved.
     """
     run, target = open_run(source), RunFolder(Path(out))
@@ -120,15 +120,15 @@ def check_folded(model: keras.Model, graph: FoldedGraph, pictures: ContractPictu
         The largest difference of a logit, as a share of the logits' range.
 
     Raises:
-        GateError: it exceeds :data:`DEPLOY_TOLERANCE`.
+        CheckFailed: it exceeds :data:`DEPLOY_TOLERANCE`.
     """
     expected = np.concatenate([batch_logits(model, pixels) for pixels in pictures])
     network = LoweredNetwork(lower(graph), exact_input=True)
     found = np.concatenate([network.logits(pixels) for pixels in pictures])
     difference = float(np.abs(found - expected).max() / max(float(np.ptp(expected)), 1e-12))
     if not difference < DEPLOY_TOLERANCE:
-        raise GateError(f"The folded network differs from the float model by {difference:.1e} of the logits' range; allowed is "
-                        f"{DEPLOY_TOLERANCE:.0e}. Nothing was written.")
+        raise CheckFailed(f"The folded network differs from the float model by {difference:.1e} of the logits' range; allowed is "
+                          f"{DEPLOY_TOLERANCE:.0e}. Nothing was written.")
     return difference
 
 

@@ -49,8 +49,8 @@ class Choices:
         return (self.backbone_rate, self.layer_decay) != (1.0, 1.0)
 
 
-def settle(config: TrainConfig, batch_size: int, steps_per_epoch: int, *, tuned: bool = False, folded: bool = False) -> Choices:
-    """Settles the open settings for a number of steps and a device.
+def decide(config: TrainConfig, batch_size: int, steps_per_epoch: int, *, tuned: bool = False, folded: bool = False) -> Choices:
+    """Decides the open settings for a number of steps and a device.
 
     Args:
         config: what the user asked for.
@@ -61,7 +61,7 @@ def settle(config: TrainConfig, batch_size: int, steps_per_epoch: int, *, tuned:
     """
     notes: list[str] = []
     pictures = batch_size * steps_per_epoch
-    batchnorm, backbone_rate, layer_decay = _settle_tuning(config, batch_size, pictures, tuned, folded, notes)
+    batchnorm, backbone_rate, layer_decay = _choose_tuning(config, batch_size, pictures, tuned, folded, notes)
     rate = config.learning_rate
     if rate is None:
         scale = batch_size / _BASE_BATCH
@@ -88,7 +88,7 @@ def settle(config: TrainConfig, batch_size: int, steps_per_epoch: int, *, tuned:
                    xla=xla, notes=tuple(notes), batchnorm=batchnorm, backbone_rate=backbone_rate, layer_decay=layer_decay)
 
 
-def _settle_tuning(config: TrainConfig, batch_size: int, pictures: int, tuned: bool, folded: bool,
+def _choose_tuning(config: TrainConfig, batch_size: int, pictures: int, tuned: bool, folded: bool,
                    notes: list[str]) -> tuple[BatchNorm, float, float]:
     """BatchNorm's handling, and the rates of the layers before pooling: relative to the top's, and from block to block."""
     asked = config.batchnorm

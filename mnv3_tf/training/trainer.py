@@ -27,7 +27,7 @@ from mnv3_tf.network.keras_io import batch_logits, save_keras
 from mnv3_tf.network.spec import network_spec, with_normalization
 from mnv3_tf.progress import Advance, Progress
 from mnv3_tf.training.batches import Batch, TrainingBatches
-from mnv3_tf.training.defaults import Choices, balanced_weights, make_optimizer, settle
+from mnv3_tf.training.defaults import Choices, balanced_weights, decide, make_optimizer
 from mnv3_tf.training.distill import DistillationLoss, LabelAccuracy, TeacherAnswers, open_teacher, with_answers
 from mnv3_tf.training.freezing import FreezingPlan, make_plan
 from mnv3_tf.training.state import Counters, SavedState, save_state
@@ -109,7 +109,7 @@ class _Training:
             class_weights=weights, seed=settings.seed, cache_mb=config.data.cache_mb, workers=config.data.workers)
         saved = SavedState.read(run.state) if run.state.exists() else None
         self.counters = saved.counters if saved else Counters(start=facts_of(start) if start else {})
-        self.choices: Choices = settle(settings, self.batches.batch_size, self.batches.steps_per_epoch,
+        self.choices: Choices = decide(settings, self.batches.batch_size, self.batches.steps_per_epoch,
                                        tuned=config.model.weights is not None, folded=self.counters.start.get("folded", False))
         self.plan: FreezingPlan = make_plan(config, inference_batchnorm=self.choices.batchnorm == "frozen",
                                             new_head_conv=self.counters.start.get("lacks_head_conv", False))

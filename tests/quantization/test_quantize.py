@@ -15,7 +15,7 @@ from mnv3_tf.artefacts.run_folder import RunFolder
 from mnv3_tf.config import Config, load_config
 from mnv3_tf.data import open_dataset
 from mnv3_tf.data.batches import ContractPictures
-from mnv3_tf.errors import GateError, InputError
+from mnv3_tf.errors import CheckFailed, InputError
 from mnv3_tf.files import read_json
 from mnv3_tf.models import MobileNetV3
 from mnv3_tf.progress import Silent
@@ -221,7 +221,7 @@ def test_a_wrong_folding_stops_everything(float_run: Path, pictures: Path, tiny_
         return graph
 
     monkeypatch.setattr(quantize_module, "trace", planted)
-    with pytest.raises(GateError, match="folded network differs"):
+    with pytest.raises(CheckFailed, match="folded network differs"):
         quantize(float_run, open_dataset(pictures), tiny_config, tmp_path / "out", progress=Silent())
     assert not (tmp_path / "out").exists()
 

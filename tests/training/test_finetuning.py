@@ -22,7 +22,7 @@ from mnv3_tf.network.keras_io import load_keras
 from mnv3_tf.network.spec import network_spec
 from mnv3_tf.progress import Silent
 from mnv3_tf.training.batches import TrainingBatches
-from mnv3_tf.training.defaults import make_optimizer, settle
+from mnv3_tf.training.defaults import decide, make_optimizer
 from mnv3_tf.training.freezing import make_plan
 from mnv3_tf.training.trainer import train
 from mnv3_tf.training.transfer import is_folded, take_over, transfer
@@ -173,7 +173,7 @@ def test_the_whole_step_is_scaled_not_the_gradient(name: str) -> None:
     """A tenth of the rate moves a variable a tenth as far, weight decay included; at rate 1, as Keras's own optimizer does."""
     config = load_config(None, [f"train.optimizer={name}", "train.learning_rate=0.01", "train.warmup_epochs=0",
                                 "train.weight_decay=0.5"]).train
-    choices = settle(config, 64, 10)
+    choices = decide(config, 64, 10)
 
     def moved(rate_of) -> tuple[np.ndarray, np.ndarray]:
         layers = [keras.layers.Dense(2, name=layer) for layer in ("slow", "fast")]
@@ -195,7 +195,7 @@ def test_the_whole_step_is_scaled_not_the_gradient(name: str) -> None:
 
 def test_a_later_stage_goes_on_in_the_schedule() -> None:
     config = load_config(None, ["train.learning_rate=0.5", "train.epochs=10", "train.warmup_epochs=2"]).train
-    choices = settle(config, 64, 10)
+    choices = decide(config, 64, 10)
     whole, later = make_optimizer(config, choices), make_optimizer(config, choices, first_step=30)
     assert float(later.learning_rate) == pytest.approx(float(whole._learning_rate(30)))
 
@@ -204,7 +204,7 @@ def test_a_later_stage_goes_on_in_the_schedule() -> None:
 
 
 def chosen(*overrides: str, batch_size: int = 64, steps: int = 20, **facts):
-    return settle(load_config(None, overrides).train, batch_size, steps, tuned=True, **facts)
+    return decide(load_config(None, overrides).train, batch_size, steps, tuned=True, **facts)
 
 
 def test_defaults_of_fine_tuning() -> None:
@@ -222,7 +222,7 @@ def test_few_pictures_train_the_lower_blocks_slowly() -> None:
     assert chosen(steps=8).layer_decay == 1.0
     for given in ("train.layer_decay=1", "train.freeze=stem", "train.batchnorm=frozen"):
         assert chosen(given, steps=3).layer_decay == 1.0
-    assert settle(load_config(None, []).train, 64, 3).layer_decay == 1.0  # from scratch
+    assert decide(load_config(None, []).train, 64, 3).layer_decay == 1.0  # from scratch
 
 
 def test_unfreezing_keeps_batchnorm_in_inference_mode_unless_asked() -> None:

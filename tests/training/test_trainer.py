@@ -19,7 +19,7 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_json
 from mnv3_tf.interrupts import Interrupted
 from mnv3_tf.progress import Silent
-from mnv3_tf.training.defaults import balanced_weights, settle
+from mnv3_tf.training.defaults import balanced_weights, decide
 from mnv3_tf.training.trainer import train
 
 
@@ -214,14 +214,14 @@ def test_training_in_a_thread_needs_no_signals() -> None:
 
 @pytest.mark.parametrize(("steps", "momentum"), [(1, 0.8), (20, 0.9), (50, 0.96), (100, 0.98), (10_000, 0.99)])
 def test_batchnorm_momentum_follows_the_steps(steps: int, momentum: float) -> None:
-    assert settle(Config().train, 64, steps).batchnorm_momentum == pytest.approx(momentum)
+    assert decide(Config().train, 64, steps).batchnorm_momentum == pytest.approx(momentum)
 
 
 def test_the_default_rate_scales_with_the_batch_and_says_so() -> None:
-    small, large = (settle(load_config(None, ["train.optimizer=sgd"]).train, batch, 100) for batch in (64, 256))
+    small, large = (decide(load_config(None, ["train.optimizer=sgd"]).train, batch, 100) for batch in (64, 256))
     assert large.learning_rate == pytest.approx(4 * small.learning_rate)
     assert any("scaled to 256" in note for note in large.notes)
-    given = settle(load_config(None, ["train.learning_rate=0.5"]).train, 256, 100)
+    given = decide(load_config(None, ["train.learning_rate=0.5"]).train, 256, 100)
     assert given.learning_rate == 0.5
 
 
@@ -236,6 +236,6 @@ def test_schedule_warms_up_and_ends_at_zero(optimizer: str) -> None:
 
     config = load_config(None, [f"train.optimizer={optimizer}", "train.epochs=10", "train.warmup_epochs=2",
                                 "train.learning_rate=0.5"]).train
-    optimizer_ = make_optimizer(config, settle(config, 64, 10))
+    optimizer_ = make_optimizer(config, decide(config, 64, 10))
     rates = [float(optimizer_._learning_rate(step)) for step in (0, 10, 20, 60, 100)]
     np.testing.assert_allclose(rates, [0.0, 0.25, 0.5, 0.25, 0.0], atol=1e-6)

@@ -52,9 +52,9 @@ class _Finder:
         self.convolutions: list[ForeignConvolution] = []
         self.adds: list[int] = []
         self._walked = walked
-        self._bases: set[Base] = {_settled(value.base) for value in walked.values.values()}
+        self._bases: set[Base] = {_as_taken(value.base) for value in walked.values.values()}
         # Maps of one place, whose mean converters leave out.
-        self._one_place: set[Base] = {_settled(value.base) for value in walked.values.values() if value.size == (1, 1)}
+        self._one_place: set[Base] = {_as_taken(value.base) for value in walked.values.values() if value.size == (1, 1)}
         self._after: dict[Base, list[Convolution]] = defaultdict(list)
         for conv in walked.convolutions:
             self._after[conv.input].append(conv)
@@ -62,7 +62,7 @@ class _Finder:
     def adds_nothing(self, operator: Operator, end: Base) -> bool:
         """Whether an operator makes a constant, or only hands on `end` in another shape."""
         value = self._walked.values.get(operator.outputs[0])
-        return value is None or (operator.kind in ("reshape", "identity") and _settled(value.base) == end)
+        return value is None or (operator.kind in ("reshape", "identity") and _as_taken(value.base) == end)
 
     def find(self) -> tuple[Convolution, Base, str | None]:
         """The first convolution, what the last operator makes, and why it ends there if that is not a classifier."""
@@ -220,10 +220,10 @@ class _Finder:
     def _is_output(self, base: Base) -> bool:
         """Whether a graph's output holds it."""
         values = self._walked.values
-        return any(tensor in values and _settled(values[tensor].base) == base for tensor in self._walked.graph.outputs)
+        return any(tensor in values and _as_taken(values[tensor].base) == base for tensor in self._walked.graph.outputs)
 
 
-def _settled(base: Base) -> Base:
+def _as_taken(base: Base) -> Base:
     """A base as later layers take it."""
     if isinstance(base, Raw):
         return Out(base.conv, "linear")
@@ -232,7 +232,7 @@ def _settled(base: Base) -> Base:
 
 def _is_on_the_way(base: Base, end: Base) -> bool:
     """Whether a tensor holds `end`, or the same convolution's output clipped to something."""
-    return _settled(base) == end or (isinstance(base, Clip) and isinstance(end, Out) and base.conv is end.conv)
+    return _as_taken(base) == end or (isinstance(base, Clip) and isinstance(end, Out) and base.conv is end.conv)
 
 
 def _holds(value: Value, end: Base) -> bool:
@@ -241,7 +241,7 @@ def _holds(value: Value, end: Base) -> bool:
         conv = value.base.conv
         if conv.unit is None or not (np.array_equal(value.scale, conv.unit) and np.array_equal(value.offset, conv.shift)):
             return False
-    return _settled(value.base) == end
+    return _as_taken(value.base) == end
 
 
 def _is_pointwise(conv: Convolution) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mnv3_tf.config import ModelConfig
 from mnv3_tf.data.synthetic import synthetic_pictures
-from mnv3_tf.errors import GateError, InputError
+from mnv3_tf.errors import CheckFailed, InputError
 from mnv3_tf.files import sha256
 from mnv3_tf.metrics import softmax
 from mnv3_tf.network.plan import Part
@@ -83,7 +83,7 @@ def import_foreign(source: str | Path, origin: str, *, name: str | None = None, 
 
     Raises:
         InputError: the file is damaged or holds no such network.
-        GateError: the imported model answers differently from the `.tflite` file.
+        CheckFailed: the imported model answers differently from the `.tflite` file.
     """
     if alpha is not None:
         check_alpha(alpha)
@@ -108,7 +108,8 @@ def import_foreign(source: str | Path, origin: str, *, name: str | None = None, 
         comparison = compare(network, assigned.model if same_size else to_keras(network, candidate).model, candidate)
         notes.append(str(comparison))
         if not comparison.passed:
-            raise GateError(f"{source}: the imported model answers differently from the file: {comparison}. Nothing was written.")
+            raise CheckFailed(f"{source}: the imported model answers differently from the file: {comparison}. Nothing was "
+                              "written.")
     else:
         notes.append("a graph model is not run here, so its answers were not compared with the imported model's")
     settings, path = _settings(candidate, table, dropout), Path(source)

@@ -11,7 +11,7 @@ from mnv3_tf.artefacts.card import sidecar
 from mnv3_tf.cli.main import main
 from mnv3_tf.data import open_dataset
 from mnv3_tf.data.batches import ContractPictures
-from mnv3_tf.errors import GateError, InputError
+from mnv3_tf.errors import CheckFailed, InputError
 from mnv3_tf.export.convert import convert as convert_module
 from mnv3_tf.export.convert.convert import check_int8, convert, convert_graph, open_source
 from mnv3_tf.export.evaluate.classifier import open_classifier
@@ -157,7 +157,7 @@ def test_a_hybrid_file_does_not_pass_the_gate(float_run: Path) -> None:
 def test_a_file_that_fails_the_gate_is_not_written(qat_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hybrid = convert_graph(open_source(qat_run).graph, None, format="dynamic", io="float32", lowering="native")
     monkeypatch.setattr(convert_module, "convert_graph", lambda *args, **kwargs: hybrid)
-    with pytest.raises(GateError, match="computes in float"):
+    with pytest.raises(CheckFailed, match="computes in float"):
         convert(open_source(qat_run), tmp_path / "m.tflite")
     assert list(tmp_path.iterdir()) == []
 
@@ -171,7 +171,7 @@ def test_a_file_that_answers_otherwise_is_not_written(qat_run: Path, tmp_path: P
         if op.name == "classifier" else op for op in source.graph.ops))
     wrong = convert_graph(moved, source.ranges, format="int8", io="uint8", lowering="xnnpack")
     monkeypatch.setattr(convert_module, "convert_graph", lambda *args, **kwargs: wrong)
-    with pytest.raises(GateError, match="does not answer like the quantized Keras network"):
+    with pytest.raises(CheckFailed, match="does not answer like the quantized Keras network"):
         convert(source, tmp_path / "m.tflite")
     assert list(tmp_path.iterdir()) == []
 

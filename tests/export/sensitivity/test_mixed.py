@@ -10,7 +10,7 @@ from mnv3_tf.artefacts.card import sidecar
 from mnv3_tf.artefacts.run_folder import RunFolder
 from mnv3_tf.data import open_dataset
 from mnv3_tf.data.batches import ContractPictures
-from mnv3_tf.errors import GateError, InputError
+from mnv3_tf.errors import CheckFailed, InputError
 from mnv3_tf.export.convert import convert as convert_module
 from mnv3_tf.export.convert.convert import Converted, Convertible, check_int8, convert, convert_graph, open_source
 from mnv3_tf.export.convert.placement import place
@@ -146,7 +146,7 @@ def test_a_file_that_is_not_as_declared_is_not_written(source: Convertible, qat_
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     plain = convert_graph(open_source(qat_run).graph, source.ranges, format="int8", io="uint8", lowering="xnnpack")
     monkeypatch.setattr(convert_module, "convert_graph", lambda *args, **kwargs: plain)
-    with pytest.raises(GateError, match="operations where the network has"):
+    with pytest.raises(CheckFailed, match="operations where the network has"):
         convert(source, tmp_path / "m.tflite")
     assert list(tmp_path.iterdir()) == []
 
@@ -195,7 +195,7 @@ def test_what_was_measured_is_written(analysed: mixed_module.Analysis) -> None:
 def test_the_cost_of_a_refused_file_is_not_measured(source: Convertible, qat_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hybrid = convert_graph(open_source(qat_run).graph, None, format="dynamic", io="float32", lowering="native")
     monkeypatch.setattr(convert_module, "convert_graph", lambda *args, **kwargs: hybrid)
-    with pytest.raises(GateError, match="not be a clean int8 file"):
+    with pytest.raises(CheckFailed, match="not be a clean int8 file"):
         measure_cost(open_source(qat_run), source, Silent())
 
 

@@ -10,7 +10,7 @@ from foreign_models import SIDE, build, noise, randomize, relative
 
 from benchmarks.peers.keras_applications import convert_model_standard
 from mnv3_tf.data.synthetic import synthetic_pictures
-from mnv3_tf.errors import GateError, InputError
+from mnv3_tf.errors import CheckFailed, InputError
 from mnv3_tf.files import sha256
 from mnv3_tf.tflite.runtime import LiteRTModel
 from mnv3_tf.weights.graphs import importing as module
@@ -142,7 +142,7 @@ def test_a_model_that_answers_otherwise_is_refused(float_file: Path, table: Path
         return assigned
 
     monkeypatch.setattr(module, "to_keras", wrong)
-    with pytest.raises(GateError, match=r"answers differently from the file.*allowed largest 0.001.*Nothing was written"):
+    with pytest.raises(CheckFailed, match=r"answers differently from the file.*allowed largest 0.001.*Nothing was written"):
         import_foreign(float_file, "tflite", table=table)
 
 
