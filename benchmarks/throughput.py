@@ -240,11 +240,11 @@ class Kit(Worker):
         import keras
 
         from mnv3_tf.models import MobileNetV3
-        from mnv3_tf.training.defaults import make_optimizer, settle
+        from mnv3_tf.training.defaults import decide, make_optimizer
 
         self.batches, classes = self._batches()
         settings = self.config.train
-        choices = settle(settings, self.batches.batch_size, self.batches.steps_per_epoch)
+        choices = decide(settings, self.batches.batch_size, self.batches.steps_per_epoch)
         self.model = MobileNetV3(
             self.config.model.name, input_shape=(SIZE, SIZE, 3), alpha=ALPHA, classes=classes,
             dropout=self.config.model.dropout, batchnorm_momentum=choices.batchnorm_momentum)

@@ -236,9 +236,10 @@ def _refuse_unclean(out: Path, content: bytes, model: LiteRTModel, lowering: Low
     expected = QuantizedNetwork(LoweredNetwork(lower(source.graph, lowering), source.ranges)).logits(patterns)
     steps = float(np.abs(model.predict(patterns) - expected).mean()) / output_step(model, source.graph, source.ranges)
     if steps > _MEAN_STEPS:
-        raise CheckFailed(f"{out}: was not written, because it does not answer like the quantized Keras network: on test "
-                          f"patterns a logit differs by {steps:.1f} of its 255 steps on average, and {_MEAN_STEPS:g} are allowed. "
-                          "`mnv3 verify QRUN` names the layer where it begins.")
+        raise CheckFailed(
+            f"{out}: was not written, because it does not answer like the quantized Keras network: on test patterns a logit "
+            f"differs by {steps:.1f} of its 255 steps on average, and {_MEAN_STEPS:g} are allowed. `mnv3 verify QRUN` names the "
+            "layer where it begins.")
 
 
 def _warnings(source: Convertible, model: LiteRTModel, format: Format) -> tuple[str, ...]:
