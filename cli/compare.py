@@ -2,7 +2,7 @@
 
 import click
 
-from mnv3_tf.cli.options import json_option, print_json
+from mnv3_tf.cli.options import json_option, print_json, tell
 from mnv3_tf.errors import CheckFailed
 from mnv3_tf.text import counted
 
@@ -25,8 +25,7 @@ def compare(base: str, new: str, threshold: float, as_json: bool) -> None:
 
     notes: list[str] = []
     changes = compare_results(read_records(base, notes), read_records(new, notes), threshold)
-    for note in notes:
-        click.echo(f"Note: {note}.", err=True)
+    tell("Note", notes)
     if as_json:
         print_json({"threshold": threshold, "changes": [vars(change) for change in changes]})
     else:

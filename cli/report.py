@@ -2,6 +2,8 @@
 
 import click
 
+from mnv3_tf.cli.options import tell
+
 
 @click.command()
 @click.argument("results", nargs=-1, required=True, type=click.Path())
@@ -18,6 +20,5 @@ def report(results: tuple[str, ...], out: str, title: str, accuracy: tuple[str, 
     notes: list[str] = []
     records = [record for path in results for record in read_records(path, notes)]
     page = write_results_report(records, out, title, accuracy_by_file(accuracy))
-    for note in notes:
-        click.echo(f"Note: {note}.", err=True)
+    tell("Note", notes)
     click.echo(f"Report: {page}")

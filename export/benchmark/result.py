@@ -13,7 +13,7 @@ from mnv3_tf.export.benchmark.measure import BenchmarkSettings, Job, JobResult, 
 from mnv3_tf.export.benchmark.statistics import percentile
 from mnv3_tf.export.benchmark.store import REQUIRED, SCHEMA, Record, latency
 from mnv3_tf.progress import Progress
-from mnv3_tf.tflite.file import TensorInfo, TfliteFile
+from mnv3_tf.tflite.file import TfliteFile
 from mnv3_tf.tflite.runtime import LiteRTModel
 
 #: (p90 - p10) / median above which a row is flagged.
@@ -63,8 +63,9 @@ def measure_rows(jobs: Sequence[Job], facts: Mapping[Path, TfliteFile], runner: 
             "size_bytes": file.size_bytes, "target": target, "device": identity.name, "soc": identity.soc,
             "architecture": identity.architecture, "system": identity.system, "build_fingerprint": identity.build_fingerprint,
             "runner": runner.name, "runner_version": runner.version, "runner_sha256": runner.sha256, "threads": job.threads,
-            "cores": job.cores, "delegate_asked": settings.delegate, "input_dtype": _dtype(file.inputs),
-            "output_dtype": _dtype(file.outputs),
+            "cores": job.cores, "delegate_asked": settings.delegate,
+            "input_dtype": next((tensor.dtype for tensor in file.inputs), None),
+            "output_dtype": next((tensor.dtype for tensor in file.outputs), None),
             "dynamic_batch": any(-1 in tensor.shape_signature for tensor in file.inputs), "settings": settings.to_dict(),
             "state_before": before.to_dict(), "state_after": after.to_dict(), "states": points,
             "failure": result.failure or None}
@@ -74,10 +75,6 @@ def measure_rows(jobs: Sequence[Job], facts: Mapping[Path, TfliteFile], runner: 
         else:
             rows.append({**row, **_measured(result, runner, settings.delegate, before, after)})
     return Result(tuple(rows), measured, tuple("\n".join(result.logs) for result in measured.results), identity)
-
-
-def _dtype(tensors: Sequence[TensorInfo]) -> str | None:
-    return tensors[0].dtype if tensors else None
 
 
 def _measured(result: JobResult, runner: Runner, delegate: str, before: DeviceState, after: DeviceState) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Pictures with their exact input tensors and output bytes, so that an app can test itself."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,8 @@ def golden_pictures(samples: Sequence[Sample], count: int) -> list[tuple[str, Im
     by_class: dict[int, list[Sample]] = {}
     for sample in samples:
         by_class.setdefault(sample.label, []).append(sample)
-    chosen: list[Sample] = []
-    while len(chosen) < min(count, len(samples)):
-        for group in list(by_class.values()):
-            if group and len(chosen) < count:
-                chosen.append(group.pop(0))
-    made = [(sample.path.name, read_picture(sample.path).copy()) for sample in chosen]
+    in_turns = [sample for each in itertools.zip_longest(*by_class.values()) for sample in each if sample is not None]
+    made = [(sample.path.name, read_picture(sample.path).copy()) for sample in in_turns[:count]]
     for _, picture in made:
         picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     return made

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mnv3_tf.artefacts.open import open_artefact
 from mnv3_tf.data import Preprocessing, Sample, evaluation_split, open_dataset, write_labels
@@ -113,7 +113,10 @@ def make_bundle(file: str | Path, out: str | Path, *, data: str | Path | None = 
         hint = "Give another folder, or --force." if _is_bundle(out) or not out.is_dir() else \
             "It is not a bundle, so --force does not replace it either; give another folder."
         raise InputError(f"{out}: is there already. {hint}")
-    samples = _samples(data, labels) if data is not None else ()
+    samples: tuple[Sample, ...] = ()
+    if data is not None:
+        dataset = open_dataset(data, class_names=labels)
+        samples = dataset.split(evaluation_split(dataset))
     effect = measure_effect(file, samples, progress) if samples else None
     if options.client == "mediapipe":
         contract = replace(contract, resize="stretch", crop_fraction=1.0, interpolation="mediapipe")
@@ -131,11 +134,6 @@ def make_bundle(file: str | Path, out: str | Path, *, data: str | Path | None = 
 
 def _is_bundle(folder: Path) -> bool:
     return (folder / names.SUMS).is_file() and (folder / names.CONTRACT).is_file()
-
-
-def _samples(data: str | Path, labels: tuple[str, ...]) -> tuple[Sample, ...]:
-    dataset = open_dataset(data, class_names=labels)
-    return dataset.split(evaluation_split(dataset))
 
 
 def _fill(folder: Path, file: Path, contract: Preprocessing, labels: tuple[str, ...], samples: Sequence[Sample],
@@ -206,16 +204,16 @@ def _replace(folder: Path, out: Path) -> None:
 
 
 def _notes(out: Path, contract: Preprocessing, options: BundleOptions, effect: Effect | None) -> list[str]:
-    notes: list[Any] = []
+    notes = []
     if LiteRTModel(out / names.MODEL).input_dtype == "int8":
         notes.append("the model takes int8, which MediaPipe refuses; convert with --io uint8 for it")
-    if effect is not None and options.client == "contract" and not effect.same:
+    if effect is not None and not effect.same and options.client == "contract":
         notes.append(f"{effect.sentence()} An app that follows preprocessing.json is not affected by it. For MediaPipe's "
                      "ImageClassifier, train with -o data.resize=stretch -o data.interpolation=mediapipe, or make the bundle "
                      "with --client mediapipe, which writes that contract")
-    if effect is not None and options.client == "mediapipe" and not effect.same:
+    elif effect is not None and not effect.same:
         notes.append(f"the model was trained with another contract. {effect.sentence()}")
     if contract.interpolation != "mediapipe" and effect is None:
         notes.append("MediaPipe's ImageClassifier prepares pictures in its own way and not by this contract; --data PATH "
                      "measures what that changes")
-    return [str(note).rstrip(".") for note in notes]
+    return [note.rstrip(".") for note in notes]

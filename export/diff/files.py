@@ -3,14 +3,7 @@
 from collections.abc import Iterator
 
 from mnv3_tf.export.diff.result import Differences, ranked
-from mnv3_tf.tflite.file import (
-    CONVERSIONS,
-    TensorInfo,
-    TfliteFile,
-    operator_counts,
-    parse_tflite,
-    read_tflite_bytes,
-)
+from mnv3_tf.tflite.file import CONVERSIONS, TensorInfo, TfliteFile, operator_counts, parse_tflite, read_tflite_bytes
 
 
 def compare_files(found: Differences) -> None:

@@ -83,7 +83,8 @@ def weights(old: Network, new: Network) -> list[str]:
                  if value.tobytes() != after.weights[key].tobytes()}
         if parts:
             said = ", ".join(f"{key} {_percent(part)}" for key, part in parts.items())
-            changed.append((_distance(before, after), f"{name}: {said}"))
+            whole = (np.concatenate([layer.weights[key].ravel() for key in before.weights]) for layer in (before, after))
+            changed.append((relative_distance(*whole), f"{name}: {said}"))
     return ranked(changed, f"{len(changed)} of {len(pairs)} layers differ, {len(pairs) - len(changed)} are equal bit for bit; in "
                   "percent of their size, by root mean square:")
 
@@ -108,11 +109,6 @@ def relative_distance(old: np.ndarray, new: np.ndarray) -> float:
     if difference == 0:
         return 0.0
     return float(difference / size) if size > 0 and np.isfinite(difference) and np.isfinite(size) else float("inf")
-
-
-def _distance(old: Layer, new: Layer) -> float:
-    """Of all weights of a layer together."""
-    return relative_distance(*(np.concatenate([layer.weights[key].ravel() for key in old.weights]) for layer in (old, new)))
 
 
 def _comparable(old: Layer, new: Layer) -> bool:

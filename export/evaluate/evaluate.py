@@ -96,7 +96,11 @@ def evaluate(classifier: Classifier, data: str | Path, *, split: str | None = No
         raise InputError(f"{data}: the split {name!r} holds no picture to score.")
     logits = _logits(classifier, samples, progress)
     labels = np.array([sample.label for sample in samples])
-    agreement = _agreement(logits, _logits(against, samples, progress)) if against else None
+    agreement = None
+    if against:
+        theirs = _logits(against, samples, progress)
+        difference, same = np.abs(logits - theirs), logits.argmax(axis=1) == theirs.argmax(axis=1)
+        agreement = Agreement(float(same.mean()), float(difference.mean()), float(difference.max()))
     warnings = tuple(str(remark) for remark in check_cards(classifier.path) if remark.severity == "broken")
     return Evaluation(score(logits, labels, classifier.labels), name, skipped, agreement, warnings)
 
@@ -104,12 +108,6 @@ def evaluate(classifier: Classifier, data: str | Path, *, split: str | None = No
 def _logits(classifier: Classifier, samples: tuple[Sample, ...], progress: Progress) -> np.ndarray:
     return collect(progress, f"Scoring {classifier.path.name}", len(samples), lambda batch: classifier.logits(batch[0]),
                    contract_batches(samples, classifier.contract))
-
-
-def _agreement(ours: np.ndarray, theirs: np.ndarray) -> Agreement:
-    difference = np.abs(ours - theirs)
-    same = (ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()
-    return Agreement(float(same), float(difference.mean()), float(difference.max()))
 
 
 def predict(classifier: Classifier, pictures: Sequence[str | Path], top_k: int) -> tuple[list[Answer], list[str], str | None]:

@@ -1,5 +1,6 @@
 """What lies beside a file and its runs (class names, preprocessing, calibration, cards) against what was found true."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -56,21 +57,15 @@ def _card_remarks(chain: Chain, stages: tuple[Stage, ...], split: str, fingerpri
     remarks = list(dict.fromkeys(remark for path in given for remark in check_cards(path)))
     runs = {FLOAT: chain.float_run, QUANTIZED: chain.quantized_run}
     for stage in stages:
-        run = runs.get(stage.name)
-        card = _card(run.path) if run is not None else None
+        run, card = runs.get(stage.name), None
+        with contextlib.suppress(InputError):  # named by the check of the cards
+            card = read_card(run.path) if run is not None else None
         # Other pictures, or a part of them, say nothing about what the card claims.
         measured = card is not None and card.get("data", {}).get(split, {}).get("fingerprint") == fingerprint
         if card is not None and measured and stage.scores is not None and run is not None:
             remarks += [CardRemark(remark.severity, str(run.path), f"{remark.subject}: {remark.text}")
                         for remark in check_metrics(card, split, stage.scores, fingerprint)]
     return remarks
-
-
-def _card(run: Path) -> dict[str, Any] | None:
-    try:
-        return read_card(run)
-    except InputError:  # named by the check of the cards
-        return None
 
 
 def _card_finding(chain: Chain, remark: CardRemark) -> Finding:

@@ -33,11 +33,6 @@ def layer_figure(table: LayerTable) -> "Figure":
     return figure
 
 
-def layer_plot(table: LayerTable) -> str:
-    """:func:`layer_figure` as SVG."""
-    return as_svg(layer_figure(table), "Signal to quantization noise of every tensor")
-
-
 def save_layer_plot(path: Path, table: LayerTable) -> None:
     """:func:`layer_figure` as a picture on white."""
     figure = layer_figure(table)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from mnv3_tf.export.drawing import render_page
-from mnv3_tf.export.verify.flips import Flip, flips, mcnemar, reliability
+from mnv3_tf.export.drawing import as_svg, render_page
+from mnv3_tf.export.verify.flips import flips, mcnemar, reliability
 from mnv3_tf.export.verify.layers import decibels
-from mnv3_tf.export.verify.plots import convergence_plot, layer_plot, reliability_plot, save_layer_plot
+from mnv3_tf.export.verify.plots import convergence_plot, layer_figure, reliability_plot, save_layer_plot
 from mnv3_tf.export.verify.result import Verification
 from mnv3_tf.export.verify.stages import FLOAT, XNNPACK, printed
 from mnv3_tf.files import write_json, write_text
@@ -33,36 +33,29 @@ def write_report(result: Verification, folder: str | Path) -> Path:
     labels = np.array([sample.label for sample in result.samples])
     before, after = result.logits[FLOAT], result.logits[XNNPACK]
     changed = flips([sample.path for sample in result.samples], labels, before, after, result.labels)
-    write_json(folder / "verification.json", {**result.to_dict(), "flips": [_flip_facts(flip) for flip in changed],
-                                              "mcnemar_p": mcnemar(labels, before, after).p_value})
+    test = mcnemar(labels, before, after)
+    facts = [{"file": flip.path, "label": flip.label, "before": flip.before, "after": flip.after, "effect": flip.effect,
+              "before_score": flip.before_score, "after_score": flip.after_score} for flip in changed]
+    write_json(folder / "verification.json", {**result.to_dict(), "flips": facts, "mcnemar_p": test.p_value})
     if result.layers.layers:
         save_layer_plot(folder / "layers.png", result.layers)
-    page = folder / "index.html"
-    write_text(page, _render(result, changed, labels))
-    return page
-
-
-def _flip_facts(flip: Flip) -> dict[str, Any]:
-    return {"file": flip.path, "label": flip.label, "before": flip.before, "after": flip.after, "effect": flip.effect,
-            "before_score": flip.before_score, "after_score": flip.after_score}
-
-
-def _render(result: Verification, changed: list[Flip], labels: np.ndarray) -> str:
-    before, after = result.logits[FLOAT], result.logits[XNNPACK]
     scores = {stage.name: stage.scores for stage in result.stages if stage.scores is not None}
     first, last = scores[FLOAT], scores[XNNPACK]
-    return render_page(
+    page = folder / "index.html"
+    write_text(page, render_page(
         "mnv3_tf.export.verify", "report.html.j2", result=result, broken=result.broken_stages(), name=display_name,
         printed=printed, decibels=decibels, here=_here,
         flips=changed[:_SHOWN_FLIPS], total_flips=len(changed),
         lost=sum(flip.effect == "lost" for flip in changed), gained=sum(flip.effect == "gained" for flip in changed),
         pictures={flip.path: _thumbnail(flip.path) for flip in changed[:_SHOWN_FLIPS]}, classes=_classes(first, last),
         confusions=(("float Keras", _shades(first)), ("the file", _shades(last))),
-        mcnemar=mcnemar(labels, before, after),
+        mcnemar=test,
         reliability_plot=reliability_plot(reliability(labels, before), reliability(labels, after)),
-        layer_plot=layer_plot(result.layers) if result.layers.layers else "",
+        layer_plot=(as_svg(layer_figure(result.layers), "Signal to quantization noise of every tensor") if result.layers.layers
+                    else ""),
         operators=[(name, dtype, count) for (name, dtype), count in operator_counts(result.file).items()],
-        constants=bytes_by_dtype(result.file), convergence=_convergence(result.calibration))
+        constants=bytes_by_dtype(result.file), convergence=_convergence(result.calibration)))
+    return page
 
 
 def _here(path: Path) -> Path:

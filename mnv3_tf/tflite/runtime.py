@@ -49,6 +49,9 @@ class LiteRTModel:
         partitions: parts of the graph that the XNNPACK delegate runs (1 is best; 0: the delegate took nothing).
         undelegated_operators: names of the operators that run outside of the delegate, in order of execution.
         delegate: what really ran: "xnnpack" or "none (CPU kernels)".
+        input_dtype, output_dtype: of the first input and output, such as "int8".
+        input_shape, output_shape: of the same; (1, h, w, 3) for the input of an image classifier.
+        input_quantization, output_quantization: (scale, zero point) of the same; (0.0, 0) where it is not quantized.
 
     Raises:
         InputError: not a TFLite file, an open input size, or an unknown option.
@@ -70,6 +73,8 @@ class LiteRTModel:
         self._details: dict[int, dict[str, Any]] | None = None
         self._inputs = self._interpreter.get_input_details()
         self._outputs = self._interpreter.get_output_details()
+        self.input_dtype, self.input_shape, self.input_quantization = _facts(self._inputs)
+        self.output_dtype, self.output_shape, self.output_quantization = _facts(self._outputs)
         self.dynamic_batch = any(_open_sizes(entry) for entry in self._inputs)
         self._refuse_open_sizes(fix_batch)
         self.partitions, outside = executed(self._interpreter)
@@ -106,38 +111,6 @@ class LiteRTModel:
                     f"{self.name}: the input {entry['name']!r} has an open size (shape "
                     f"{[int(size) for size in entry['shape_signature']]}), which delegates refuse. Convert it with "
                     "fixed sizes and batch 1, for example from a model with keras.Input(batch_shape=(1, 224, 224, 3)).")
-
-    # What the file says of itself -------------------------------------------------------------------------------------
-
-    @property
-    def input_dtype(self) -> str:
-        """The first input's dtype, such as "int8"."""
-        return _dtype(self._inputs[0])
-
-    @property
-    def output_dtype(self) -> str:
-        """The first output's dtype."""
-        return _dtype(self._outputs[0])
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """The first input's shape, (1, h, w, 3) for an image classifier."""
-        return _shape(self._inputs[0])
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """The first output's shape."""
-        return _shape(self._outputs[0])
-
-    @property
-    def input_quantization(self) -> tuple[float, int]:
-        """(scale, zero point) of the first input; (0.0, 0) when it is not quantized."""
-        return _quantization(self._inputs[0])
-
-    @property
-    def output_quantization(self) -> tuple[float, int]:
-        """(scale, zero point) of the first output; (0.0, 0) when it is not quantized."""
-        return _quantization(self._outputs[0])
 
     @property
     def takes_pixels(self) -> bool:
@@ -299,8 +272,10 @@ def pixel_tensor(pixels: np.ndarray, dtype: str) -> np.ndarray:
     return (np.rint(pixels).astype(np.int16) - (128 if dtype == "int8" else 0)).astype(dtype)
 
 
-def _dtype(entry: dict[str, Any]) -> str:
-    return str(np.dtype(entry["dtype"]))
+def _facts(entries: list[dict[str, Any]]) -> tuple[str, tuple[int, ...], tuple[float, int]]:
+    """Dtype, shape, and scale and zero point, of the first input or output; a file may have none."""
+    first = entries[0] if entries else {"dtype": np.void, "shape": (), "quantization": (0.0, 0)}
+    return str(np.dtype(first["dtype"])), _shape(first), _quantization(first)
 
 
 def _shape(entry: dict[str, Any]) -> tuple[int, ...]:

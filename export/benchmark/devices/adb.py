@@ -66,19 +66,12 @@ def find_adb() -> str:
         NoDeviceError: there is none; the message says where to get it.
     """
     given = os.environ.get("ADB")
-    if given:
-        found = shutil.which(given)
-        if found is None:
-            raise NoDeviceError(f"{given}: is not a program (the environment variable ADB names it). {_INSTALL}.")
-        return found
-    for variable in ("ANDROID_HOME", "ANDROID_SDK_ROOT"):
-        folder = os.environ.get(variable)
-        found = shutil.which(str(Path(folder) / "platform-tools" / "adb")) if folder else None
-        if found:
-            return found
-    found = shutil.which("adb")
+    folders = filter(None, map(os.environ.get, ("ANDROID_HOME", "ANDROID_SDK_ROOT")))
+    programs = [given] if given else [*(os.path.join(folder, "platform-tools", "adb") for folder in folders), "adb"]
+    found = next(filter(None, map(shutil.which, programs)), None)
     if found is None:
-        raise NoDeviceError(f"adb was not found. {_INSTALL}.")
+        problem = f"{given}: is not a program (the environment variable ADB names it)" if given else "adb was not found"
+        raise NoDeviceError(f"{problem}. {_INSTALL}.")
     return found
 
 
@@ -124,14 +117,17 @@ class Adb:
         """The one device to use.
 
         Args:
-            wanted: its serial; None: the only usable one.
+            wanted: its serial, or HOST:PORT, which is connected where adb does not list it yet; None: the only usable one.
 
         Raises:
             NoDeviceError: there is none, or there are several, or it cannot be used.
+            InputError: `wanted` looks like an address, and is malformed.
         """
         entries = self.devices()
         if wanted is not None:
             entry = next((entry for entry in entries if entry.serial == wanted), None)
+            if entry is None and re.search(r":\d+$", wanted):
+                return connect(self, wanted)
             if entry is None:
                 known = ", ".join(entry.serial for entry in entries) or "none"
                 raise NoDeviceError(f"{wanted}: adb knows no such device (known: {known}). Connect it, or adb connect HOST:PORT.")

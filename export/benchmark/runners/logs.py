@@ -4,7 +4,7 @@ Nothing is invented: what a log does not say is None. A run counts only where th
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,34 +181,26 @@ def _warm_up(match: re.Match[str]) -> dict[str, Any]:
 
 def _numbers(lines: Sequence[str], patterns: Sequence[tuple[re.Pattern[str], tuple[str, ...]]]) -> dict[str, Any]:
     """The first number of each key that a line gives by one of the patterns."""
-    found: dict[str, Any] = {}
-    for line in lines:
-        for pattern, keys in patterns:
-            match = pattern.match(line)
-            for key, text in zip(keys, match.groups(), strict=True) if match else ():
-                if (value := read_number(text)) is not None:
-                    found.setdefault(key, value)
-    return found
+    return _first((key, text) for line in lines for pattern, keys in patterns if (match := pattern.match(line))
+                  for key, text in zip(keys, match.groups(), strict=True))
+
+
+def _first(printed: Iterable[tuple[str, str]], unit: float = 1.0) -> dict[str, Any]:
+    """The first number of each key."""
+    values = [(key, read_number(text)) for key, text in printed]
+    return {key: value / unit for key, value in reversed(values) if value is not None}
 
 
 def _from_timings(lines: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for match in filter(None, map(_TIMINGS.match, lines)):
-        for name, text in _TIMING.findall(match.group(1)):
-            if (value := read_number(text)) is not None:
-                found.setdefault(_TIMING_KEYS[name], value / 1000)
-    return found
+    return _first(((_TIMING_KEYS[name], text) for match in filter(None, map(_TIMINGS.match, lines))
+                   for name, text in _TIMING.findall(match.group(1))), 1000)
 
 
 def _from_litert(lines: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for match in filter(None, map(_LITERT.match, lines)):
-        name, number, runs = match.groups()
-        if (value := read_number(number)) is not None:
-            found.setdefault(_LITERT_KEYS[name], value)
-        if runs and name in ("Inference (avg)", "Warmup (avg)"):
-            found.setdefault("runs" if name == "Inference (avg)" else "warmup_runs", int(runs))
-    return found
+    rows = [match.groups() for match in filter(None, map(_LITERT.match, lines))]
+    counts = {"Inference (avg)": "runs", "Warmup (avg)": "warmup_runs"}
+    return {**_first((_LITERT_KEYS[name], number) for name, number, _ in rows),
+            **{counts[name]: int(runs) for name, _, runs in reversed(rows) if runs and name in counts}}
 
 
 def _asked_runs(lines: Sequence[str]) -> int | None:

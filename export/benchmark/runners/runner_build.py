@@ -18,14 +18,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mnv3_tf.downloads import download, wrong_hash
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.files import cache_folder, read_json, sha256
 from mnv3_tf.progress import Progress
 
-Architecture = Literal["aarch64", "x86_64"]
 _HERE = Path(__file__).parent
 PROGRAM, LIBRARY = "kit_runner", "libLiteRt.so"
 _SOURCES = ("kit_runner.c", "kit_operators.c")
