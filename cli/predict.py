@@ -42,11 +42,7 @@ def _expand(pictures: tuple[str, ...]) -> list[str]:
 
     from natsort import natsorted
 
-    files: list[str] = []
-    for picture in pictures:
-        path = Path(picture)
-        if path.is_dir():
-            files += natsorted(str(p) for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
-        else:
-            files.append(picture)
-    return files
+    def files(folder: Path) -> list[str]:
+        return natsorted(str(path) for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+    return [file for picture in pictures for file in (files(Path(picture)) if Path(picture).is_dir() else [picture])]

@@ -1,5 +1,6 @@
 """`mnv3 verify`."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -63,8 +64,6 @@ def verify(model: str, data: str, against: str | None, quantized: str | None, sp
 
 
 def _elsewhere(arm: bool, target: str | None, terminal: Terminal) -> dict[str, Any]:
-    from functools import partial
-
     from mnv3_tf.export.verify.stages import ARM, PHONE
 
     found: dict[str, Any] = {}

@@ -32,6 +32,14 @@ def new_figure(width: float, height: float) -> tuple["Figure", Any]:
     return figure, axes
 
 
+def explain(axes: Any, x: str, y: str = "", **legend: Any) -> None:
+    """Names the axes, and what is drawn where that has labels; `legend` is matplotlib's."""
+    axes.set_xlabel(x, fontsize=8)
+    axes.set_ylabel(y, fontsize=8)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, fontsize=8, labelcolor=INK, **legend)
+
+
 def as_svg(figure: "Figure", title: str) -> str:
     """A figure as an SVG element for a page, the same for the same figure."""
     import matplotlib

@@ -4,13 +4,12 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.benchmark.runners.operators import time_by_block
 from mnv3_tf.export.benchmark.store import Record, latency, targets
 from mnv3_tf.export.benchmark.table import ms
-from mnv3_tf.export.drawing import BLUE, GREY, INK, ORANGE, as_svg, new_figure, render_page
+from mnv3_tf.export.drawing import BLUE, GREY, INK, ORANGE, as_svg, explain, new_figure, render_page
 from mnv3_tf.files import write_text
 
 _COLUMNS = ("file", "target", "device", "runner", "threads", "cores", "delegate", "partitions", "runs", "median_ms", "mean_ms",
@@ -41,7 +40,11 @@ def write_results_report(records: Sequence[Record], folder: str | Path, title: s
     write_text(folder / "report.md", _markdown(rows, title))
     write_text(folder / "report.csv", _csv(rows))
     page = folder / "index.html"
-    write_text(page, _page(rows, title))
+    write_text(page, render_page(
+        "mnv3_tf.export.benchmark", "results.html.j2", title=title, rows=rows, name=lambda row: Path(row["file"]).name, ms=ms,
+        latency=latency, distribution=_distribution(rows), trade_off=_trade_off(rows), temperatures=_temperatures(rows),
+        operators=_operators(rows), profiled=[row for row in rows if row.get("ops")],
+        devices=list({row["target"]: row for row in rows}.values())))
     return page
 
 
@@ -85,15 +88,6 @@ def _csv(rows: Sequence[Record]) -> str:
     return store.getvalue()
 
 
-def _page(rows: Sequence[Record], title: str) -> str:
-    return render_page(
-        "mnv3_tf.export.benchmark", "results.html.j2", title=title, rows=rows, name=lambda row: Path(row["file"]).name, ms=ms,
-        latency=latency,
-        distribution=_distribution(rows), trade_off=_trade_off(rows), temperatures=_temperatures(rows),
-        operators=_operators(rows), profiled=[row for row in rows if row.get("ops")],
-        devices=list({row["target"]: row for row in rows}.values()))
-
-
 def _label(row: Record) -> str:
     cores = "" if row["cores"] == "all" else f", {row['cores']}"
     return f"{Path(row['file']).stem}, {row['threads']}t{cores} @ {row['target'].split(':')[0]}"
@@ -119,7 +113,7 @@ def _distribution(rows: Sequence[Record]) -> str:
     axes.set_yticks(range(1, len(drawn) + 1), [_label(row) for row in drawn])
     axes.invert_yaxis()
     axes.set_xlim(left=0)
-    _explain(axes, "milliseconds (box: quartiles; whiskers: 5th to 95th percentile)", legend=False)
+    explain(axes, "milliseconds (box: quartiles; whiskers: 5th to 95th percentile)")
     return as_svg(figure, "Distribution of the latency by row")
 
 
@@ -142,7 +136,7 @@ def _trade_off(rows: Sequence[Record]) -> str:
         for x, y, row in points:
             axes.annotate(Path(row["file"]).stem, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7, color=INK)
     axes.set_xlim(left=0)
-    _explain(axes, "median milliseconds", "top-1")
+    explain(axes, "median milliseconds", "top-1")
     return as_svg(figure, "Latency against accuracy")
 
 
@@ -166,7 +160,7 @@ def _operators(rows: Sequence[Record]) -> str:
         axes.bar([place + number * width for place in range(len(blocks))], [times.get(block, 0.0) for block in blocks], width,
                  label=_label(row), color=_COLOURS[number % len(_COLOURS)])
     axes.set_xticks([place + 0.4 - width / 2 for place in range(len(blocks))], blocks, rotation=60, ha="right", fontsize=7)
-    _explain(axes, "", "milliseconds")
+    explain(axes, "", "milliseconds")
     return as_svg(figure, "Time by block")
 
 
@@ -184,13 +178,5 @@ def _temperatures(rows: Sequence[Record]) -> str:
     for number, (device, points) in enumerate(lines.values()):
         axes.plot(*zip(*points, strict=True), ".-", color=_COLOURS[number % len(_COLOURS)], label=device)
     axes.grid(axis="x", color=GREY, alpha=0.2, linewidth=0.6)
-    _explain(axes, "seconds", "CPU, °C")
+    explain(axes, "seconds", "CPU, °C")
     return as_svg(figure, "Temperature over time")
-
-
-def _explain(axes: Any, x: str, y: str = "", *, legend: bool = True) -> None:
-    """Names the axes, and what is drawn."""
-    axes.set_xlabel(x, fontsize=8)
-    axes.set_ylabel(y, fontsize=8)
-    if legend:
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK)

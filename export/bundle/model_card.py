@@ -59,12 +59,8 @@ def _metrics(file: Path) -> list[str]:
 def _origin(card: Mapping[str, Any]) -> list[str]:
     if not card:
         return []
-    parent = card.get("parent") or {}
-    above = parent.get("parent") or {}
-    version = (card.get("versions") or {}).get("mnv3-tf", "?")
-    lines = ["## Origin", "", f"Written {card.get('written', '?')} by mnv3-tf {version}."]
-    for entry in (parent, above):
-        if entry:
-            lines.append(f"Made from the {entry.get('kind')}'s {entry.get('file')} with SHA-256 {entry.get('sha256')}.")
-    versions = ", ".join(f"{name} {version}" for name, version in (card.get("versions") or {}).items())
-    return [*lines, f"Libraries: {versions}.", ""]
+    versions, parent = card.get("versions") or {}, card.get("parent") or {}
+    return ["## Origin", "", f"Written {card.get('written', '?')} by mnv3-tf {versions.get('mnv3-tf', '?')}.",
+            *(f"Made from the {entry.get('kind')}'s {entry.get('file')} with SHA-256 {entry.get('sha256')}."
+              for entry in (parent, parent.get("parent")) if entry),
+            f"Libraries: {', '.join(f'{name} {version}' for name, version in versions.items())}.", ""]

@@ -243,18 +243,15 @@ def _refuse_unclean(out: Path, content: bytes, model: LiteRTModel, lowering: Low
 
 
 def _warnings(source: Convertible, model: LiteRTModel, format: Format) -> tuple[str, ...]:
-    warnings = []
-    if format != "int8" and source.ranges is not None:
-        warnings.append("the quantized run's weights were written without their 8-bit ranges")
-    if format == "int8" and source.graph.float_blocks:
-        warnings.append(f"left float, as the run says: {', '.join(source.graph.float_blocks)}")
-    if format == "int8":
-        calibration = RunFolder(source.path.parent).calibration
-        if calibration.exists():
-            warnings += read_json(calibration).get("remarks", [])
-        constant = _constant_answer(source, model)
-        if constant is not None:
-            warnings.append(f"the file answers {source.labels[constant]!r} to every test pattern")
+    if format != "int8":
+        return () if source.ranges is None else ("the quantized run's weights were written without their 8-bit ranges",)
+    blocks, calibration = source.graph.float_blocks, RunFolder(source.path.parent).calibration
+    warnings = [f"left float, as the run says: {', '.join(blocks)}"] if blocks else []
+    if calibration.exists():
+        warnings += read_json(calibration).get("remarks", [])
+    constant = _constant_answer(source, model)
+    if constant is not None:
+        warnings.append(f"the file answers {source.labels[constant]!r} to every test pattern")
     return tuple(warnings)
 
 

@@ -203,8 +203,7 @@ def kind_of(main: TfliteFile) -> str:
     _, units = float_front(main)
     computing = [(file, op) for file in main.graphs for op in file.operators
                  if op.name not in CONVERSIONS | CONTROL and (file is not main or op.index not in units)]
-    types = Counter(_computes_in(file, op) for file, op in computing)
-    types = Counter({dtype: count for dtype, count in types.items() if dtype not in _INTEGERS})
+    types = Counter(dtype for file, op in computing if (dtype := _computes_in(file, op)) not in _INTEGERS)
     floats = sum(count for dtype, count in types.items() if dtype in FLOAT_TYPES)
     stored = {file.tensors[i].dtype for file in main.graphs for i in unpacked_constants(file).values()}
     integers = sorted(set(types) & {"int8", "uint8", "int16"})

@@ -1,6 +1,6 @@
 """What belongs together: a `.tflite` file, the quantized run it was converted from, and that run's float run."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from mnv3_tf.artefacts.card import find_parent
@@ -8,7 +8,6 @@ from mnv3_tf.artefacts.open import open_artefact
 from mnv3_tf.artefacts.run_folder import RunFolder, open_run
 from mnv3_tf.data import Preprocessing
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.verify.stages import QUANTIZED
 from mnv3_tf.quantization.fake_quantized import Ranges
 from mnv3_tf.quantization.graph import FoldedGraph, load_graph
 
@@ -25,7 +24,7 @@ class Chain:
         tflite: the file, None where it is to be converted from the quantized run.
         contract, labels: of the float run; the pictures are prepared and named by these.
         own_contract, own_labels: those beside the subject, None where they are missing.
-        missing: form -> why it cannot be looked at.
+        missing: why there is no quantized run, or "".
     """
 
     subject: Path
@@ -38,7 +37,7 @@ class Chain:
     labels: tuple[str, ...]
     own_contract: Preprocessing | None
     own_labels: tuple[str, ...] | None
-    missing: dict[str, str] = field(default_factory=dict)
+    missing: str = ""
 
 
 def open_chain(subject: str | Path, *, against: str | Path | None = None, quantized: str | Path | None = None) -> Chain:
@@ -54,16 +53,15 @@ def open_chain(subject: str | Path, *, against: str | Path | None = None, quanti
     """
     own = open_artefact(subject)
     subject = own.run.path if own.form == "quantized" else own.path
-    missing: dict[str, str] = {}
     run: RunFolder | None = own.run
-    why = ""
+    why = missing = ""
     if own.form == "tflite":
         parent, why = (open_run(quantized), "") if quantized is not None else _parent_run(subject)
         run = parent if parent is not None and parent.is_quantized else None
         if parent is not None and run is None and against is None:
             against = parent.path
         if run is None:
-            missing[QUANTIZED] = why or "the file was converted from a float model"
+            missing = why or "the file was converted from a float model"
     elif own.form != "quantized":
         raise InputError(f"{subject}: is a {own.kind}. Give a quantized run (mnv3 quantize {subject} --data PATH --out QRUN) or "
                          "a .tflite file.")

@@ -2,9 +2,9 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mnv3_tf.export.drawing import BLUE, GREY, INK, ORANGE, as_svg, new_figure
+from mnv3_tf.export.drawing import BLUE, GREY, ORANGE, as_svg, explain, new_figure
 from mnv3_tf.export.verify.flips import Reliability
 from mnv3_tf.export.verify.layers import LayerTable
 from mnv3_tf.files import atomic_path
@@ -27,9 +27,8 @@ def layer_figure(table: LayerTable) -> "Figure":
     for place, layer in enumerate(layers):
         blocks.setdefault(display_name(layer.name).split("/")[0], place)
     axes.set_xticks(list(blocks.values()), list(blocks), rotation=60, ha="right", rotation_mode="anchor")
-    axes.set_ylabel("signal to quantization noise (dB)", fontsize=8)
     axes.set_xlim(-1, len(layers))
-    _legend(axes, loc="upper left", ncols=2, bbox_to_anchor=(0, 1.12))
+    explain(axes, "", "signal to quantization noise (dB)", loc="upper left", ncols=2, bbox_to_anchor=(0, 1.12))
     return figure
 
 
@@ -48,11 +47,9 @@ def reliability_plot(before: Reliability, after: Reliability) -> str:
     for curve, colour, mark, name in ((before, BLUE, "o-", "float"), (after, ORANGE, "s-", "file")):
         axes.plot([x for x, _, _ in curve.bins], [y for _, y, _ in curve.bins], mark, color=colour, markersize=4,
                   linewidth=1.5, label=f"{name} (error {curve.error:.3f})")
-    axes.set_xlabel("probability of the answer", fontsize=8)
-    axes.set_ylabel("share of right answers", fontsize=8)
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
-    _legend(axes, loc="lower right")
+    explain(axes, "probability of the answer", "share of right answers", loc="lower right")
     return as_svg(figure, "Calibration curve")
 
 
@@ -64,16 +61,9 @@ def convergence_plot(pictures: list[int], worst: list[float], median: list[float
     axes.set_xscale("log", base=2)
     axes.set_xticks(pictures, [str(count) for count in pictures])
     axes.minorticks_off()
-    axes.set_xlabel("calibration pictures", fontsize=8)
-    axes.set_ylabel("share of the full range", fontsize=8)
     axes.set_ylim(0, 1.05)
-    _legend(axes, loc="lower right")
+    explain(axes, "calibration pictures", "share of the full range", loc="lower right")
     return as_svg(figure, "Ranges over the number of calibration pictures")
-
-
-def _legend(axes: Any, **where: Any) -> None:
-    for text in axes.legend(frameon=False, fontsize=8, **where).get_texts():
-        text.set_color(INK)
 
 
 def _finite(value: float) -> float:

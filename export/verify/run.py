@@ -189,7 +189,7 @@ class _Verification:
         forms = [Form(FLOAT, source, self._batched("Float Keras", lambda pixels: batch_logits(model, pixels))),
                  Form(DEPLOY, source, self._batched("Folded network", folded.logits))]
         if chain.graph is None or chain.quantized_run is None:
-            forms.append(Form(QUANTIZED, "", None, absent=chain.missing.get(QUANTIZED, "there is no quantized run")))
+            forms.append(Form(QUANTIZED, "", None, absent=chain.missing or "there is no quantized run"))
             return graph, forms
         self.network = QuantizedNetwork.of(chain.graph, chain.ranges)
         forms.append(Form(QUANTIZED, str(chain.quantized_run.quantized),

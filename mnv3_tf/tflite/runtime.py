@@ -274,7 +274,7 @@ def pixel_tensor(pixels: np.ndarray, dtype: str) -> np.ndarray:
 
 def _facts(entries: list[dict[str, Any]]) -> tuple[str, tuple[int, ...], tuple[float, int]]:
     """Dtype, shape, and scale and zero point, of the first input or output; a file may have none."""
-    first = entries[0] if entries else {"dtype": np.void, "shape": (), "quantization": (0.0, 0)}
+    first: dict[str, Any] = entries[0] if entries else {"dtype": np.void, "shape": (), "quantization": (0.0, 0)}
     return str(np.dtype(first["dtype"])), _shape(first), _quantization(first)
 
 

@@ -20,7 +20,7 @@ _NAMES = _PREFIX + "[0-9a-f]" * 2 * _BYTES  # of these folders and no other prog
 _STALE_MINUTES = 60
 _TRIES = 3
 _CLEANING_SECONDS = 8.0
-
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _open: set["DeviceSession"] = set()
 _stopping = threading.Event()
@@ -120,7 +120,7 @@ class DeviceSession:
         self._closed = True
         if not self._opened:
             return
-        with undisturbed():
+        with _handlers(dict.fromkeys(_ENDING, signal.SIG_IGN)):
             self.left_behind = self._clean()
             self._opened = False
             _open.discard(self)
@@ -170,18 +170,11 @@ def opened(device: RemoteDevice, say: Callable[[str], None] = lambda line: None)
 def interrupts() -> Iterator[None]:
     """SIGTERM and SIGHUP end the work as Ctrl-C does; after the first of the three the others are ignored, for cleaning up."""
     def stop(number: int, frame: FrameType | None) -> None:
-        for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for other in _ENDING:
             signal.signal(other, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    with _handlers({signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: stop}):
-        yield
-
-
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Ignores SIGINT, SIGTERM and SIGHUP until it ends."""
-    with _handlers(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN)):
+    with _handlers(dict.fromkeys(_ENDING, stop)):
         yield
 
 
