@@ -45,12 +45,15 @@ def benchmark_binary(system: System, architecture: str, *, given: str | Path | N
     if given is not None:
         _check_elf(Path(given), architecture)
         return Binary(Path(given), sha256(given), "given", None)
-    table = read_json(Path(__file__).with_name("binaries.json"))["binaries"]
-    entry = next((entry for entry in table if (entry["system"], entry["architecture"]) == (system, architecture)), None)
+    entry = next((entry for entry in _table() if (entry["system"], entry["architecture"]) == (system, architecture)), None)
     if entry is None:
         raise InputError(f"there is no address for a benchmark_model for {system} on {architecture}. Give one with "
                          "--benchmark-binary PATH, or take the kit's own runner (--runner kit).")
     return _download(entry, progress)
+
+
+def _table() -> list[dict[str, Any]]:
+    return list(read_json(Path(__file__).with_name("binaries.json"))["binaries"])
 
 
 def _download(entry: dict[str, Any], progress: Progress) -> Binary:
