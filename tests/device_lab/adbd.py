@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from device_lab.downloads import NotHere, debian_packages, loader_of
-from device_lab.keeper import keep, mark
+from device_lab.keeper import default_hangup, keep, mark
 from device_lab.phone import SimulatedPhone
 from device_lab.tree import write_tree
 from device_lab.waiting import wait
@@ -70,9 +70,9 @@ class RealPhone(SimulatedPhone):
                      "RELAY": str(relay), **mark(),
                      "P": "usr/lib/android-sdk/platform-tools/adbd"}
         user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-        self._process = subprocess.Popen(["unshare", *user, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-                                          "bash", "-c", _START], env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                         text=True)
+        self._process = subprocess.Popen(
+            [*default_hangup(), "unshare", *user, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+             "bash", "-c", _START], env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         wait(lambda: (root / "socket").exists() or self._process.poll() is not None)
         if not (root / "socket").exists():
             ended = self._process.poll() is not None

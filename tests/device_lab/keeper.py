@@ -33,6 +33,12 @@ def mark() -> dict[str, str]:
     return {MARK: os.environ[MARK]} if MARK in os.environ else {}
 
 
+def default_hangup() -> list[str]:
+    """What a command starts with so that the end of its terminal ends it: below `nohup`, SIGHUP is ignored by all children."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return ["/usr/bin/env", "--default-signal=HUP"] if ignored else []
+
+
 def processes_with(entry: str) -> list[int]:
     """The processes that were started with an entry NAME=VALUE in their environment."""
     found = []

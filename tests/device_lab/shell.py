@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from device_lab.keeper import mark
+from device_lab.keeper import default_hangup, mark
 from device_lab.waiting import PATIENCE
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ class Command:
             stream.write(struct.pack("<BI", EXIT, 1) + bytes([code if code >= 0 else 128 - code]))
 
     def _start(self) -> tuple["subprocess.Popen[bytes]", list[tuple[int, int]], Callable[[bytes], Any]]:
-        words = confined(["/bin/sh", "-c", self._script()] if self.text else ["/bin/sh", "-i"],
-                         self.connection.root / "data/local/tmp", self.faults)
+        words = default_hangup() + confined(["/bin/sh", "-c", self._script()] if self.text else ["/bin/sh", "-i"],
+                                            self.connection.root / "data/local/tmp", self.faults)
         root = str(self.connection.root)
         environment = {"PATH": f"{root}/system/bin:/usr/bin:/bin:/usr/sbin:/sbin", "SYSROOT": root, "ANDROID_DATA": "/data",
                        "ANDROID_ROOT": "/system", "HOME": "/", "PS1": "sim:/ $ ", **mark()}

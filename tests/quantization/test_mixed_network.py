@@ -89,7 +89,7 @@ def test_a_mixed_network_is_quantized_where_it_should(graph: FoldedGraph, ranges
     lowered = lower(leave_float(graph, blocks))
     network = LoweredNetwork(lowered, ranges)
     for op in lowered.ops:
-        wrapper = network.model.get_layer(f"quant_{op.name.replace('/', '_')}" if op.kind != "input" else "quant_input_units")
+        wrapper = network.model.get_layer(f"quant_{op.name.replace('/', '_')}")
         assert bool(wrapper.quantize_config.output) == lowered.has_range(op), op.name
         assert bool(wrapper._weight_vars) == (op.kind in ("conv", "depthwise") and block_of(op.name) not in blocks), op.name
 
