@@ -4,6 +4,8 @@ import os
 import platform
 from pathlib import Path
 
+_CPUINFO = Path("/proc/cpuinfo")
+
 
 def usable_cores() -> int:
     """Cores that this process may run on (its affinity)."""
@@ -12,22 +14,24 @@ def usable_cores() -> int:
 
 def cpu_model() -> str:
     """The CPU's name as the system gives it."""
+    return _listed(_CPUINFO, "model name", "Hardware") or platform.processor() or platform.machine() or "unknown"
+
+
+def _listed(cpuinfo: Path, *names: str) -> str:
+    """What the system first lists under one of these names; empty where it lists nothing."""
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        text = ""
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Hardware") and value.strip():
-            return value.strip()
-    return platform.processor() or platform.machine() or "unknown"
+        return ""
+    pairs = (line.partition(":") for line in text.splitlines())
+    return next((value.strip() for name, _, value in pairs if name.strip() in names and value.strip()), "")
 
 
 # What /proc/cpuinfo calls them: VNNI on x86, dotprod on ARM.
 _DOT_PRODUCTS = {"avx_vnni", "avx512_vnni", "asimddp"}
 
 
-def has_integer_dot_products(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
+def has_integer_dot_products(cpuinfo: Path = _CPUINFO) -> bool | None:
     """Whether the processor multiplies and adds 8-bit integers in one instruction; None where the system does not say.
 
     Without them, an x86 processor computes int8 convolutions no faster than float32 ones.
@@ -35,15 +39,8 @@ def has_integer_dot_products(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | No
     Args:
         cpuinfo: where the system lists the processor's features.
     """
-    try:
-        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return bool(_DOT_PRODUCTS & set(value.split()))
-    return None
+    features = _listed(cpuinfo, "flags", "Features").split()
+    return not _DOT_PRODUCTS.isdisjoint(features) if features else None
 
 
 def processor_in_words() -> str:

@@ -180,7 +180,7 @@ def _decode(content: bytes, name: str, background: tuple[int, int, int],
         image.draft(None, (2 * width, 2 * height))
     frames = getattr(image, "n_frames", 1)
     image.load()
-    image.info["png_bits"] = _png_bits(content)
+    image.info["png_bits"] = content[24] if image.format == "PNG" else 8  # a channel, by the file's header
     turn = _TURNS.get(_orientation(image))  # again: a PNG's record may come after its pixels
     picture = as_rgb(image, background)
     picture = picture.transpose(turn) if turn is not None else picture
@@ -238,11 +238,6 @@ def _notes(image: Image.Image, frames: int) -> tuple[str, ...]:
     if orientation != 1:
         notes.append(f"EXIF orientation {orientation} applied")
     return tuple(notes)
-
-
-def _png_bits(content: bytes) -> int:
-    """Bits a channel that a PNG's header gives; 8 for another format."""
-    return content[24] if content[:8] == b"\x89PNG\r\n\x1a\n" and len(content) > 24 else 8
 
 
 def _with_scaled_key(image: Image.Image) -> Image.Image:

@@ -19,11 +19,6 @@ _JUNK_NAMES = {"thumbs.db", "desktop.ini", "__macosx"}
 _JUNK_SUFFIXES = {".txt", ".json", ".csv", ".tsv", ".xml", ".md", ".yaml", ".yml", ".html", ".log"}
 
 
-def is_junk_name(name: str) -> bool:
-    """Hidden files and what operating systems leave behind."""
-    return name.startswith(".") or name.lower() in _JUNK_NAMES
-
-
 def class_folders(folder: Path) -> list[Path]:
     """The folders directly inside, in natural order (class2 before class10)."""
     return _in_natural_order((Path(entry.path) for entry in _entries(folder) if entry.is_dir()), folder)
@@ -100,8 +95,7 @@ def with_validation(dataset: PictureDataset, fraction: float, seed: int) -> Pict
     by_class: dict[int, list[tuple[float, int]]] = {}
     samples = dataset.splits["train"]
     for index, sample in enumerate(samples):
-        place = _place(seed, dataset.class_names[sample.label], _relative(dataset, sample))
-        by_class.setdefault(sample.label, []).append((place, index))
+        by_class.setdefault(sample.label, []).append((_place(seed, dataset, sample), index))
     chosen: set[int] = set()
     for places in by_class.values():
         places.sort()
@@ -115,15 +109,11 @@ def with_validation(dataset: PictureDataset, fraction: float, seed: int) -> Pict
     return replace(dataset, splits=splits, notes=(*dataset.notes, note))
 
 
-def _relative(dataset: PictureDataset, sample: Sample) -> str:
-    """A sample's path below its class folder (or below the root for label lists): the same on every machine."""
+def _place(seed: int, dataset: PictureDataset, sample: Sample) -> float:
+    """Where a picture falls between 0 and 1, by its path below its class folder (below the root for label lists)."""
     parts = Path(os.path.relpath(sample.path, dataset.root)).parts
-    return "/".join(parts[{"label files": 0, "split folders": 2, "class folders": 1}[dataset.layout]:])
-
-
-def _place(seed: int, class_name: str, relative: str) -> float:
-    """Where a picture falls between 0 and 1."""
-    text = unicodedata.normalize("NFC", f"{seed}\0{class_name}\0{relative}")
+    relative = "/".join(parts[{"label files": 0, "split folders": 2, "class folders": 1}[dataset.layout]:])
+    text = unicodedata.normalize("NFC", f"{seed}\0{dataset.class_names[sample.label]}\0{relative}")
     digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
@@ -181,8 +171,9 @@ def _is_junk_file(name: str) -> bool:
 
 
 def _entries(folder: Path) -> Iterable[os.DirEntry[str]]:
+    """What is in a folder, without hidden files and what operating systems leave behind."""
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not is_junk_name(entry.name)]
+            return [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in _JUNK_NAMES]
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror or error}).") from error

@@ -1,6 +1,7 @@
 """What a dataset is: named classes, and pictures with labels in named splits."""
 
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,11 +56,8 @@ class PictureDataset:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Pictures of every class in every split, zeros included: split -> class name -> count."""
-        table = {name: dict.fromkeys(self.class_names, 0) for name in self.splits}
-        for name, samples in self.splits.items():
-            for sample in samples:
-                table[name][self.class_names[sample.label]] += 1
-        return table
+        return {split: {**dict.fromkeys(self.class_names, 0), **Counter(self.class_names[sample.label] for sample in samples)}
+                for split, samples in self.splits.items()}
 
     def with_class_names(self, class_names: Sequence[str]) -> "PictureDataset":
         """The same pictures with labels that index `class_names`, matched by name.

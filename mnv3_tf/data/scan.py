@@ -2,18 +2,20 @@
 
 import hashlib
 import json
+import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mnv3_tf.data.batches import ordered_parallel
 from mnv3_tf.data.decode import PictureError, decode, name_note, picture_bytes
 from mnv3_tf.data.samples import PictureDataset, Sample
-from mnv3_tf.data.scan_cache import Outcome, ScanCache, Stamp, default_cache_path
+from mnv3_tf.data.scan_cache import Outcome, ScanCache, default_cache_path
 from mnv3_tf.errors import InputError
+from mnv3_tf.files import plain_fields
 from mnv3_tf.machine import usable_cores
 from mnv3_tf.text import counted, listed
 
@@ -105,7 +107,7 @@ class ScanReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON types."""
-        return {key: _plain(value) for key, value in asdict(self).items() if key != "contents"}
+        return {key: value for key, value in plain_fields(self).items() if key != "contents"}
 
     def clean(self, dataset: PictureDataset) -> PictureDataset:
         """The dataset without its broken pictures."""
@@ -182,9 +184,10 @@ def fingerprint_samples(samples: Iterable[Sample], class_names: Sequence[str], c
 def _examine(path: Path, cache: ScanCache) -> Outcome:
     """What one file holds, from the cache where its stamp or its bytes are known."""
     try:
-        stamp = Stamp.of(path)
-        known = cache.by_stamp(path, stamp)
-        if known is not None:
+        state = path.stat()
+        stamp = state.st_size, state.st_mtime_ns
+        known = cache.known.get(os.path.abspath(path))
+        if known is not None and known.stamp == stamp:
             return known
         content = picture_bytes(path)
     except PictureError as error:
@@ -192,7 +195,7 @@ def _examine(path: Path, cache: ScanCache) -> Outcome:
     except OSError as error:
         return Outcome(None, "", f"cannot be read ({error.strerror or error}).")
     digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-    known = cache.by_content(digest)
+    known = cache.contents.get(digest)
     if known is not None:
         return replace(known, stamp=stamp)
     try:
@@ -254,11 +257,3 @@ def _duplicate_groups(same: Mapping[str, list[Place]]) -> tuple[_Groups, _Groups
             groups[place.split, place.class_name].append(place)
         duplicates += [DuplicateGroup(content, tuple(group)) for group in groups.values() if len(group) > 1]
     return tuple(overlaps), tuple(conflicts), tuple(duplicates)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

@@ -12,19 +12,8 @@ from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.files import cache_folder, read_bytes, write_text
 
 _HEADER = {"kind": "mnv3-tf scan", "version": 1, "pillow": pillow_version}
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """Size in bytes and time of change in nanoseconds: while both stay, a file is taken as unchanged."""
-
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, path: Path) -> "Stamp":
-        state = os.stat(path)
-        return cls(state.st_size, state.st_mtime_ns)
+# Size in bytes and time of change in nanoseconds: while both stay, a file is taken as unchanged.
+Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -55,7 +44,7 @@ class ScanCache:
     Attributes:
         path: the file.
         known: outcome by absolute path.
-        contents: outcome by content hash.
+        contents: outcome by content hash, whatever file had it.
         notes: what a person should hear about the cache.
     """
 
@@ -82,40 +71,22 @@ class ScanCache:
         cache.contents = {outcome.content: outcome for outcome in cache.known.values()}
         return cache
 
-    def by_stamp(self, path: Path, stamp: Stamp) -> Outcome | None:
-        """The outcome of a file that has not changed."""
-        known = self.known.get(_key(path))
-        return known if known is not None and known.stamp == stamp else None
-
-    def by_content(self, content: str) -> Outcome | None:
-        """The outcome of the same bytes, whatever file had them."""
-        return self.contents.get(content)
-
     def save(self, outcomes: dict[Path, Outcome]) -> None:
         """Adds outcomes and writes the file where something is new; files that are gone are forgotten.
 
         A cache that cannot be written is a note, not an error.
         """
-        new = {_key(path): replace(outcome, fresh=False)
+        new = {os.path.abspath(path): replace(outcome, fresh=False)
                for path, outcome in outcomes.items() if outcome.stamp is not None}
         if all(self.known.get(key) == outcome for key, outcome in new.items()):
             return
         kept = {key: outcome for key, outcome in self.known.items() if key not in new and os.path.exists(key)}
-        records = [json.dumps(_HEADER)] + [_format(key, outcome) for key, outcome in (kept | new).items()]
+        records = [[key, *(outcome.stamp or ()), outcome.content, outcome.error, outcome.format, outcome.notes]
+                   for key, outcome in (kept | new).items()]
         try:
-            write_text(self.path, "\n".join(records) + "\n")
+            write_text(self.path, "".join(f"{json.dumps(record)}\n" for record in [_HEADER, *records]))
         except (KitError, OSError) as error:
             self.notes.append(f"{self.path}: the scan cache could not be written ({error})")
-
-
-def _key(path: Path) -> str:
-    return os.path.abspath(path)
-
-
-def _format(key: str, outcome: Outcome) -> str:
-    assert outcome.stamp is not None
-    return json.dumps([key, outcome.stamp.size, outcome.stamp.mtime_ns, outcome.content, outcome.error, outcome.format,
-                       list(outcome.notes)])
 
 
 def _parse(line: str) -> tuple[str, Outcome]:
@@ -124,4 +95,4 @@ def _parse(line: str) -> tuple[str, Outcome]:
             and isinstance(error, str | None) and isinstance(format_name, str | None) and isinstance(notes, list)
             and all(isinstance(note, str) for note in notes) and (error is None) != (format_name is None)):
         raise ValueError(line)
-    return key, Outcome(Stamp(size, mtime_ns), content, error, format_name, tuple(notes), False)
+    return key, Outcome((size, mtime_ns), content, error, format_name, tuple(notes), False)

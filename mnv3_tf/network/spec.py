@@ -296,15 +296,11 @@ def read_block_table(path: str | Path) -> NetworkSpec:
     if activation not in ("relu", "hard_swish"):
         raise InputError(f"{path}, line {document.line('activation')}: activation is {activation!r}; "
                          "allowed: relu, hard_swish.")
-    return NetworkSpec(
-        name=_table_name(fields.get("name"), path), blocks=blocks, activation=activation,
+    return NetworkSpec(  # its name becomes part of a Keras name
+        name="".join(c if c.isalnum() else "_" for c in str(fields.get("name") or Path(path).stem)),
+        blocks=blocks, activation=activation,
         class_expand=number("class_expand", 1280) or 0, inplanes=number("inplanes", 16) or 0,
         class_squeeze=number("class_squeeze", None))
-
-
-def _table_name(given: Any, path: str | Path) -> str:
-    """The network's name, which becomes part of a Keras name; the file's own where none is given."""
-    return "".join(c if c.isalnum() else "_" for c in str(given or Path(path).stem))
 
 
 def _read_block(path: str | Path, row: Any, line: int) -> Block:

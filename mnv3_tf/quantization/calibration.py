@@ -57,7 +57,9 @@ def calibrate(graph: FoldedGraph, batches: Iterable[np.ndarray],
     lowered = lower(graph, "native")
     network = LoweredNetwork(lowered)
     factors = {op.name: op.tensor_factor for op in lowered.ops}
-    names = [op.name for op in graph.ops if op.kind not in ("input", "flatten") and _is_free(graph, op.name)]
+    # A gate's range is fixed, and what feeds it is fused into it.
+    names = [op.name for op in graph.ops if op.kind not in ("input", "flatten", "hard_sigmoid")
+             and not any(consumer.kind == "hard_sigmoid" for consumer in graph.consumers(op.name))]
     places = {name: place for place, name in enumerate(names)}
 
     def look(pixels: np.ndarray) -> Iterator[tuple[int, Any]]:
@@ -70,12 +72,9 @@ def calibrate(graph: FoldedGraph, batches: Iterable[np.ndarray],
     if pictures == 0:
         raise InputError("Calibration: there are no pictures.")
     counts = _histograms(look, batches, span_low, span_high, lambda done: advance(pictures + done))
-    ranges: Ranges = {}
-    for i, name in enumerate(names):
-        ranges[name] = _best_range(counts[i], span_low[i], span_high[i], *range_rule(graph, graph[name]))
-    for op in graph.ops:
-        if op.kind == "hard_sigmoid":
-            ranges[op.name] = 0.0, 1.0
+    ranges = {name: _best_range(counts[i], span_low[i], span_high[i], *range_rule(graph, graph[name]))
+              for i, name in enumerate(names)}
+    ranges.update({op.name: (0.0, 1.0) for op in graph.ops if op.kind == "hard_sigmoid"})
     return Calibration(ranges, pictures, _convergence(spans))
 
 
@@ -84,17 +83,8 @@ def _convergence(spans: list[tuple[int, np.ndarray]]) -> tuple[RangeGrowth, ...]
     picked = [spans[2 ** i - 1] for i in range(len(spans).bit_length()) if 2 ** i <= len(spans)]
     if picked[-1][0] != spans[-1][0]:
         picked.append(spans[-1])
-    steps = []
-    for pictures, span in picked:
-        share = span / np.maximum(spans[-1][1], 1e-12)
-        steps.append(RangeGrowth(pictures, float(share.min()), float(np.median(share))))
-    return tuple(steps)
-
-
-def _is_free(graph: FoldedGraph, name: str) -> bool:
-    """Whether a tensor is quantized over a range of its own; a gate's is fixed, and what feeds it is fused into it."""
-    op = graph[name]
-    return op.kind != "hard_sigmoid" and not any(c.kind == "hard_sigmoid" for c in graph.consumers(name))
+    shares = [(pictures, span / np.maximum(spans[-1][1], 1e-12)) for pictures, span in picked]
+    return tuple(RangeGrowth(pictures, float(share.min()), float(np.median(share))) for pictures, share in shares)
 
 
 def _extremes(tensors: int, look: Look, batches: Iterable[np.ndarray],

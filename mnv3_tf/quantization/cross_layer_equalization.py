@@ -46,9 +46,9 @@ def equalize(graph: FoldedGraph, batches: Iterable[np.ndarray], *, kept: Collect
     names = [op.name for op in graph.ops if _feeds_depthwise_only(graph, op)]
     sizes = _channel_sizes(graph, names, stem, batches)
     if stem is not None and stem.name in sizes:
-        wanted = _unevenness(sizes[stem.name]) > SPLIT_RATIO if split_stem is None else split_stem
-        if not wanted:
-            sizes.pop(stem.name)
+        size = sizes[stem.name]
+        if not (size.max() / size.min() > SPLIT_RATIO if split_stem is None else split_stem):
+            del sizes[stem.name]
     chosen = {name: size for name, size in sizes.items() if not _touched(graph, name).intersection(kept)}
     return reform(graph, chosen, split_stem=stem is not None and stem.name in chosen)
 
@@ -129,10 +129,6 @@ def _channel_sizes(graph: FoldedGraph, names: list[str], stem: Op | None,
         sizes[stem.name] = np.maximum(high[name], -np.maximum(low[name], PRE_SWISH_FLOOR))
     return {name: np.where(size > _DEAD * size.max(), np.maximum(size, size.max() / _MOST_GAIN), size.max()).astype(np.float32)
             for name, size in sizes.items() if size.max() > 0}
-
-
-def _unevenness(size: np.ndarray) -> float:
-    return float(size.max() / size.min())
 
 
 def _split(graph: FoldedGraph) -> list[Op]:

@@ -1,6 +1,8 @@
 """Folds a trained Keras model into the folded network: BatchNorm and activations go into the convolutions."""
 
 import dataclasses
+from collections import Counter
+from functools import partial
 from typing import Any
 
 import keras
@@ -19,8 +21,7 @@ def trace(model: keras.Model) -> FoldedGraph:
     Raises:
         InputError: the model has a layer or shape that the folded network has no operation for; the message names it.
     """
-    tracer = _Tracer(model)
-    return tracer.graph()
+    return _Tracer(model).graph()
 
 
 class _Tracer:
@@ -36,10 +37,7 @@ class _Tracer:
         self._rescale: tuple[float, tuple[float, float, float]] | None = None
         self._channel_scales: np.ndarray | None = None
         self._padded: dict[str, keras.Layer] = {}
-        self._uses: dict[str, int] = {}
-        for layer in model.layers:
-            for parent in self._parents(layer):
-                self._uses[parent] = self._uses.get(parent, 0) + 1
+        self._uses = Counter(parent for layer in model.layers for parent in self._parents(layer))
 
     @staticmethod
     def _parents(layer: keras.Layer) -> list[str]:
@@ -58,22 +56,21 @@ class _Tracer:
         if self._rescale is None:
             raise InputError(f"{self._model.name}: takes no pixels 0..255 (it has no Rescaling layer at its input). Build it "
                              "with include_preprocessing=True.")
-        output = self._alias.get(self._model.outputs[0]._keras_history.operation.name,
-                                 self._model.outputs[0]._keras_history.operation.name)
-        if list(self._ops)[-1] != output:
+        output = self._model.outputs[0]._keras_history.operation.name
+        if list(self._ops)[-1] != self._alias.get(output, output):
             raise KitError(f"{self._model.name}: the last layer is not the output.")
         scale, offset = self._rescale
         return FoldedGraph(tuple(self._ops.values()), height, width, scale, offset)
 
     def _add(self, layer: keras.Layer, inputs: list[str]) -> None:
         kinds: list[tuple[type, Any]] = [
-            (keras.layers.InputLayer, self._input), (keras.layers.Rescaling, self._rescaling),
-            (keras.layers.DepthwiseConv2D, self._depthwise), (keras.layers.Conv2D, self._conv),
+            (keras.layers.InputLayer, partial(self._put, "input")), (keras.layers.Rescaling, self._rescaling),
+            (keras.layers.DepthwiseConv2D, self._conv), (keras.layers.Conv2D, self._conv),
             (keras.layers.ZeroPadding2D, self._pad), (keras.layers.BatchNormalization, self._batchnorm),
             (keras.layers.ReLU, self._relu),
             (keras.layers.Activation, self._activation), (keras.layers.Dropout, self._identity),
             (keras.layers.GlobalAveragePooling2D, self._pool), (keras.layers.Multiply, self._merge),
-            (keras.layers.Add, self._merge), (keras.layers.Flatten, self._flatten)]
+            (keras.layers.Add, self._merge), (keras.layers.Flatten, partial(self._put, "flatten"))]
         for kind, fold in kinds:
             if isinstance(layer, kind):
                 fold(layer, inputs)
@@ -84,11 +81,8 @@ class _Tracer:
         return InputError(f"Layer {layer.name!r} ({type(layer).__name__}): {why}. Networks built by mnv3_tf.MobileNetV3 with "
                           "include_top=True and classifier_activation=None can be deployed.")
 
-    def _put(self, op: Op) -> None:
-        self._ops[op.name] = op
-
-    def _input(self, layer: keras.Layer, inputs: list[str]) -> None:
-        self._put(Op(layer.name, "input"))
+    def _put(self, kind: Kind, layer: keras.Layer, inputs: list[str], *details: Any) -> None:
+        self._ops[layer.name] = Op(layer.name, kind, tuple(inputs), *details)
 
     def _rescaling(self, layer: Any, inputs: list[str]) -> None:
         scales, offsets = (np.atleast_1d(np.asarray(value, np.float64)) for value in (layer.scale, layer.offset))
@@ -122,30 +116,23 @@ class _Tracer:
                                         "of its own, can be deployed")
         return "symmetric"
 
-    def _check_conv(self, layer: Any) -> None:
+    def _conv(self, layer: Any, inputs: list[str]) -> None:
+        kind: Kind = "depthwise" if isinstance(layer, keras.layers.DepthwiseConv2D) else "conv"
         if layer.strides[0] != layer.strides[1] or tuple(layer.dilation_rate) != (1, 1) or \
                 layer.data_format != "channels_last" or layer.activation is not keras.activations.linear:
             raise self._refused(layer, "needs equal strides, no dilation, channels_last and its activation as a layer")
-
-    def _conv(self, layer: Any, inputs: list[str]) -> None:
-        self._check_conv(layer)
-        if layer.groups != 1:
+        if kind == "conv" and layer.groups != 1:
             raise self._refused(layer, "grouped convolutions have no integer form here")
-        kernel = _float32(layer.kernel)
-        bias = _float32(layer.bias) if layer.use_bias else np.zeros(kernel.shape[-1], np.float32)
-        if self._channel_scales is not None and self._ops[inputs[0]].kind == "input":
-            kernel = kernel * self._channel_scales[:, None]
-        self._put(Op(layer.name, "conv", tuple(inputs), kernel, bias, layer.strides[0], self._padding(layer)))
-
-    def _depthwise(self, layer: Any, inputs: list[str]) -> None:
-        self._check_conv(layer)
-        if layer.depth_multiplier != 1:
+        if kind == "depthwise" and layer.depth_multiplier != 1:
             raise self._refused(layer, "needs depth_multiplier 1")
         kernel = _float32(layer.kernel)
-        bias = _float32(layer.bias) if layer.use_bias else np.zeros(kernel.shape[2], np.float32)
+        bias = _float32(layer.bias) if layer.use_bias else np.zeros(kernel.shape[2 if kind == "depthwise" else 3], np.float32)
         if self._ops[inputs[0]].kind == "input":
-            raise self._refused(layer, "the first convolution must not be a depthwise one")
-        self._put(Op(layer.name, "depthwise", tuple(inputs), kernel, bias, layer.strides[0], self._padding(layer)))
+            if kind == "depthwise":
+                raise self._refused(layer, "the first convolution must not be a depthwise one")
+            if self._channel_scales is not None:
+                kernel = kernel * self._channel_scales[:, None]
+        self._put(kind, layer, inputs, kernel, bias, layer.strides[0], self._padding(layer))
 
     def _fold_into(self, layer: keras.Layer, name: str, **changes: Any) -> None:
         """Changes a convolution that only this layer uses, and lets this layer's name stand for it."""
@@ -187,11 +174,11 @@ class _Tracer:
                 raise self._refused(layer, "only a ReLU right after a convolution can be folded")
             self._fold_into(layer, op.name, activation="relu")
         elif function in (keras.activations.hard_silu, keras.activations.hard_swish):
-            self._put(Op(layer.name, "hard_swish", tuple(inputs)))
+            self._put("hard_swish", layer, inputs)
         elif function is keras.activations.hard_sigmoid:
             if self._single(layer, inputs[0]) is None:
                 raise self._refused(layer, "a hard-sigmoid must follow a convolution whose output nothing else takes")
-            self._put(Op(layer.name, "hard_sigmoid", tuple(inputs)))
+            self._put("hard_sigmoid", layer, inputs)
         else:
             name = getattr(function, "__name__", str(function))
             hint = "; the folded network ends in logits" if name == "softmax" else ""
@@ -206,16 +193,12 @@ class _Tracer:
         if tuple(layer.input.shape[1:3]) == (1, 1):  # the mean of one place; the converter leaves it out as well
             self._identity(layer, inputs)
             return
-        self._put(Op(layer.name, "pool", tuple(inputs)))
+        self._put("pool", layer, inputs)
 
     def _merge(self, layer: keras.Layer, inputs: list[str]) -> None:
         if len(inputs) != 2:
             raise self._refused(layer, "needs exactly two inputs")
-        kind: Kind = "multiply" if isinstance(layer, keras.layers.Multiply) else "add"
-        self._put(Op(layer.name, kind, tuple(inputs)))
-
-    def _flatten(self, layer: keras.Layer, inputs: list[str]) -> None:
-        self._put(Op(layer.name, "flatten", tuple(inputs)))
+        self._put("multiply" if isinstance(layer, keras.layers.Multiply) else "add", layer, inputs)
 
 
 def _float32(value: Any) -> np.ndarray:

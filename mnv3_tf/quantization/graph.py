@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -119,15 +119,9 @@ def leave_float(graph: FoldedGraph, blocks: Iterable[str]) -> FoldedGraph:
 
 def save_graph(path: Path, graph: FoldedGraph, ranges: dict[str, tuple[float, float]]) -> None:
     """Writes a folded network and its activation ranges (in the network's own units) as one ``.npz``, atomically."""
-    rows, arrays = [], {}
-    for op in graph.ops:
-        row = {field.name: getattr(op, field.name) for field in dataclasses.fields(op)
-               if field.name not in ("kernel", "bias")}
-        rows.append(row)
-        for key in ("kernel", "bias"):
-            value = getattr(op, key)
-            if value is not None:
-                arrays[f"{op.name}/{key}"] = value
+    rows = [{key: value for key, value in vars(op).items() if key not in ("kernel", "bias")} for op in graph.ops]
+    arrays: dict[str, Any] = {f"{op.name}/{key}": value for op in graph.ops
+                              for key, value in (("kernel", op.kernel), ("bias", op.bias)) if value is not None}
     head = {"format": _FORMAT, "ops": rows, "ranges": ranges,
             **{key: getattr(graph, key) for key in ("height", "width", "scale", "offset", "float_blocks", "split_stem")}}
     arrays.update({f"{_SIZES}{name}": size for name, size in graph.channel_sizes.items()})

@@ -5,7 +5,7 @@ integers may choose differently; in a deep network one such choice moves the log
 What is scored, shown, and compared with files is computed here, by the rules of the kernels that will run it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -56,7 +56,8 @@ class IntegerNetwork:
 
     def refresh(self) -> None:
         """Reads the fake-quantized model's weights and ranges again."""
-        self._finite = all(np.isfinite(values).all() for values in self._values())
+        learned: list[Any] = [*self._network.weights().values(), *self._network.ranges().values()]
+        self._finite = all(np.isfinite(values).all() for pair in learned for values in pair)
         if not self._finite:
             return
         self.quant_params: dict[str, QuantParams] = {}
@@ -64,13 +65,6 @@ class IntegerNetwork:
             self.quant_params[op.name] = (self.quant_params[op.inputs[0]] if op.kind == "flatten"
                                           else self._network.quant_params(op))
         self._constants = {name: tuple(tf.constant(value) for value in self._prepared(op)) for name, op in self._ops.items()}
-
-    def _values(self) -> Iterator[Any]:
-        """Everything that the fake-quantized model has learned."""
-        for kernel, bias in self._network.weights().values():
-            yield kernel
-            yield bias
-        yield from self._network.ranges().values()
 
     def _prepared(self, op: LoweredOp) -> tuple[Any, ...]:
         """The constants of an operation; the ends of its output are the last two."""

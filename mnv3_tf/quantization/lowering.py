@@ -11,6 +11,7 @@ which has no integer form, and a negated kernel.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -145,9 +146,9 @@ def lower(graph: FoldedGraph, lowering: Lowering = "xnnpack") -> LoweredGraph:
             conv = ops.pop(inputs[0])
             ops[op.name] = dataclasses.replace(conv, name=op.name, bias_shift=conv.bias_shift + 3.0, activation="relu6")
         elif op.kind == "add":
-            ops[op.name] = _add(graph, ops, op, inputs)
+            ops[op.name] = _add(graph, ops, op)
         else:
-            ops[op.name] = _plain(ops, op, inputs)
+            ops[op.name] = _plain(ops, op)
     last = list(ops.values())[-1]
     if last.factor != 1.0:
         raise KitError(f"The output {last.name!r} ends up {last.factor:g} times too large; it must come from a convolution.")
@@ -168,27 +169,26 @@ def _keep_float(lowered: LoweredGraph) -> LoweredGraph:
     return dataclasses.replace(lowered, ops=tuple(ops.values()))
 
 
-def _plain(ops: dict[str, LoweredOp], op: Op, inputs: tuple[str, ...]) -> LoweredOp:
-    factors = [ops[name].tensor_factor for name in inputs]
+def _plain(ops: dict[str, LoweredOp], op: Op) -> LoweredOp:
+    factors = [ops[name].tensor_factor for name in op.inputs]
     if op.kind in ("conv", "depthwise"):
-        return LoweredOp(op.name, op.kind, inputs, op.name, kernel_scale=1 / factors[0], activation=op.activation,
+        return LoweredOp(op.name, op.kind, op.inputs, op.name, kernel_scale=1 / factors[0], activation=op.activation,
                          stride=op.stride, padding=op.padding)
-    factor = float(np.prod(factors)) if factors else 1.0
-    return LoweredOp(op.name, op.kind, inputs, op.name, factor=factor)
+    return LoweredOp(op.name, op.kind, op.inputs, op.name, factor=math.prod(factors, start=1.0))
 
 
-def _add(graph: FoldedGraph, ops: dict[str, LoweredOp], op: Op, inputs: tuple[str, ...]) -> LoweredOp:
-    factors = [ops[name].tensor_factor for name in inputs]
+def _add(graph: FoldedGraph, ops: dict[str, LoweredOp], op: Op) -> LoweredOp:
+    factors = [ops[name].tensor_factor for name in op.inputs]
     if factors[0] != factors[1]:
         for own, other in ((0, 1), (1, 0)):
-            side = ops[inputs[own]]
+            side = ops[op.inputs[own]]
             if side.kind == "conv" and side.activation is None and len(graph.consumers(op.inputs[own])) == 1:
                 ratio = factors[other] / factors[own]
                 ops[side.name] = dataclasses.replace(side, factor=factors[other], kernel_scale=side.kernel_scale * ratio)
-                return LoweredOp(op.name, "add", inputs, op.name, factor=factors[other])
+                return LoweredOp(op.name, "add", op.inputs, op.name, factor=factors[other])
         raise KitError(f"{op.name}: adds tensors in different units ({factors[0]:g} and {factors[1]:g} times) and neither "
                        "comes from a linear convolution of its own.")
-    return LoweredOp(op.name, "add", inputs, op.name, factor=factors[0])
+    return LoweredOp(op.name, "add", op.inputs, op.name, factor=factors[0])
 
 
 def range_rule(graph: FoldedGraph, op: Op) -> tuple[float | None, float | None]:

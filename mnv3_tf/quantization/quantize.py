@@ -1,7 +1,8 @@
 """From a float run to a quantized run: check the folded network, calibrate, and fine-tune with the float model as teacher."""
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -190,7 +191,7 @@ class _Quantization:
             done = 0
             for epoch in range(settings.epochs):
                 losses = []
-                for pixels, labels, _ in _until(batches.epoch(epoch), stop):
+                for pixels, labels, _ in takewhile(lambda _: not stop, batches.epoch(epoch)):
                     losses.append(tuning.step(input_units(self.graph, pixels), labels))
                     done += 1
                     advance(done, f"epoch {epoch + 1}/{settings.epochs}, loss {np.mean(losses):.3f}")
@@ -262,10 +263,3 @@ def frozen_layers(graph: FoldedGraph, last: str | None) -> frozenset[str]:
         raise InputError(f"quantize.freeze is {last!r}, which is not a block{nearest(last, blocks) or '.'} Blocks: "
                          f"{', '.join(blocks)}.")
     return frozenset(names[:ends[-1] + 1])
-
-
-def _until(batches: Iterator[Any], stop: list[int]) -> Iterator[Any]:
-    for batch in batches:
-        if stop:
-            return
-        yield batch

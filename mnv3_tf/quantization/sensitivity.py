@@ -249,9 +249,11 @@ class RecipeSearch:
         chosen: tuple[str, ...] = ()
         best, steps = self._sensitivity.quantized, []
         blocks = self._network.graph.blocks
+        first = {row.block: row.left_float for row in self._sensitivity.blocks}
         with progress.task("Choosing blocks", len(blocks) if count is None else count) as advance:
             while len(chosen) < len(blocks) and (len(chosen) < count if count is not None else not self.meets(best)):
-                found = {block: self._step(chosen, block) for block in blocks if block not in chosen}
+                found = {block: self._measure((*chosen, block)) if chosen else first[block]
+                         for block in blocks if block not in chosen}
                 block = min(found, key=lambda name: found[name].divergence)
                 if count is None and found[block].divergence >= best.divergence:
                     break
@@ -259,8 +261,3 @@ class RecipeSearch:
                 steps.append(Step(block, best))
                 advance(len(chosen), ", ".join(chosen))
         return self._recipe(chosen, best, steps, asked=count is not None)
-
-    def _step(self, chosen: tuple[str, ...], block: str) -> Answers:
-        if not chosen:
-            return next(row.left_float for row in self._sensitivity.blocks if row.block == block)
-        return self._measure((*chosen, block))

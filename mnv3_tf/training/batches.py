@@ -5,6 +5,7 @@ Everything random depends on (seed, epoch, picture) alone, never on the order in
 
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -82,15 +83,11 @@ class TrainingBatches:
             Pixels uint8 (batch, height, width, 3), labels float32 (batch, classes) one-hot or mixed, weights float32 (batch,).
         """
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._samples))
-
-        def batch(step: int) -> Batch:
-            indices = order[step * self.batch_size:(step + 1) * self.batch_size]
-            return self._batch(indices, epoch, step)
-
         steps = range(first_step, self.steps_per_epoch)
-        yield from ordered_parallel(batch, steps, self._workers, ahead=2 * self._workers)
+        yield from ordered_parallel(partial(self._batch, epoch, order), steps, self._workers, ahead=2 * self._workers)
 
-    def _batch(self, indices: np.ndarray, epoch: int, step: int) -> Batch:
+    def _batch(self, epoch: int, order: np.ndarray, step: int) -> Batch:
+        indices = order[step * self.batch_size:(step + 1) * self.batch_size]
         pixels = np.empty((len(indices), self._contract.height, self._contract.width, 3), np.uint8)
         for row, index in enumerate(indices):
             rng = np.random.default_rng([self._seed, epoch, int(index), 1])

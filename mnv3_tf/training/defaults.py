@@ -43,11 +43,6 @@ class Choices:
     backbone_rate: float = 1.0
     layer_decay: float = 1.0
 
-    @property
-    def rates_differ(self) -> bool:
-        """Whether layers have learning rates of their own."""
-        return (self.backbone_rate, self.layer_decay) != (1.0, 1.0)
-
 
 def decide(config: TrainConfig, batch_size: int, steps_per_epoch: int, *, tuned: bool = False, folded: bool = False) -> Choices:
     """Decides the open settings for a number of steps and a device.
@@ -70,9 +65,7 @@ def decide(config: TrainConfig, batch_size: int, steps_per_epoch: int, *, tuned:
         rate = base * (scale if config.optimizer == "sgd" else math.sqrt(scale))
         notes.append(f"learning rate {rate:.3g}: {config.optimizer}'s {base:g}{' for fine-tuning' if tuned else ''} at a batch "
                      f"of {_BASE_BATCH}, scaled to {batch_size}")
-    warmup = config.warmup_epochs
-    if warmup is None:
-        warmup = min(5.0, config.epochs / 20)
+    warmup = min(5.0, config.epochs / 20) if config.warmup_epochs is None else config.warmup_epochs
     momentum = config.batchnorm_momentum
     if momentum is None:
         momentum = float(np.clip(1 - 2 / steps_per_epoch, 0.8, 0.99))
@@ -91,23 +84,17 @@ def decide(config: TrainConfig, batch_size: int, steps_per_epoch: int, *, tuned:
 def _choose_tuning(config: TrainConfig, batch_size: int, pictures: int, tuned: bool, folded: bool,
                    notes: list[str]) -> tuple[BatchNorm, float, float]:
     """BatchNorm's handling, and the rates of the layers before pooling: relative to the top's, and from block to block."""
-    asked = config.batchnorm
+    backbone_rate, layer_decay = config.backbone_rate or 1.0, config.layer_decay or 1.0
     if not tuned:
-        return "train", config.backbone_rate or 1.0, config.layer_decay or 1.0
-    batchnorm: BatchNorm = _choose_batchnorm(config, batch_size, folded, notes) if asked == "auto" else asked
-    backbone_rate = config.backbone_rate
-    if backbone_rate is None:
-        backbone_rate = 1.0
-        if batchnorm == "frozen":
-            backbone_rate = _FROZEN_BATCHNORM_RATE
-            notes.append(f"layers before pooling take {backbone_rate:g} of the learning rate: their BatchNorm is not trained")
-    layer_decay = config.layer_decay
-    if layer_decay is None:
-        layer_decay = 1.0
-        if pictures < _FEW_PICTURES and batchnorm != "frozen" and config.freeze is None:
-            layer_decay = _FEW_PICTURES_DECAY
-            notes.append(f"learning rate falls by {layer_decay:g} from block to block towards the input: {pictures} pictures are "
-                         f"fewer than {_FEW_PICTURES}")
+        return "train", backbone_rate, layer_decay
+    batchnorm = _choose_batchnorm(config, batch_size, folded, notes) if config.batchnorm == "auto" else config.batchnorm
+    if config.backbone_rate is None and batchnorm == "frozen":
+        backbone_rate = _FROZEN_BATCHNORM_RATE
+        notes.append(f"layers before pooling take {backbone_rate:g} of the learning rate: their BatchNorm is not trained")
+    if config.layer_decay is None and pictures < _FEW_PICTURES and batchnorm != "frozen" and config.freeze is None:
+        layer_decay = _FEW_PICTURES_DECAY
+        notes.append(f"learning rate falls by {layer_decay:g} from block to block towards the input: {pictures} pictures are "
+                     f"fewer than {_FEW_PICTURES}")
     return batchnorm, backbone_rate, layer_decay
 
 

@@ -125,7 +125,10 @@ def make_plan(config: Config, *, inference_batchnorm: bool = False, new_head_con
     if len(starts) > len(waiting):
         raise InputError(f"train.unfreeze_epochs has {len(starts)} epochs, but only {len(waiting)} blocks wait to be trained"
                          f"{' beside those that train.freeze keeps' if frozen else ''}. Give at most that many.")
-    return FreezingPlan(units, frozen, starts, _parts(waiting, len(starts)), inference_batchnorm)
+    # What waits is cut into runs of about equal length, the topmost first.
+    edges = [round(len(waiting) * place / len(starts)) for place in range(len(starts) + 1)] if starts else []
+    parts_by_stage = tuple(waiting[low:high] for low, high in pairwise(edges))[::-1]
+    return FreezingPlan(units, frozen, starts, parts_by_stage, inference_batchnorm)
 
 
 def _refuse_without_weights(settings: TrainConfig) -> None:
@@ -136,9 +139,3 @@ def _refuse_without_weights(settings: TrainConfig) -> None:
     if settings.batchnorm in ("frozen", "reestimate"):
         raise InputError(f"train.batchnorm is {settings.batchnorm!r}, which needs a trained network. Give model.weights, or "
                          "leave it out.")
-
-
-def _parts(units: tuple[str, ...], count: int) -> tuple[tuple[str, ...], ...]:
-    """Units cut into runs of about equal length, the topmost first."""
-    edges = [round(len(units) * place / count) for place in range(count + 1)] if count else []
-    return tuple(units[low:high] for low, high in pairwise(edges))[::-1]

@@ -76,11 +76,10 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
 
 def _check_folder(run: RunFolder, config: Config, resume: bool, progress: Progress) -> None:
     """Refuses to overwrite a run, or to go on with one under other settings."""
-    started = (run.path / "config.yaml").exists()
     if not resume:
         run.refuse_if_used("Go on with that run by --resume, or choose another --out.")
         return
-    if not started:
+    if not (run.path / "config.yaml").exists():
         raise InputError(f"{run.path}: there is no run to resume. Leave --resume out to start one.")
     changed = differences(run.config(), config)
     if changed:
@@ -138,8 +137,9 @@ class _Training:
         plan.apply(self.model, stage)
         first_step = plan.starts[stage - 1] * self.batches.steps_per_epoch if stage else 0
         rates = plan.rates(choices.backbone_rate, choices.layer_decay)
+        rates_differ = (choices.backbone_rate, choices.layer_decay) != (1.0, 1.0)
         self.optimizer = make_optimizer(settings, choices, first_step=first_step,
-                                        rate_of=(lambda name: rates[plan.unit_of(name)]) if choices.rates_differ else None)
+                                        rate_of=(lambda name: rates[plan.unit_of(name)]) if rates_differ else None)
         loss: keras.losses.Loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing)
         accuracy: keras.metrics.Metric = keras.metrics.CategoricalAccuracy("accuracy")
         if self.answers:
@@ -273,16 +273,13 @@ class _Steps(keras.callbacks.Callback):
         super().__init__()
         self.training, self.advance, self.stop = training, advance, stop
         self.saved_at = time.monotonic()
-        self._begin()
+        self.on_epoch_begin(0)
 
-    def _begin(self) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.first_step = self.training.counters.step
         self.carried = dict(self.training.counters.running)
         self.seen = 0
         self.began = time.monotonic()
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._begin()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         training, counters = self.training, self.training.counters

@@ -42,11 +42,6 @@ class Variant:
         """``small at alpha 0.75``."""
         return f"{self.name} at alpha {self.alpha:g}"
 
-    @property
-    def options(self) -> str:
-        """How the command line asks for it."""
-        return f"--from {self.origin} --model {self.name} --alpha {self.alpha:g}"
-
 
 def class_count(origin: str, spec: NetworkSpec, tensors: Mapping[str, np.ndarray]) -> int | None:
     """The classifier's width, by the tensors' shapes; None where there is no classifier."""
@@ -111,7 +106,8 @@ def advice(tensors: Mapping[str, np.ndarray], wanted: Variant) -> str:
                 "not fit). For a network of your own, give its table with --table.")
     if best[0].origin == wanted.origin and len({(v.name, v.alpha) for v in best}) == 1:
         return (f"These shapes are {best[0].words}: give --model {best[0].name} --alpha {best[0].alpha:g}.")
-    return "These tensors are " + "; or ".join(f"{v.words}, saved by {v.origin}: give {v.options}" for v in best) + "."
+    return "These tensors are " + "; or ".join(
+        f"{v.words}, saved by {v.origin}: give --from {v.origin} --model {v.name} --alpha {v.alpha:g}" for v in best) + "."
 
 
 def nearest_variants(tensors: Mapping[str, np.ndarray], origins: Iterable[str] = tuple(ORIGINS)) -> list[Variant]:
@@ -125,7 +121,9 @@ def nearest_variants(tensors: Mapping[str, np.ndarray], origins: Iterable[str] =
         None, one, or (of equal shapes) several; at the published alphas where one of those fits.
     """
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    origins = tuple(origin for origin in origins if _looks_like(origin, tensors))
+    # The first convolution has the name that the origin gives it.
+    origins = [origin for origin in origins
+               if source_entries(origin, find_spec("small", ORIGINS[origin][0]), 1.0, None, tensors)[0].source in tensors]
     found: list[Variant] = []
     for alphas in (ALPHAS, OTHER_ALPHAS):
         found += [variant for origin in origins for variant in _variants(origin, tensors, shapes, alphas)]
@@ -214,11 +212,6 @@ def _variants(origin: str, tensors: Mapping[str, np.ndarray], shapes: Mapping[st
             fits = sum(shapes.get(entry.source) == entry.source_shape for entry in entries)
             extra = len(shapes.keys() - {entry.source for entry in entries} - set(left_out))
             yield Variant(origin, ORIGINS[origin], name, alpha, fits, len(entries) - fits + extra)
-
-
-def _looks_like(origin: str, tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether the first convolution has the name that the origin gives it."""
-    return source_entries(origin, find_spec("small", ORIGINS[origin][0]), 1.0, None, tensors)[0].source in tensors
 
 
 def _shape_problem(entry: Entry, tensor: np.ndarray | None) -> str:

@@ -109,19 +109,14 @@ def _find(model: ModelConfig) -> "tuple[PublishedWeights | Artefact, ModelConfig
         InputError: they cannot be found or identified; of "imagenet", nobody published weights of this network (the message says
             at which alphas). Nothing is downloaded.
     """
-    entry = _published(model)
+    if model.weights == "imagenet" and model.block_table:
+        raise InputError(f"model.weights is imagenet, but nobody published weights of the network of {model.block_table}. "
+                         "Leave model.block_table out, or give a run folder or a .keras file.")
+    entry = published_weights(str(model.weights), model.name, model.alpha, model.dialect)
     if entry is not None:
         return entry, _section(name=entry.network, alpha=entry.alpha, dialect=entry.dialect, weights=model.weights)
     artefact = open_weights(str(model.weights))
     return artefact, dataclasses.replace(spec_of(artefact), weights=model.weights)
-
-
-def _published(model: ModelConfig) -> "PublishedWeights | None":
-    """The published weights that a section names; None for a path."""
-    if model.weights == "imagenet" and model.block_table:
-        raise InputError(f"model.weights is imagenet, but nobody published weights of the network of {model.block_table}. "
-                         "Leave model.block_table out, or give a run folder or a .keras file.")
-    return published_weights(str(model.weights), model.name, model.alpha, model.dialect)
 
 
 def published_weights(source: str, network: str, alpha: float, dialect: str, top: bool = True) -> "PublishedWeights | None":

@@ -119,10 +119,6 @@ def _numpy(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     return np.frombuffer(raw, dtype.dtype).reshape(sizes, order=order)
 
 
-def _scalar(dtype: Any, raw: Any) -> np.ndarray:
-    return _numpy(raw, dtype, (), "C")
-
-
 def _ndarray(*_: Any) -> Any:
     raise Refused("a numpy array made by calling numpy.ndarray")
 
@@ -161,7 +157,8 @@ def _sequence(*args: Any) -> tuple:
 PLAIN_NAMES: Mapping[str, Any] = {
     "numpy.dtype": PickledDtype, "numpy.ndarray": _ndarray, "_codecs.encode": _bytes,
     **{f"numpy.{core}.{name}": make for core in ("core", "_core") for name, make in (
-        ("multiarray._reconstruct", _reconstruct), ("multiarray.scalar", _scalar), ("numeric._frombuffer", _numpy))},
+        ("multiarray._reconstruct", _reconstruct), ("multiarray.scalar", lambda dtype, raw: _numpy(raw, dtype, (), "C")),
+        ("numeric._frombuffer", _numpy))},
     **dict.fromkeys(("collections.OrderedDict", "collections.Counter", "collections.defaultdict", "builtins.dict"), _mapping),
     **dict.fromkeys(("builtins.tuple", "builtins.list", "builtins.set", "builtins.frozenset"), _sequence),
     **dict.fromkeys(("builtins.int", "builtins.float", "argparse.Namespace", "pathlib.Path", "pathlib.PosixPath",

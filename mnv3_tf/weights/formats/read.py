@@ -246,7 +246,7 @@ def _choose(path: Path, value: Any, part: str | None, notes: _Notes) -> dict[Any
         if part not in found:
             raise InputError(f"{path}: has no part {part!r}{nearest(part, found)}. Allowed: {', '.join(found) or 'none'}.")
         return found[part]
-    known = [key for key in sorted(found, key=_rank) if _rank(key) < len(_PARTS)]
+    known = [key for name in _PARTS for key in found if key.split(".")[0] == name]
     if known:
         rest = [key for key in found if key != known[0]]
         notes.sentences.append(f"the tensors are those of its part {known[0]!r}" + (
@@ -262,11 +262,6 @@ def _choose(path: Path, value: Any, part: str | None, notes: _Notes) -> dict[Any
         raise InputError(f"{path}: has several dicts of tensors ({', '.join(list(found)[:8])}). Say which to take with --part.")
     keys = ", ".join(str(key)[:40] for key in list(value)[:8])
     raise InputError(f"{path}: holds no tensors (its keys: {keys or 'none'}). Save model.state_dict().")
-
-
-def _rank(key: str) -> int:
-    first = key.split(".")[0]
-    return _PARTS.index(first) if first in _PARTS else len(_PARTS)
 
 
 def _array(path: Path, name: Any, item: Any) -> np.ndarray:

@@ -88,16 +88,13 @@ def _from_type(function: Any, _kind: Any, args: Any, _state: Any) -> np.ndarray:
     return function(*args)
 
 
-def _size(*args: Any) -> tuple[int, ...]:
-    return checked_shape(args[0] if args else ())
-
-
 TORCH_NAMES: Mapping[str, Any] = {
     **PLAIN_NAMES,
     "torch._utils._rebuild_tensor": _rebuild, "torch._utils._rebuild_tensor_v2": _rebuild,
     "torch._utils._rebuild_tensor_v3": _rebuild_with_dtype, "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter, "torch._tensor._rebuild_from_type_v2": _from_type,
-    "torch.Size": _size, "torch.storage.UntypedStorage": np.dtype("u1"), "torch.UntypedStorage": np.dtype("u1"),
+    "torch.Size": lambda *args: checked_shape(args[0] if args else ()),
+    "torch.storage.UntypedStorage": np.dtype("u1"), "torch.UntypedStorage": np.dtype("u1"),
     **{name: dtype for kind, prefix, dtype in _KINDS for name in (f"torch.{kind}", f"torch.{prefix}Storage")},
     # Mentioned beside tensors, never needed.
     **dict.fromkeys(("torch.device", "torch.nn.parameter.Parameter", "torch.Tensor", "torch.serialization._get_layout"), StandIn),

@@ -112,7 +112,9 @@ def import_foreign(source: str | Path, origin: str, *, name: str | None = None, 
                               "written.")
     else:
         notes.append("a graph model is not run here, so its answers were not compared with the imported model's")
-    settings, path = _settings(candidate, table, dropout), Path(source)
+    named: dict[str, Any] = {"name": candidate.name} if table is None else {"block_table": str(Path(table).resolve())}
+    settings = ModelConfig(alpha=candidate.alpha, dialect=candidate.dialect, dropout=dropout, **named)  # type: ignore[arg-type]
+    path = Path(source)
     facts: dict[str, Any] = {"comparison": dataclasses.asdict(comparison) if comparison else None}
     if origin == "tfjs":
         facts["weight_files"] = {name: sha256(file) for name, file in weight_files(source).items()}
@@ -202,13 +204,6 @@ def _with_the_files_normalization(network: ForeignNetwork, candidate: Candidate)
     scale, offset = np.asarray(network.pixel_scale), np.asarray(network.pixel_offset)
     spec = with_normalization(candidate.spec, tuple(-offset / scale / 255), tuple(1 / (255 * scale)))
     return dataclasses.replace(candidate, spec=spec)
-
-
-def _settings(candidate: Candidate, table: str | Path | None, dropout: float) -> ModelConfig:
-    found: dict[str, Any] = {"alpha": candidate.alpha, "dialect": candidate.dialect, "dropout": dropout}
-    if table is not None:
-        return ModelConfig(block_table=str(Path(table).resolve()), **found)
-    return ModelConfig(name=candidate.name, **found)  # type: ignore[arg-type]
 
 
 def _rows(network: ForeignNetwork, parts: Sequence[Part]) -> tuple[ImportedTensor, ...]:

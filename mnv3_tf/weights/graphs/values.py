@@ -73,11 +73,6 @@ class Clip:
         """Whether it only cuts what is below 0."""
         return self.low == 0 and self.high == np.inf
 
-    @property
-    def is_gate(self) -> bool:
-        """Whether it starts at 0 and ends somewhere."""
-        return self.low == 0 and 0 < self.high < np.inf
-
 
 @dataclass(frozen=True)
 class Out:
@@ -227,7 +222,7 @@ def product(first: Value, second: Value) -> Value:
     if first.pads or second.pads:
         raise NotUnderstood("it takes a padded map")
     for value, gate in ((first, second), (second, first)):
-        if isinstance(gate.base, Clip) and gate.base.is_gate and not gate.has_offset:
+        if isinstance(gate.base, Clip) and gate.base.low == 0 < gate.base.high < np.inf and not gate.has_offset:
             if isinstance(value.base, Raw) and value.base.conv is gate.base.conv:
                 return _swish(value, gate, gate.base)
             # A map of one place is its own mean, which converters leave out.
