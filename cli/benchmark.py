@@ -183,7 +183,5 @@ def _with_baseline(files: tuple[str, ...], against: str | None) -> tuple[tuple[s
     """The files with the baseline among them, and the baseline spelled as in the files."""
     if against is None:
         return files, files[0]
-    for file in files:
-        if Path(file).resolve() == Path(against).resolve():
-            return files, file
-    return (against, *files), against
+    same = next((file for file in files if Path(file).resolve() == Path(against).resolve()), None)
+    return (files, same) if same else ((against, *files), against)

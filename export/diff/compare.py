@@ -134,7 +134,7 @@ def _compare_runs(found: Differences) -> None:
     from mnv3_tf.export.diff.networks import compare_networks
 
     a, b = _card(found.a), _card(found.b)
-    _both(found, "metrics", a.get("metrics"), b.get("metrics"), lambda old, new: _metrics(old, new, _data(a), _data(b)))
+    _both(found, "metrics", a.get("metrics"), b.get("metrics"), lambda old, new: _metrics(old, new, a, b))
     _both(found, "pictures", a.get("data"), b.get("data"), _pictures)
     if found.a.form == found.b.form == "quantized":
         _both(found, "calibration pictures", a.get("calibration"), b.get("calibration"),
@@ -144,18 +144,15 @@ def _compare_runs(found: Differences) -> None:
     _both(found, "seeds", a.get("seeds"), b.get("seeds"), _changed_keys)
 
 
-def _data(card: Mapping[str, Any]) -> dict[str, Any]:
-    return {split: facts.get("fingerprint") for split, facts in card.get("data", {}).items()}
-
-
-def _metrics(old: Mapping[str, Any], new: Mapping[str, Any], old_data: dict[str, Any], new_data: dict[str, Any]) -> list[str]:
+def _metrics(old: Mapping[str, Any], new: Mapping[str, Any], *cards: dict[str, Any]) -> list[str]:
     sentences = []
     for split in dict.fromkeys([*old, *new]):
         before, after = old.get(split), new.get(split)
         if before is None or after is None:
             sentences.append(f"{split}: scored only in {'A' if after is None else 'B'}")
         elif before != after:
-            same = before["samples"] == after["samples"] and old_data.get(split) == new_data.get(split)
+            old_print, new_print = (card.get("data", {}).get(split, {}).get("fingerprint") for card in cards)
+            same = before["samples"] == after["samples"] and old_print == new_print
             pictures = f"on {after['samples']} pictures" if same else (
                 f"on other pictures ({before['samples']} in A, {after['samples']} in B), so the two cannot be compared")
             sentences.append(f"{split}: top-1 {before['top1']:.4f} -> {after['top1']:.4f} "

@@ -117,17 +117,14 @@ class Adb:
         """The one device to use.
 
         Args:
-            wanted: its serial, or HOST:PORT, which is connected where adb does not list it yet; None: the only usable one.
+            wanted: its serial; None: the only usable one.
 
         Raises:
             NoDeviceError: there is none, or there are several, or it cannot be used.
-            InputError: `wanted` looks like an address, and is malformed.
         """
         entries = self.devices()
         if wanted is not None:
             entry = next((entry for entry in entries if entry.serial == wanted), None)
-            if entry is None and re.search(r":\d+$", wanted):
-                return connect(self, wanted)
             if entry is None:
                 known = ", ".join(entry.serial for entry in entries) or "none"
                 raise NoDeviceError(f"{wanted}: adb knows no such device (known: {known}). Connect it, or adb connect HOST:PORT.")
