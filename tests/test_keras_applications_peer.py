@@ -37,7 +37,7 @@ def test_int8_peer_is_cut_into_partitions():
 @pytest.mark.slow
 def test_large_peer():
     """Its partitions are those at 224: the operators do not depend on the size."""
-    model = LiteRTModel(convert_keras_applications("large", 64))
+    model = LiteRTModel(convert_keras_applications("large", 64, classes=7, calibration=synthetic_pictures(4, 64)))
     assert model.partitions == 22
     assert model.undelegated_operators.count("HARD_SWISH") == 21
 

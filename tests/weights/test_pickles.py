@@ -183,7 +183,7 @@ BOMBS = {
         b"h\x01h\x00\x85Ra" * 20_000) + b".",
     "a list copied again and again": START + b"](" + b"K\x01" * 100_000 + b"eq\x000c__builtin__\ntuple\nq\x010]" + (
         b"h\x01h\x00\x85Ra" * 20_000) + b".",
-    "the same 100,000 arguments again and again": START + b"(" + b"K\x01" * 100_000 + (
+    "the same 20,000 arguments again and again": START + b"(" + b"K\x01" * 20_000 + (
         b"tq\x000cargparse\nNamespace\nq\x010]") + b"h\x01h\x00Ra" * 20_000 + b".",
     "an array of 2**40 numbers": one_entry(
         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + b"C\x01b" + b"\x87R(K\x01\x8a\x06"

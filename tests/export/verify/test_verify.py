@@ -1,9 +1,10 @@
 """The whole verification: sound files hold, planted faults are named."""
 
 import dataclasses
+import functools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from mnv3_tf.data import read_labels, write_labels
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.export.convert.convert import convert, open_source
 from mnv3_tf.export.verify import Verification, open_chain, verify
+from mnv3_tf.export.verify import run as verify_run
 from mnv3_tf.export.verify.reference_kernels import ReferenceKernels
 from mnv3_tf.export.verify.report import write_report
 from mnv3_tf.export.verify.stages import AS_REFERENCE, DEPLOY, FLOAT, QUANTIZED, REFERENCE, XNNPACK
@@ -30,6 +32,14 @@ Ranges = dict[str, tuple[float, float]]
 
 def check(subject: Path, pictures: Path, **options) -> Verification:
     return verify(open_chain(subject, **options), pictures, progress=Silent())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _float_model_loaded_once() -> Iterator[None]:
+    """The float run of these tests is the same and never changed; only the first verification loads its model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify_run, "load_keras", functools.cache(verify_run.load_keras))
+        yield
 
 
 @pytest.fixture(scope="module")
