@@ -29,8 +29,8 @@ def few(items: Sequence[object], shown: int = 5) -> str:
     return ", ".join(map(str, items[:shown])) + (f" and {len(items) - shown} more" if len(items) > shown else "")
 
 
-def listed(lines: Iterable[str], separator: str = "\n  ", shown: int = SHOWN) -> str:
+def listed(lines: Iterable[str], separator: str = "\n  ") -> str:
     """The first lines, and how many more there are."""
     lines = list(lines)
-    more = [f"... and {len(lines) - shown} more"] if len(lines) > shown else []
-    return separator.join(lines[:shown] + more)
+    more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return separator.join(lines[:SHOWN] + more)

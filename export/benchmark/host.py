@@ -24,6 +24,7 @@ from mnv3_tf.export.benchmark.measure import BenchmarkSettings, Job, Slice, Slic
 from mnv3_tf.export.benchmark.result import Result, measure_rows
 from mnv3_tf.export.benchmark.runners.operators import Profile
 from mnv3_tf.export.benchmark.runners.runners import KitRunner
+from mnv3_tf.files import plain
 from mnv3_tf.machine import cpu_model, has_integer_dot_products, usable_cores
 from mnv3_tf.progress import Progress, Silent
 from mnv3_tf.text import counted
@@ -150,7 +151,7 @@ def benchmark_host(files: Sequence[str | Path], settings: BenchmarkSettings, pro
         for job in jobs if loads else []:
             runner.load(job)
         result = measure_rows(jobs, facts, runner, settings, target=HOST, identity=identity, state=state_here, progress=progress)
-    told = {**settings.to_dict(), "timed": "the invocation alone; copying input and result is not timed"}
+    told = {**plain(settings), "timed": "the invocation alone; copying input and result is not timed"}
     rows = tuple({**row, "settings": told} for row in result.rows)
     return replace(result, rows=rows, environment={**machine, "settings": told})
 

@@ -8,7 +8,7 @@ said by :func:`mnv3_tf.export.benchmark.statistics.ratio_with_interval` over pai
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -65,10 +65,6 @@ class BenchmarkSettings:
         for name, number, least in (("runs", self.runs, 1), ("rounds", self.rounds, 1), ("warmup", self.warmup, 0)):
             if number < least:
                 raise InputError(f"{name} is {number}, and must be {least} or more.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**asdict(self), "binary": str(self.binary) if self.binary else None}
 
 
 @dataclass(frozen=True, eq=False)

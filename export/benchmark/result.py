@@ -12,6 +12,7 @@ from mnv3_tf.export.benchmark.devices.state import DeviceState, throttle_flags
 from mnv3_tf.export.benchmark.measure import BenchmarkSettings, Job, JobResult, Measurement, Runner, Slice, StateAt, measure
 from mnv3_tf.export.benchmark.statistics import percentile
 from mnv3_tf.export.benchmark.store import REQUIRED, SCHEMA, Record, latency
+from mnv3_tf.files import plain
 from mnv3_tf.progress import Progress
 from mnv3_tf.tflite.file import TfliteFile
 from mnv3_tf.tflite.runtime import LiteRTModel
@@ -66,7 +67,7 @@ def measure_rows(jobs: Sequence[Job], facts: Mapping[Path, TfliteFile], runner: 
             "cores": job.cores, "delegate_asked": settings.delegate,
             "input_dtype": next((tensor.dtype for tensor in file.inputs), None),
             "output_dtype": next((tensor.dtype for tensor in file.outputs), None),
-            "dynamic_batch": any(-1 in tensor.shape_signature for tensor in file.inputs), "settings": settings.to_dict(),
+            "dynamic_batch": any(-1 in tensor.shape_signature for tensor in file.inputs), "settings": plain(settings),
             "state_before": before.to_dict(), "state_after": after.to_dict(), "states": points,
             "failure": result.failure or None}
         if result.failure:

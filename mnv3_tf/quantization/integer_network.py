@@ -51,7 +51,6 @@ class IntegerNetwork:
             raise KitError("A network with blocks left float, or lowered for native hard-swishes, has no integer form here. "
                            "QuantizedNetwork computes it with fake quantization.")
         self._network, self._arithmetic = network, KERNELS[kernels]
-        self._ops = {op.name: op for op in network.lowered.ops}
         self.refresh()
 
     def refresh(self) -> None:
@@ -61,10 +60,10 @@ class IntegerNetwork:
         if not self._finite:
             return
         self.quant_params: dict[str, QuantParams] = {}
-        for op in self._ops.values():
+        for op in self._network.lowered.ops:
             self.quant_params[op.name] = (self.quant_params[op.inputs[0]] if op.kind == "flatten"
                                           else self._network.quant_params(op))
-        self._constants = {name: tuple(tf.constant(value) for value in self._prepared(op)) for name, op in self._ops.items()}
+        self._constants = {op.name: tuple(map(tf.constant, self._prepared(op))) for op in self._network.lowered.ops}
 
     def _prepared(self, op: LoweredOp) -> tuple[Any, ...]:
         """The constants of an operation; the ends of its output are the last two."""
@@ -122,7 +121,7 @@ class IntegerNetwork:
         """Logits float32 (n, classes) of pixels (n, height, width, 3) in 0..255; not numbers where training diverged."""
         if not self._finite:
             return np.full((len(pixels), self._network.lowered.folded.classes), np.nan, np.float32)
-        last = list(self._ops)[-1]
+        last = self._network.lowered.ops[-1].name
         return self._run(pixels, (last,))[0] * self.quant_params[last].scale
 
     def _run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:

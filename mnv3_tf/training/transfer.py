@@ -11,7 +11,7 @@ import numpy as np
 from mnv3_tf.errors import InputError
 from mnv3_tf.network.keras_io import assign_tensors
 from mnv3_tf.progress import Progress
-from mnv3_tf.text import listed
+from mnv3_tf.text import few
 from mnv3_tf.training.batches import TrainingBatches
 from mnv3_tf.training.batchnorm import adapt_statistics, measure, normalizations, set_statistics
 from mnv3_tf.training.defaults import Choices
@@ -136,10 +136,10 @@ def _check_names(layers: Mapping[str, keras.Layer], start: StartingWeights, allo
     if missing:
         hint = "They are of another network" if len(missing) < len(layers) - len(HEAD) \
             else "Nothing there has the names of this kit's layers; `mnv3 import-weights` gives them these names"
-        raise InputError(f"{start.file}: lacks the weights of {listed(missing, ', ', _SHOWN)}"
-                         f"{' and has ' + listed(left, ', ', _SHOWN) + ' instead' if left else ''}. {hint}.")
+        raise InputError(f"{start.file}: lacks the weights of {few(missing, _SHOWN)}"
+                         f"{' and has ' + few(left, _SHOWN) + ' instead' if left else ''}. {hint}.")
     if left:
-        raise InputError(f"{start.file}: holds layers that the network of the configuration lacks: {listed(left, ', ', _SHOWN)}. "
+        raise InputError(f"{start.file}: holds layers that the network of the configuration lacks: {few(left, _SHOWN)}. "
                          "Leave the keys of the section model out: they follow the weights.")
 
 
