@@ -99,7 +99,9 @@ def _stem(graph: FoldedGraph) -> Op | None:
 
 def _feeds_depthwise_only(graph: FoldedGraph, op: Op) -> bool:
     behind = graph.consumers(op.name)
-    return op.kind in ("conv", "depthwise") and bool(behind) and all(other.kind == "depthwise" for other in behind)
+    # A relu6, which ends at 6, lets no factor through.
+    divides = op.kind in ("conv", "depthwise") and op.activation != "relu6"
+    return divides and bool(behind) and all(other.kind == "depthwise" for other in behind)
 
 
 def _touched(graph: FoldedGraph, name: str) -> set[str]:

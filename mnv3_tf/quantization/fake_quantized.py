@@ -146,10 +146,11 @@ class LoweredNetwork:
         if op.kind == "input":
             return OpConfig(output={"fixed": True})
         floor, ceiling = range_rule(self.lowered.folded, self.lowered.folded[op.name])
-        factor = op.tensor_factor
+        factor, fixed = op.tensor_factor, op.is_hard_sigmoid
+        # The range of a relu6 may end below 6, and is trained there.
         return OpConfig(kernel, {"floor": None if floor is None else floor * factor,
-                                 "ceiling": None if ceiling is None else ceiling * factor,
-                                 "fixed": floor is not None and ceiling is not None}, floor_of_kernel)
+                                 "ceiling": ceiling * factor if fixed and ceiling is not None else None, "fixed": fixed},
+                        floor_of_kernel)
 
     def kernel_floor(self, op: LoweredOp) -> float:
         """What the largest weight of a channel counts as at least, so that the biases fit an integer file's 32 bits.
@@ -181,8 +182,11 @@ class LoweredNetwork:
 
     def ranges(self) -> Ranges:
         """The activation ranges, in the network's own units; of a tensor that is left float, as they were given."""
-        own = {op.name: (float(v["low"].numpy()) / op.tensor_factor, float(v["high"].numpy()) / op.tensor_factor)
-               for op in self._ranged() if op.kind != "input" for v in [self._ends[op.name]]}
+        own: Ranges = {}
+        for op in self._ranged():
+            if op.kind != "input":
+                low, high = (float(self._ends[op.name][end].numpy()) / op.tensor_factor for end in ("low", "high"))
+                own[op.name] = low, min(high, 6.0) if op.activation == "relu6" else high
         return {**self._given, **own}
 
     def _shift_of(self, op: LoweredOp) -> np.ndarray | None:

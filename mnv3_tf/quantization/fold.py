@@ -19,9 +19,13 @@ def trace(model: keras.Model) -> FoldedGraph:
         model: flat functional Keras model of built-in layers, from pixels 0..255 to logits.
 
     Raises:
-        InputError: the model has a layer or shape that the folded network has no operation for; the message names it.
+        InputError: the model has layers or shapes that the folded network has no operation for; the message names all of them.
     """
     return _Tracer(model).graph()
+
+
+class _Refused(Exception):
+    """A layer has no operation; the text says why."""
 
 
 class _Tracer:
@@ -37,6 +41,7 @@ class _Tracer:
         self._rescale: tuple[float, tuple[float, float, float]] | None = None
         self._channel_scales: np.ndarray | None = None
         self._padded: dict[str, keras.Layer] = {}
+        self._refused: dict[str, str] = {}
         self._uses = Counter(parent for layer in model.layers for parent in self._parents(layer))
 
     @staticmethod
@@ -52,7 +57,15 @@ class _Tracer:
             raise InputError(f"{self._model.name}: the input is {self._model.inputs[0].shape}; a fixed size and 3 channels "
                              "are needed to deploy it.")
         for layer in self._model.layers:
-            self._add(layer, [self._alias.get(name, name) for name in self._parents(layer)])
+            try:
+                self._add(layer, [self._alias.get(name, name) for name in self._parents(layer)])
+            except _Refused as refusal:
+                self._refused[layer.name] = f"\n- layer {layer.name!r} ({type(layer).__name__}): {refusal}"
+                self._put("flatten", layer, [])  # in its place, so that what follows can be judged
+        if self._refused:
+            raise InputError(f"{self._model.name}: not every layer can be computed in 8 bits.{''.join(self._refused.values())}\n"
+                             "What can be is convolutions with BatchNormalization, ReLU, ReLU6 or hard-swish behind them, "
+                             "squeeze-and-excite, additions and a global average pooling, from one Rescaling to logits.")
         if self._rescale is None:
             raise InputError(f"{self._model.name}: takes no pixels 0..255 (it has no Rescaling layer at its input). Build it "
                              "with include_preprocessing=True.")
@@ -73,13 +86,13 @@ class _Tracer:
             (keras.layers.Add, self._merge), (keras.layers.Flatten, partial(self._put, "flatten"))]
         for kind, fold in kinds:
             if isinstance(layer, kind):
-                fold(layer, inputs)
+                # What only shapes the result of a refused layer cannot be judged.
+                if self._refused.keys() & set(inputs) and not isinstance(layer, keras.layers.Conv2D):
+                    self._identity(layer, inputs)
+                else:
+                    fold(layer, inputs)
                 return
-        raise self._refused(layer, "this kind of layer has no integer form here")
-
-    def _refused(self, layer: keras.Layer, why: str) -> InputError:
-        return InputError(f"Layer {layer.name!r} ({type(layer).__name__}): {why}. Networks built by mnv3_tf.MobileNetV3 with "
-                          "include_top=True and classifier_activation=None can be deployed.")
+        raise _Refused("this kind of layer has no integer form here")
 
     def _put(self, kind: Kind, layer: keras.Layer, inputs: list[str], *details: Any) -> None:
         self._ops[layer.name] = Op(layer.name, kind, tuple(inputs), *details)
@@ -88,8 +101,8 @@ class _Tracer:
         scales, offsets = (np.atleast_1d(np.asarray(value, np.float64)) for value in (layer.scale, layer.offset))
         fits = all(value.shape in ((1,), (3,)) for value in (scales, offsets)) and (scales > 0).all()
         if self._ops[inputs[0]].kind != "input" or self._rescale is not None or not fits:
-            raise self._refused(layer, "only one Rescaling, by a positive number or one for each channel, right after the "
-                                       "input, can be folded")
+            raise _Refused("only one Rescaling, by a positive number or one for each channel, right after the input, can be "
+                           "folded")
         # One scale for all channels; how much more or less each has goes into the first kernel.
         common = float(scales.mean())
         low, middle, high = np.broadcast_to(common * offsets / scales, 3)
@@ -112,24 +125,24 @@ class _Tracer:
         expected = ((height // 2, height // 2), (width // 2, width // 2))
         if layer.padding != "valid" or tuple(map(tuple, before.padding)) != expected or self._uses[before.name] != 1 \
                 or height % 2 == 0 or width % 2 == 0:
-            raise self._refused(before, "only (kernel - 1) / 2 zeros on every side, before a single convolution without padding "
-                                        "of its own, can be deployed")
+            raise _Refused(f"only (kernel - 1) / 2 zeros on every side ({before.name}), before a single convolution without "
+                           "padding of its own, can be deployed")
         return "symmetric"
 
     def _conv(self, layer: Any, inputs: list[str]) -> None:
         kind: Kind = "depthwise" if isinstance(layer, keras.layers.DepthwiseConv2D) else "conv"
         if layer.strides[0] != layer.strides[1] or tuple(layer.dilation_rate) != (1, 1) or \
                 layer.data_format != "channels_last" or layer.activation is not keras.activations.linear:
-            raise self._refused(layer, "needs equal strides, no dilation, channels_last and its activation as a layer")
+            raise _Refused("needs equal strides, no dilation, channels_last and its activation as a layer")
         if kind == "conv" and layer.groups != 1:
-            raise self._refused(layer, "grouped convolutions have no integer form here")
+            raise _Refused("grouped convolutions have no integer form here")
         if kind == "depthwise" and layer.depth_multiplier != 1:
-            raise self._refused(layer, "needs depth_multiplier 1")
+            raise _Refused("needs depth_multiplier 1")
         kernel = _float32(layer.kernel)
         bias = _float32(layer.bias) if layer.use_bias else np.zeros(kernel.shape[2 if kind == "depthwise" else 3], np.float32)
         if self._ops[inputs[0]].kind == "input":
             if kind == "depthwise":
-                raise self._refused(layer, "the first convolution must not be a depthwise one")
+                raise _Refused("the first convolution must not be a depthwise one")
             if self._channel_scales is not None:
                 kernel = kernel * self._channel_scales[:, None]
         self._put(kind, layer, inputs, kernel, bias, layer.strides[0], self._padding(layer))
@@ -149,7 +162,7 @@ class _Tracer:
     def _batchnorm(self, layer: Any, inputs: list[str]) -> None:
         op = self._single(layer, inputs[0])
         if op is None or op.kernel is None or op.bias is None:
-            raise self._refused(layer, "can only be folded into a convolution whose output nothing else takes")
+            raise _Refused("can only be folded into a convolution whose output nothing else takes")
         mean, variance = (np.asarray(v, np.float64) for v in (layer.moving_mean, layer.moving_variance))
         gamma = np.asarray(layer.gamma, np.float64) if layer.scale else np.ones_like(mean)
         beta = np.asarray(layer.beta, np.float64) if layer.center else np.zeros_like(mean)
@@ -160,36 +173,36 @@ class _Tracer:
 
     def _relu(self, layer: Any, inputs: list[str]) -> None:
         op = self._single(layer, inputs[0])
-        if op is None or layer.max_value is not None or layer.negative_slope or layer.threshold:
-            raise self._refused(layer, "only a plain ReLU right after a convolution can be folded")
-        self._fold_into(layer, op.name, activation="relu")
+        if op is None or layer.max_value not in (None, 6) or layer.negative_slope or layer.threshold:
+            raise _Refused("only a plain ReLU or ReLU6 right after a convolution can be folded")
+        self._fold_into(layer, op.name, activation="relu" if layer.max_value is None else "relu6")
 
     def _activation(self, layer: Any, inputs: list[str]) -> None:
         function = layer.activation
         if function is keras.activations.linear:
             self._identity(layer, inputs)
-        elif function is keras.activations.relu:
+        elif function in (keras.activations.relu, keras.activations.relu6):
             op = self._single(layer, inputs[0])
             if op is None:
-                raise self._refused(layer, "only a ReLU right after a convolution can be folded")
-            self._fold_into(layer, op.name, activation="relu")
+                raise _Refused("only a ReLU or ReLU6 right after a convolution can be folded")
+            self._fold_into(layer, op.name, activation=function.__name__)
         elif function in (keras.activations.hard_silu, keras.activations.hard_swish):
             self._put("hard_swish", layer, inputs)
         elif function is keras.activations.hard_sigmoid:
             if self._single(layer, inputs[0]) is None:
-                raise self._refused(layer, "a hard-sigmoid must follow a convolution whose output nothing else takes")
+                raise _Refused("a hard-sigmoid must follow a convolution whose output nothing else takes")
             self._put("hard_sigmoid", layer, inputs)
         else:
             name = getattr(function, "__name__", str(function))
             hint = "; the folded network ends in logits" if name == "softmax" else ""
-            raise self._refused(layer, f"the activation {name} has no integer form here{hint}")
+            raise _Refused(f"the activation {name} has no integer form here{hint}")
 
     def _identity(self, layer: keras.Layer, inputs: list[str]) -> None:
         self._alias[layer.name] = inputs[0]
 
     def _pool(self, layer: Any, inputs: list[str]) -> None:
         if not layer.keepdims:
-            raise self._refused(layer, "needs keepdims=True")
+            raise _Refused("needs keepdims=True")
         if tuple(layer.input.shape[1:3]) == (1, 1):  # the mean of one place; the converter leaves it out as well
             self._identity(layer, inputs)
             return
@@ -197,7 +210,7 @@ class _Tracer:
 
     def _merge(self, layer: keras.Layer, inputs: list[str]) -> None:
         if len(inputs) != 2:
-            raise self._refused(layer, "needs exactly two inputs")
+            raise _Refused("needs exactly two inputs")
         self._put("multiply" if isinstance(layer, keras.layers.Multiply) else "add", layer, inputs)
 
 

@@ -35,7 +35,7 @@ class Op:
         bias: (out,) float32.
         stride: of a convolution, both ways.
         padding: "same", "valid", or "symmetric": (kernel - 1) / 2 zeros on every side.
-        activation: None or "relu", applied to a convolution's output.
+        activation: None, "relu" or "relu6", applied to a convolution's output.
     """
 
     name: str

@@ -63,7 +63,12 @@ class LoweredOp:
     @property
     def tensor_factor(self) -> float:
         """This tensor is so many times the folded network's tensor of the same name."""
-        return self.factor * (6.0 if self.activation == "relu6" else 1.0)
+        return self.factor * (6.0 if self.is_hard_sigmoid else 1.0)
+
+    @property
+    def is_hard_sigmoid(self) -> bool:
+        """Whether a hard-sigmoid is fused: relu6 behind a bias that is larger by 3. A relu6 of the network has no such bias."""
+        return self.activation == "relu6" and self.bias_shift != 0.0
 
 
 @dataclass(frozen=True)
@@ -203,8 +208,8 @@ def range_rule(graph: FoldedGraph, op: Op) -> tuple[float | None, float | None]:
         return -float(max(graph.channel_sizes[product.name].max() for product in graph.consumers(op.name))), None
     if op.kind == "hard_sigmoid":
         return 0.0, 1.0
-    if op.activation == "relu":
-        return 0.0, None
+    if op.activation is not None:
+        return 0.0, 6.0 if op.activation == "relu6" else None
     if op.kind == "hard_swish":
         return HARD_SWISH_FLOOR, None
     consumers = graph.consumers(op.name)
