@@ -14,7 +14,8 @@ NETWORKS = ("large", "small", "large_minimalistic", "small_minimalistic")
 
 @click.command()
 @click.argument("source", type=click.Path())
-@click.option("--from", "origin", type=click.Choice(ORIGINS), help="The package that saved it; not needed for published weights.")
+@click.option("--from", "origin", type=click.Choice(ORIGINS),
+              help="The package that saved it; not needed for Keras's files and published weights.")
 @click.option("--model", "name", type=click.Choice(NETWORKS), help="The network.  [default: found from the shapes]")
 @click.option("--alpha", type=float, help="Width multiplier.  [default: found from the shapes]")
 @click.option("--dialect", type=click.Choice(["keras", "torchvision", "timm", "timm_tf", "paddle"]),
@@ -39,6 +40,9 @@ def import_weights(source: str, origin: str | None, size: str | None, labels: st
                    as_json: bool, **options: Any) -> None:
     """Writes the weights in SOURCE as a Keras model that this kit trains, quantizes and converts.
 
+    A whole Keras model (.keras, or .h5 of model.save) needs no more than --labels: any functional network of convolutions,
+    BatchNormalization, ReLU, hard-swish, squeeze-and-excite, additions, a pooling and Dense layers is taken over as it is.
+
     SOURCE is a file that the package saved (.pth, .safetensors, .pdparams, .h5, .weights.h5, .keras, .tflite, or the model.json
     of a TensorFlow.js graph model), or the name of published weights, such as torchvision/mobilenet_v3_small.IMAGENET1K_V1.
 
@@ -48,13 +52,12 @@ def import_weights(source: str, origin: str | None, size: str | None, labels: st
     """
     quiet_libraries()
     from mnv3_tf.data import read_labels
-    from mnv3_tf.weights.saving import check_out, save_imported, save_run
+    from mnv3_tf.weights.saving import check_out, save
 
-    run = Path(out).suffix == ""
-    check_out(out, overrides, run=run)
+    check_out(out, overrides, run=Path(out).suffix == "")
     arguments = {**options, "input_size": _pixels(size), "labels": read_labels(labels) if labels else None}
     imported = _import(source, origin, arguments)
-    save_run(imported, out, overrides) if run else save_imported(imported, out)
+    save(imported, out, overrides)
     facts = imported.report
     if as_json:
         print_json({**facts, "out": out})
@@ -64,9 +67,9 @@ def import_weights(source: str, origin: str | None, size: str | None, labels: st
     height, width, _ = facts["input"]
     settings = imported.settings
     what = f"the network of {settings.block_table}" if settings.block_table else settings.name
+    what = "a network of its own" if what == "imported" else f"{what} at alpha {settings.alpha:g}, dialect {settings.dialect}"
     head = f"{imported.classes} classes" if imported.include_top else "without a classifier"
-    click.echo(f"Imported: {out} ({what} at alpha {settings.alpha:g}, dialect {settings.dialect}, {head}, "
-               f"input {height}x{width}, {len(imported.tensors)} tensors).")
+    click.echo(f"Imported: {out} ({what}, {head}, input {height}x{width}, {len(imported.tensors)} tensors).")
     if imported.left_out:
         click.echo(f"Left out, because nothing depends on them: {', '.join(imported.left_out[:5])}"
                    f"{f' and {len(imported.left_out) - 5} more' if len(imported.left_out) > 5 else ''}.")

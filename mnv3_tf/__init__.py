@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mnv3_tf.quantization.quantize import quantize
     from mnv3_tf.training.trainer import train
     from mnv3_tf.weights.importing import import_weights
+    from mnv3_tf.weights.keras_models.importing import import_model
 
 _HOME = {
     "MobileNetV3": "models", "MobileNetV3Large": "models", "MobileNetV3Small": "models", "display_name": "network.layer_names",
@@ -28,11 +29,12 @@ _HOME = {
     "count_macs": "network.profile",
     "Config": "config", "load_config": "config", "Preprocessing": "data", "open_dataset": "data",
     "train": "training.trainer", "quantize": "quantization.quantize", "import_weights": "weights.importing",
+    "import_model": "weights.keras_models.importing",
 }
 
 __all__ = ["Block", "Config", "MobileNetV3", "MobileNetV3Large", "MobileNetV3Small", "NetworkSpec", "Preprocessing",
-           "count_macs", "display_name", "import_weights", "load_config", "open_dataset", "quantize", "read_block_table",
-           "train"]
+           "count_macs", "display_name", "import_model", "import_weights", "load_config", "open_dataset", "quantize",
+           "read_block_table", "train"]
 
 
 def __getattr__(name: str) -> Any:

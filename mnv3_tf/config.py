@@ -36,12 +36,13 @@ class ModelConfig:
     """Which network. See :func:`mnv3_tf.MobileNetV3` for the meaning of the other keys.
 
     Attributes:
+        name: "imported" is a network of any other kind, which is in its run folder and can only be quantized and converted.
         weights: what training starts from: null for random numbers, a run folder, a `.keras` file, "imagenet" (the published
             weights of this network), or the name of published weights.
     """
 
     weights: str | None = _path()
-    name: Literal["large", "small", "large_minimalistic", "small_minimalistic"] = "small"
+    name: Literal["large", "small", "large_minimalistic", "small_minimalistic", "imported"] = "small"
     block_table: str | None = _path()
     alpha: float = _number(1.0, 0, 16, above=True)
     dialect: Literal["keras", "torchvision", "timm", "timm_tf", "paddle"] = "keras"

@@ -211,6 +211,9 @@ def find_spec(name: str, dialect: str = "keras") -> NetworkSpec:
     Raises:
         InputError: there is no such network, or dialect; the message lists them.
     """
+    if name == "imported":
+        raise InputError("model.name is imported: a network that was taken over as it is, which cannot be built anew and so not "
+                         "be trained here. Train it where it was made and import it again.")
     if name not in SPECS:
         raise InputError(f"model.name: there is no network {name!r}{nearest(name, SPECS)}. Allowed: {', '.join(SPECS)}; "
                          "or give your own table with model.block_table.")

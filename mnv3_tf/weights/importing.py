@@ -2,19 +2,17 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mnv3_tf.config import ModelConfig
-from mnv3_tf.data import Preprocessing
 from mnv3_tf.errors import InputError
-from mnv3_tf.files import plain
 from mnv3_tf.network.spec import ALPHAS, SPECS, NetworkSpec, check_alpha, find_spec, network_spec, with_normalization
 from mnv3_tf.progress import Progress
 from mnv3_tf.text import nearest
+from mnv3_tf.weights.imported import Imported, ImportedTensor, check_labels
 from mnv3_tf.weights.matching import Variant, advice, check_fit, class_count, nearest_variants, needed_tensors
 from mnv3_tf.weights.sources.hints import Hints, published_hints, read_hints
 from mnv3_tf.weights.sources.names import ORIGINS, Entry
@@ -30,73 +28,18 @@ if TYPE_CHECKING:
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".pdparams", ".h5", ".hdf5", ".keras", ".tflite", ".json", ".pkl", ".ckpt")
 
 
-@dataclass(frozen=True)
-class ImportedTensor:
-    """One tensor and where it went."""
-
-    source: str
-    source_shape: tuple[int, ...]
-    target: str
-    shape: tuple[int, ...]
-    transform: str
-
-
-@dataclass(frozen=True)
-class Imported:
-    """A Keras model with another package's weights.
-
-    Attributes:
-        model: float32; RGB pixels 0..255 in; logits out, or without a head the last feature map.
-        source: the file.
-        origin: the package that saved it, or "tflite", "tfjs".
-        settings: of the network, as a configuration has them.
-        include_top: whether the source has a classifier, and so the model.
-        classes: its width; None without.
-        labels: class names; None where nobody gave any.
-        mean, std: of the input's channels, as shares of 255.
-        preprocessing: how its pictures were prepared, where that is known.
-        tensors: tensor by tensor, in the network's order.
-        left_out: tensors of the file that the model does not need.
-        notes: what was chosen for the user, a sentence each.
-        facts: what else is known: model name, licence, accuracy.
-    """
-
-    model: "keras.Model"
-    source: Path
-    origin: str
-    settings: ModelConfig
-    include_top: bool
-    classes: int | None
-    labels: tuple[str, ...] | None
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    preprocessing: Preprocessing | None
-    tensors: tuple[ImportedTensor, ...]
-    left_out: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def report(self) -> dict[str, Any]:
-        """Everything but the model, as JSON types."""
-        return plain({"source": self.source, "origin": self.origin, "model": self.settings, "include_top": self.include_top,
-                      "classes": self.classes, "input": self.model.input_shape[1:], "mean": self.mean, "std": self.std,
-                      "preprocessing": self.preprocessing, "notes": self.notes, **self.facts, "tensors": self.tensors,
-                      "left_out": self.left_out})
-
-
 def import_weights(source: str | Path, origin: str | None = None, *, name: str | None = None, alpha: float | None = None,
                    dialect: str | None = None, model_name: str | None = None, input_size: int | Sequence[int] | None = None,
                    classes: int | None = None, labels: Sequence[str] | None = None, mean: Sequence[float] | None = None,
                    std: Sequence[float] | None = None, table: str | Path | None = None, dropout: float = 0.2,
                    part: str | None = None, progress: Progress | None = None) -> Imported:
-    """Builds the network that a file's tensors are of, and puts them in.
+    """Builds the network that a file's tensors are of, and puts them in; a whole Keras model is taken over as it is.
 
     Args:
         source: a file of weights (`.pth`, `.pt`, `.bin`, `.safetensors`, `.pdparams`, `.h5`, `.weights.h5`, `.keras`); or the
             name of published weights, such as ``timm/mobilenetv3_small_100.lamb_in1k``, which are then downloaded, and of which
             all that follows is known.
-        origin: the package that saved it: keras, torchvision, timm or paddle.
+        origin: the package that saved it: keras, torchvision, timm or paddle; Keras's own files say so themselves.
         name: of the network: large, small, large_minimalistic or small_minimalistic; None: as the shapes say.
         alpha: width multiplier; None: as the shapes say.
         dialect: for timm, "timm" or, for its tf_* networks, "timm_tf".
@@ -137,11 +80,18 @@ def import_weights(source: str | Path, origin: str | None = None, *, name: str |
         path, hints, origin = fetch(entry, progress), published_hints(entry), own
         name, alpha, dialect = entry.network, entry.alpha, entry.dialect
         input_size = entry.input_size if input_size is None else input_size
-    if origin is None:
+    if origin is None and path.suffix.lower() not in (".keras", ".h5", ".hdf5"):
         foreign = "tflite" if path.suffix.lower() == ".tflite" else "tfjs" if path.suffix.lower() == ".json" else None
         raise InputError(f"{source}: say that it is a network's graph, with --from {foreign}." if foreign else
                          f"{source}: say which package saved it, with --from {', '.join(ORIGINS)}.")
     read = read_source(path, part)
+    if read.whole is not None and origin in (None, "keras") and not (name or alpha or dialect or model_name or table):
+        from mnv3_tf.weights.keras_models.importing import import_model
+        from mnv3_tf.weights.keras_models.loading import load_model
+
+        return import_model(load_model(path, read.whole), labels=labels, mean=mean, std=std, input_size=input_size,
+                            classes=classes, source=path)
+    origin = origin or "keras"
     if hints is None and origin == "timm":
         hints = read_hints(path)
     imported = import_tensors(read.tensors, path, origin, name=name, alpha=alpha, dialect=dialect, model_name=model_name,
@@ -293,15 +243,3 @@ def _find_network(tensors: Mapping[str, np.ndarray], path: Path, origin: str, na
         name, alpha = fitting[0].name, fitting[0].alpha
         notes.append(f"the shapes are those of {fitting[0].words}")
     return ModelConfig(name=name, alpha=alpha, dialect=dialect)  # type: ignore[arg-type]
-
-
-def check_labels(path: Path, found: int | None, classes: int | None, labels: Sequence[str] | None) -> tuple[str, ...] | None:
-    if classes is not None and classes != found:
-        has = f"has {found} classes" if found is not None else "has no classifier"
-        raise InputError(f"{path}: {has}, not {classes}. Import it as it is; training puts another head on it.")
-    if labels is None or found is None:
-        return None
-    if len(labels) != found:
-        raise InputError(f"{path}: has {found} classes, but {len(labels)} class names are given. Give the names that it was "
-                         "trained with, in the order of its outputs.")
-    return tuple(labels)

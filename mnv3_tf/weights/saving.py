@@ -8,7 +8,7 @@ from mnv3_tf.artefacts.card import fingerprint, write_beside
 from mnv3_tf.artefacts.run_folder import RunFolder, contract_from
 from mnv3_tf.config import Config, DataConfig, load_config, read_settings
 from mnv3_tf.errors import InputError
-from mnv3_tf.weights.importing import Imported
+from mnv3_tf.weights.imported import Imported
 
 
 def check_out(out: str | Path, overrides: Sequence[str] = (), *, run: bool = False) -> Path:
@@ -37,6 +37,11 @@ def check_out(out: str | Path, overrides: Sequence[str] = (), *, run: bool = Fal
     return out
 
 
+def save(imported: Imported, out: str | Path, overrides: Sequence[str] = ()) -> Path:
+    """Writes a `.keras` file (:func:`save_imported`), or, under a name without an ending, a run folder (:func:`save_run`)."""
+    return save_imported(imported, out) if Path(out).suffix else save_run(imported, out, overrides).path
+
+
 def save_run(imported: Imported, folder: str | Path, overrides: Sequence[str] = ()) -> RunFolder:
     """Writes a float run, as training does, that `quantize`, `evaluate`, `predict`, `convert` and `verify` take.
 
@@ -56,12 +61,13 @@ def save_run(imported: Imported, folder: str | Path, overrides: Sequence[str] = 
     if imported.classes is None:
         raise InputError(f"{imported.source}: has no classifier, so it is not a run yet. Write it to a .keras file, and train it "
                          "with -o model.weights=FILE.keras.")
-    if not imported.labels:
-        raise InputError(f"{imported.source}: the names of its {imported.classes} classes are not known. Give them with --labels "
-                         "FILE, one a line in the order of the outputs.")
+    missing = [] if imported.labels else [f"the names of its {imported.classes} classes are not known. Give them with --labels "
+                                          "FILE, one a line in the order of the outputs"]
     if imported.preprocessing is None and not overrides:
-        raise InputError(f"{imported.source}: it is not known how its pictures were prepared. Say it with -o, such as "
-                         "-o data.resize=crop -o data.crop_fraction=0.875 -o data.interpolation=bicubic.")
+        missing.append("it is not known how its pictures were prepared. Say it with -o, such as -o data.resize=crop "
+                       "-o data.crop_fraction=0.875 -o data.interpolation=bicubic")
+    if missing or not imported.labels:
+        raise InputError("\n".join(f"{imported.source}: {line}." for line in missing))
     contract, (height, width) = imported.preprocessing, imported.model.input_shape[1:3]
     known = {} if contract is None else {"resize": contract.resize, "crop_fraction": contract.crop_fraction,
                                          "interpolation": contract.interpolation}

@@ -7,6 +7,7 @@ Sources: the layouts as keras 3.15 writes them (`keras.src.legacy.saving.legacy_
 
 import io
 import itertools
+import json
 import re
 import signal
 import subprocess
@@ -44,14 +45,27 @@ class Group:
     tensors: dict[str, np.ndarray]
 
 
-def read_h5(path: Path, content: bytes) -> tuple[str, tuple[Group, ...]]:
+@dataclass(frozen=True)
+class WholeModel:
+    """How a file describes the model whose weights it holds.
+
+    Attributes:
+        config: as Keras serializes a model.
+        version: of the Keras that wrote it, such as "3.15.1".
+    """
+
+    config: dict[str, Any]
+    version: str
+
+
+def read_h5(path: Path, content: bytes) -> tuple[str, tuple[Group, ...], WholeModel | None]:
     """Every layer that has tensors, in file order.
 
     It is read in a process of its own: over a damaged file libhdf5 may end its process, or not come to an end.
 
     Returns:
-        ("h5", groups) for the older layout, whose order is that of the network, or ("keras h5", groups) for Keras 3's, whose
-        order is by the layers' class and number.
+        "h5" and groups for the older layout, whose order is that of the network, or "keras h5" and groups for Keras 3's, whose
+        order is by the layers' class and number; and of a whole model, how it describes it.
 
     Raises:
         InputError: it is damaged, holds no weights, or declares more than its size allows; or the reading process failed or did
@@ -74,7 +88,7 @@ def read_h5(path: Path, content: bytes) -> tuple[str, tuple[Group, ...]]:
                          "memory for it. Download or save it again.") from None
 
 
-def _read_groups(path: Path, content: bytes, most_groups: int) -> tuple[str, tuple[Group, ...]]:
+def _read_groups(path: Path, content: bytes, most_groups: int) -> tuple[str, tuple[Group, ...], WholeModel | None]:
     import h5py
 
     try:
@@ -85,12 +99,19 @@ def _read_groups(path: Path, content: bytes, most_groups: int) -> tuple[str, tup
                 kind, groups = "h5", tuple(reader.older(root))
             else:
                 kind, groups = "keras h5", tuple(reader.keras3(file, "", 0))
+            whole = _whole_model(file.attrs)
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{path}: damaged, or HDF5 of a kind that Keras does not write ({str(error).splitlines()[0][:150]}). "
                          "Download or save it again.") from None
     if not groups:
         raise InputError(f"{path}: an HDF5 file without Keras weights. Save them with model.save_weights('x.weights.h5').")
-    return kind, groups
+    return kind, groups, whole
+
+
+def _whole_model(attributes: Any) -> WholeModel | None:
+    config, version = (str(_decoded(attributes.get(key, ""))) for key in ("model_config", "keras_version"))
+    found = json.loads(config) if config else None
+    return WholeModel(found, version or "3") if isinstance(found, dict) else None
 
 
 class _Reader:
@@ -179,4 +200,8 @@ def _names(group: Any, attribute: str) -> list[str]:
     pieces = [attribute] if attribute in group.attrs else itertools.takewhile(
         group.attrs.__contains__, (f"{attribute}{number}" for number in itertools.count()))
     values = [value for piece in pieces for value in group.attrs[piece]]
-    return [value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in values]
+    return [str(_decoded(value)) for value in values]
+
+
+def _decoded(value: Any) -> Any:
+    return value.decode("utf-8") if isinstance(value, bytes) else value

@@ -12,25 +12,31 @@ from pathlib import Path
 from typing import Any
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.weights.formats.hdf5 import Group, read_h5
+from mnv3_tf.weights.formats.hdf5 import Group, WholeModel, read_h5
 from mnv3_tf.weights.formats.zips import read_entry
 
 
-def read_keras_archive(path: Path, archive: zipfile.ZipFile, size_bytes: int) -> tuple[str, tuple[Group, ...]]:
+def read_keras_archive(path: Path, archive: zipfile.ZipFile,
+                       size_bytes: int) -> tuple[str, tuple[Group, ...], WholeModel | None]:
     """A whole model's weights, in the order of its layers where its configuration tells it.
 
     Raises:
         InputError: as :func:`mnv3_tf.weights.formats.hdf5.read_h5`.
     """
     content = read_entry(path, archive, "model.weights.h5", size_bytes)
-    _, groups = read_h5(path, content)
+    _, groups, _ = read_h5(path, content)
     try:
-        names = _layer_names(json.loads(read_entry(path, archive, "config.json", size_bytes)), "layers")
+        config = json.loads(read_entry(path, archive, "config.json", size_bytes))
+        names = _layer_names(config, "layers")
+        metadata = json.loads(read_entry(path, archive, "metadata.json", size_bytes)) \
+            if "metadata.json" in archive.namelist() else {}
     except (ValueError, RecursionError):
         raise InputError(f"{path}: damaged: its config.json is not valid JSON. Save the model again.") from None
     order = {group: place for place, group in enumerate(names)}
     named = (Group(names.get(group.path, group.name), group.path, group.tensors) for group in groups)
-    return "keras", tuple(sorted(named, key=lambda group: order.get(group.path, len(order))))
+    version = str(metadata.get("keras_version", "3")) if isinstance(metadata, dict) else "3"
+    whole = WholeModel(config, version) if isinstance(config, dict) else None
+    return "keras", tuple(sorted(named, key=lambda group: order.get(group.path, len(order)))), whole
 
 
 def _layer_names(config: Any, folder: str) -> dict[str, str]:

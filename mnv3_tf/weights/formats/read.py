@@ -18,7 +18,7 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_bytes
 from mnv3_tf.text import nearest
 from mnv3_tf.weights.formats import torch_files
-from mnv3_tf.weights.formats.hdf5 import Group, read_h5
+from mnv3_tf.weights.formats.hdf5 import Group, WholeModel, read_h5
 from mnv3_tf.weights.formats.keras_archive import read_keras_archive
 from mnv3_tf.weights.formats.pickles import PickledArray, SafeUnpickler, remedy
 from mnv3_tf.weights.formats.zips import most_bytes, open_zip
@@ -48,6 +48,7 @@ class Source:
         tensors: float32, by the source's names, in file order. From HDF5 the name is ``layer/tensor``.
         groups: the same by layer, for HDF5; in the order of :func:`~mnv3_tf.weights.formats.hdf5.read_h5`. Else empty.
         notes: what was chosen, renamed, converted or left out, one sentence each; to be shown.
+        whole: how a file that holds a whole Keras model describes it.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Source:
     tensors: dict[str, np.ndarray]
     groups: tuple[Group, ...] = ()
     notes: tuple[str, ...] = ()
+    whole: WholeModel | None = None
 
 
 def read_source(path: str | Path, part: str | None = None) -> Source:
@@ -205,7 +207,7 @@ def _from_object(path: Path, kind: str, value: Any, part: str | None) -> Source:
     return Source(path, kind, tensors, notes=notes.all())
 
 
-def _from_groups(path: Path, kind: str, groups: tuple[Group, ...], part: str | None) -> Source:
+def _from_groups(path: Path, kind: str, groups: tuple[Group, ...], whole: WholeModel | None, part: str | None) -> Source:
     """Makes float32 of the layers of an HDF5 file."""
     if part is not None:
         raise InputError(f"{path}: a Keras file has no parts; {part!r} was asked for.")
@@ -221,7 +223,7 @@ def _from_groups(path: Path, kind: str, groups: tuple[Group, ...], part: str | N
         for name, array in group.tensors.items():
             full = f"{group.name}/{name}" if group.name else name
             tensors[f"{group.path}/{name}" if full in tensors else full] = array
-    return Source(path, kind, tensors, tuple(floats), notes.all())
+    return Source(path, kind, tensors, tuple(floats), notes.all(), whole)
 
 
 def _is_tensor(value: Any) -> bool:

@@ -20,7 +20,7 @@ from mnv3_tf.weights.graphs.assign import to_keras
 from mnv3_tf.weights.graphs.match import Candidate, require_match
 from mnv3_tf.weights.graphs.recovered import rgb
 from mnv3_tf.weights.graphs.tfjs import weight_files
-from mnv3_tf.weights.importing import Imported, ImportedTensor, check_labels
+from mnv3_tf.weights.imported import Imported, ImportedTensor, check_labels
 
 if TYPE_CHECKING:
     import keras
