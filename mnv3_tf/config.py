@@ -18,6 +18,9 @@ from mnv3_tf.files import plain, write_text
 from mnv3_tf.text import nearest
 from mnv3_tf.yaml_text import read_yaml
 
+# A MobileNetV3 halves the sides of a picture five times.
+SMALLEST_SIDE = 32
+
 
 def _number(default: Any, low: float, high: float, *, above: bool = False, says: str = "") -> Any:
     """A field that holds numbers from `low` (if `above`, greater ones) to `high`; `says` is what an error says of that."""
@@ -57,7 +60,7 @@ class DataConfig:
     """How pictures become tensors.
 
     Attributes:
-        image_size: one side in pixels, or [height, width]; each at least 32.
+        image_size: one side in pixels, or [height, width]; each at least 32 (of an imported network, any).
         resize: "stretch", "crop" (centre crop) or "pad" (letterbox).
         crop_fraction: for "crop", the share of the shorter side that the crop keeps.
         interpolation: "bilinear", "bicubic", "area" or "nearest", with Pillow's antialiasing; "mediapipe": as MediaPipe's
@@ -68,7 +71,7 @@ class DataConfig:
         workers: threads that prepare training pictures; null chooses by the machine.
     """
 
-    image_size: int | tuple[int, int] = _number(224, 32, math.inf, says="each side must be at least 32 pixels")
+    image_size: int | tuple[int, int] = _number(224, 1, math.inf, says="each side must be at least 1 pixel")
     resize: Literal["stretch", "crop", "pad"] = "stretch"
     crop_fraction: float = _number(1.0, 0, 1, above=True)
     interpolation: Literal["bilinear", "bicubic", "area", "nearest", "mediapipe"] = "bilinear"
@@ -289,10 +292,19 @@ def read_settings(path: str | Path | None = None, overrides: Iterable[str] = ())
 
 
 def with_settings(config: Config, settings: Iterable[Setting]) -> Config:
-    """A configuration with settings changed in their order."""
+    """A configuration with settings changed in their order.
+
+    Raises:
+        InputError: the size of pictures is too small for a MobileNetV3.
+    """
+    size = None
     for setting in settings:
+        size = setting if (setting.section, setting.key) == ("data", "image_size") else size
         section = dataclasses.replace(getattr(config, setting.section), **{setting.key: setting.value})
         config = dataclasses.replace(config, **{setting.section: section})
+    if size is not None and config.model.name != "imported" and min(config.data.height_width) < SMALLEST_SIDE:
+        raise InputError(f"{size.where}: data.image_size is {plain(size.value)!r}; each side must be at least {SMALLEST_SIDE} "
+                         "pixels, since the network halves them five times.")
     return config
 
 

@@ -16,13 +16,12 @@ from typing import Any
 import keras
 from keras import layers
 
+from mnv3_tf.config import SMALLEST_SIDE
 from mnv3_tf.errors import InputError
 from mnv3_tf.network.layer_names import block_of
 from mnv3_tf.network.plan import Part, network_parts
 from mnv3_tf.network.spec import Dialect, NetworkSpec, check_alpha
 from mnv3_tf.text import nearest
-
-SMALLEST_SIDE = 32
 
 
 def build(spec: NetworkSpec, *, input_shape: Sequence[int | None], alpha: float, classes: int, include_top: bool = True,

@@ -82,7 +82,7 @@ def save_run(imported: Imported, folder: str | Path, overrides: Sequence[str] = 
     save_keras(imported.model, run.model)
     run.write_card(kind="float run", config=config, classes=imported.labels, data={}, seeds={},
                    preprocessing=prepared.fingerprint(), notes=imported.notes,
-                   imported={"origin": imported.origin, **fingerprint(imported.source), "mean": imported.mean,
+                   imported={"origin": imported.origin, **_source(imported), "mean": imported.mean,
                              "std": imported.std, **imported.facts})
     return run
 
@@ -105,5 +105,10 @@ def save_imported(imported: Imported, out: str | Path) -> Path:
         class_count=imported.classes, include_top=imported.include_top, model=imported.settings, origin=imported.origin,
         input=imported.model.input_shape[1:], mean=imported.mean, std=imported.std,
         preprocessing=imported.preprocessing.fingerprint() if imported.preprocessing else None,
-        source=fingerprint(imported.source), **imported.facts, notes=imported.notes)
+        source=_source(imported), **imported.facts, notes=imported.notes)
     return out
+
+
+def _source(imported: Imported) -> dict[str, str]:
+    """For the card: the file that it came from, or the name of a model in memory."""
+    return fingerprint(imported.source) if imported.source.is_file() else {"file": str(imported.source)}

@@ -61,6 +61,8 @@ def import_model(model: Any, *, labels: Sequence[str] | None = None, mean: Seque
     found = translate(calls, image, output, size)
     if isinstance(found, list):
         raise InputError(f"{where}: not everything in it can be taken over:\n- " + "\n- ".join(found))
+    if (found.height, found.width) != size:
+        notes = []  # the model says the size after all, in its Resizing
     known = match(found)
     features = _is_features(found, known)
     found = _without_pooling(found) if features else found
