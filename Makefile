@@ -43,6 +43,7 @@ quick: install
 # environments of their own in the cache folder (about 3 GB, ten minutes).
 peers: install
 	@$(BIN)/python tests/peers/run.py
+	@$(BIN)/python tests/peers/starting_points.py
 
 demo: install
 	@$(BIN)/python demo/run.py

@@ -10,6 +10,7 @@ import numpy as np
 
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.quantization.graph import FoldedGraph, Kind, Op
+from mnv3_tf.text import few
 
 
 def trace(model: keras.Model) -> FoldedGraph:
@@ -56,6 +57,11 @@ class _Tracer:
         if not height or not width or channels != 3:
             raise InputError(f"{self._model.name}: the input is {self._model.inputs[0].shape}; a fixed size and 3 channels "
                              "are needed to deploy it.")
+        foreign = [operation.name for operation in self._model.operations if not isinstance(operation, keras.layers.Layer)
+                   or isinstance(operation, keras.Model)]
+        if foreign:
+            raise InputError(f"{self._model.name}: holds models or operators among its layers ({few(foreign)}). Take it over "
+                             "first, which makes plain layers of them: mnv3 import-weights MODEL.keras --labels FILE --out RUN.")
         for layer in self._model.layers:
             try:
                 self._add(layer, [self._alias.get(name, name) for name in self._parents(layer)])
@@ -65,7 +71,8 @@ class _Tracer:
         if self._refused:
             raise InputError(f"{self._model.name}: not every layer can be computed in 8 bits.{''.join(self._refused.values())}\n"
                              "What can be is convolutions with BatchNormalization, ReLU, ReLU6 or hard-swish behind them, "
-                             "squeeze-and-excite, additions and a global average pooling, from one Rescaling to logits.")
+                             "squeeze-and-excite, additions and a global average pooling, from one Rescaling to logits; "
+                             "`mnv3 import-weights` makes that of many models.")
         if self._rescale is None:
             raise InputError(f"{self._model.name}: takes no pixels 0..255 (it has no Rescaling layer at its input). Build it "
                              "with include_preprocessing=True.")

@@ -178,3 +178,10 @@ def test_an_addition_in_two_units_is_refused() -> None:
         Op("out", "conv", ("sum",), ones, zeros)), 4, 4, 1 / 127.5, -1.0)
     with pytest.raises(KitError, match="sum: adds tensors in different units"):
         lower(graph)
+
+
+def test_a_model_with_operators_is_sent_to_the_import() -> None:
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(4, 3, name="conv")(keras.layers.Rescaling(1 / 255)(image))
+    with pytest.raises(InputError, match=r"operators among its layers.*mnv3 import-weights"):
+        trace(keras.Model(image, keras.layers.Flatten()(x + 3.0)))

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-import tf_keras
+from tutorial_models import L3, MODELS, answers_of, randomized
 
 from mnv3_tf.cli.main import main
 from mnv3_tf.errors import CheckFailed, InputError
@@ -20,97 +20,21 @@ from mnv3_tf.weights.keras_models.importing import import_model
 SIZE = (32, 48, 3)
 
 
-def randomized(model: Any, seed: int = 0) -> Any:
-    """With weights whose answers differ from picture to picture."""
-    rng = np.random.default_rng(seed)
-    values = []
-    for weight in model.weights:
-        shape, name = tuple(weight.shape), getattr(weight, "path", weight.name)
-        if "variance" in name or "gamma" in name:
-            values.append(rng.uniform(0.5, 1.5, shape))
-        elif "seed" in name:
-            values.append(np.asarray(weight))
-        else:
-            inputs = 9 if "depthwise" in name and len(shape) == 4 else int(np.prod(shape[:-1])) or 1
-            values.append(rng.normal(0, (1.5 / inputs) ** 0.5 if len(shape) > 1 else 0.2, shape))
-    model.set_weights(values)
-    return model
-
-
-def with_head(package: Any, backbone: Callable[[Any], Any], before: Any, head: list[Any]) -> Any:
-    """A model as the tutorials build it: augmentation, something before the backbone, the backbone, a head."""
-    image = x = package.Input(SIZE)
-    for layer in (package.layers.RandomFlip("horizontal"), package.layers.RandomRotation(0.1)):
-        x = layer(x)
-    x = backbone(before(x))
-    for layer in head:
-        x = layer(x)
-    return randomized(package.Model(image, x))
-
-
-def nested(package: Any, name: str = "MobileNetV3Small", **settings: Any) -> Callable[[Any], Any]:
-    """A backbone of keras.applications as one layer."""
-    return getattr(package.applications, name)(input_shape=SIZE, include_top=False, weights=None, **settings)
-
-
-def flat(package: Any, **settings: Any) -> Callable[[Any], Any]:
-    """The same, its layers among the model's own."""
-    return lambda x: package.applications.MobileNetV3Small(input_tensor=x, include_top=False, weights=None, **settings).output
-
-
-def same(x: Any) -> Any:
-    return x
-
-
-def answers_of(model: Any, pixels: np.ndarray, end: str) -> np.ndarray:
-    """The source's answers, as the logits that the taken-over network should have, up to a constant."""
-    given = np.asarray(model(pixels, training=False), np.float64)
-    if end == "softmax":
-        return np.log(given)
-    if given.shape[1] == 1:
-        z = np.log(given / (1 - given)) if end == "sigmoid" else given
-        return np.concatenate([-z / 2, z / 2], axis=1)
-    return given
-
-
-L3, L2 = keras.layers, tf_keras.layers
-MODELS: dict[str, tuple[Callable[[], Any], str, str, dict[str, Any], tuple[str, ...]]] = {
-    "nested, softmax": (lambda: with_head(keras, nested(keras, alpha=0.35), same, [
-        L3.GlobalAveragePooling2D(), L3.Dropout(0.3), L3.Dense(4, activation="softmax")]),
-        ".keras", "softmax", {"name": "small", "alpha": 0.35, "dropout": 0.3}, ("head_pool", "classifier", "logits")),
-    "flat, Rescaling outside, several Dense": (lambda: with_head(
-        keras, flat(keras, alpha=0.5, include_preprocessing=False), L3.Rescaling(1 / 255), [
-            L3.GlobalAveragePooling2D(), L3.BatchNormalization(), L3.Dense(16, activation="relu"), L3.Dense(3)]),
-        ".h5", "", {"name": "small", "alpha": 0.5}, ("head_pool", "head_dense_1", "head_dense_1_relu", "classifier", "logits")),
-    "pooled by the backbone": (lambda: with_head(keras, nested(keras, alpha=0.35, pooling="avg"), same, [L3.Dense(3)]),
-                               ".h5", "", {"name": "small", "alpha": 0.35}, ("head_pool", "classifier", "logits")),
-    "Keras 2, nested, sigmoid": (lambda: with_head(tf_keras, nested(tf_keras, alpha=0.35), same, [
-        L2.GlobalAveragePooling2D(), L2.Dense(1, activation="sigmoid")]),
-        ".h5", "sigmoid", {"name": "small", "alpha": 0.35}, ("head_pool", "classifier", "logits")),
-    "Keras 2, flat, minimalistic": (lambda: with_head(tf_keras, flat(tf_keras, minimalistic=True), same, [
-        L2.GlobalAveragePooling2D(), L2.Dense(8), L2.BatchNormalization(), L2.ReLU(), L2.Dense(4, activation="softmax")]),
-        ".keras", "softmax", {"name": "small_minimalistic", "alpha": 1.0}, ("classifier", "logits")),
-    "MobileNetV2": (lambda: with_head(
-        keras, nested(keras, "MobileNetV2", alpha=0.35), keras.applications.mobilenet_v2.preprocess_input, [
-            L3.GlobalAveragePooling2D(), L3.Dense(1)]), ".keras", "", {"name": "imported"}, ("logits",)),
-}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("case", MODELS)
 def test_a_model_of_the_tutorials(case: str, tmp_path: Path) -> None:
     """Package, size, activations, head and preprocessing are the file's; only the class names are not in it."""
-    build, suffix, end, settings, last = MODELS[case]
-    source = build()
-    source.save(tmp_path / f"model{suffix}")
+    model = MODELS[case]
+    source = randomized(model.build(SIZE, 4))
+    source.save(tmp_path / f"model{model.suffix}")
     classes = max(source.output_shape[-1], 2)
-    found = import_weights(tmp_path / f"model{suffix}", labels=[f"kind {n}" for n in range(classes)])
-    assert {key: getattr(found.settings, key) for key in settings} == settings and found.model.input_shape[1:] == SIZE
-    assert tuple(layer.name for layer in found.model.layers[-len(last):]) == last
+    found = import_weights(tmp_path / f"model{model.suffix}", labels=[f"kind {n}" for n in range(classes)])
+    assert {key: getattr(found.settings, key) for key in model.settings} == model.settings and found.model.input_shape[1:] == SIZE
+    assert tuple(layer.name for layer in found.model.layers[-len(model.last):]) == model.last
     assert found.preprocessing is not None and (found.preprocessing.height, found.preprocessing.resize) == (32, "stretch")
     pixels = np.random.default_rng(1).integers(0, 256, (16, *SIZE)).astype(np.float32)
-    wanted, given = answers_of(source, pixels, end), np.asarray(found.model(pixels), np.float64)
-    if end == "softmax":
+    wanted, given = answers_of(source, pixels, model.end), np.asarray(found.model(pixels), np.float64)
+    if model.end == "softmax":
         given = np.log(softmax(given))
     assert np.ptp(wanted) > 0.05
     assert np.abs(given - wanted).max() <= 1e-5 * np.ptp(wanted)
