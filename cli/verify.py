@@ -102,16 +102,17 @@ def _stages(result: "Verification") -> Any:
                       title=f"equal: pictures with every logit the same; differences of a logit in steps of {result.step:.3g}")
     broken = result.broken_stages()
     for stage in result.stages:
-        if stage.scores is None:
+        if stage.absent:
             table.add_row(printed(stage.name), "absent", stage.absent, "", "", "", "", "", style="dim")
             continue
         scores, previous, to_float = stage.scores, stage.previous, stage.to_float
         state = "broken" if stage.name in broken else "holds"
         ties = f" ({counted(previous.ties, 'tie')})" if previous and previous.ties else ""
-        table.add_row(printed(stage.name), state, f"{scores.top1:.4f} ({scores.top1_low:.3f} to {scores.top1_high:.3f})",
+        table.add_row(printed(stage.name), state,
+                      f"{scores.top1:.4f} ({scores.top1_low:.3f} to {scores.top1_high:.3f})" if scores else "no labels",
                       f"{previous.agreement:.2%} {printed(previous.against)}{ties}" if previous else "",
                       f"{to_float.agreement:.2%}" if to_float else "",
-                      f"{previous.equal} of {scores.samples}" if previous else "",
+                      f"{previous.equal} of {len(result.samples)}" if previous else "",
                       f"{previous.mean_steps:.3f}" if previous else "",
                       f"{previous.largest_steps:.2f}" if previous else "", style="red" if state == "broken" else "")
     return table

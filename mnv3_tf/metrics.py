@@ -64,7 +64,12 @@ def score(logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) 
         logits: float (n, classes).
         labels: int (n,), class indices.
         class_names: (classes,).
+
+    Raises:
+        ValueError: a picture has no label.
     """
+    if np.any(labels < 0):
+        raise ValueError("pictures without labels cannot be scored")
     logits = np.asarray(logits, np.float64)
     total, classes = logits.shape
     answers = logits.argmax(axis=1)
