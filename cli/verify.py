@@ -1,5 +1,6 @@
 """`mnv3 verify`."""
 
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ from mnv3_tf.text import counted
 if TYPE_CHECKING:
     from mnv3_tf.export.verify import Verification
 
-# Layers that are printed; the report has all.
-_SHOWN = 8
+# Layers, and findings of one kind, that are printed; the report has all.
+_SHOWN, _FINDINGS = 8, 3
 
 
 @click.command()
@@ -84,9 +85,14 @@ def _print(result: "Verification") -> None:
     show(_stages(result), width=140)
     if result.layers.layers:
         show(_layers(result), width=140)
+    seen, total = Counter[str](), Counter(finding.kind for finding in result.findings)
     for finding in result.findings:
-        show(f"{finding.kind}, {finding.where} ({printed(finding.stage)}): {finding.text}.",
-             "red" if finding.broken else "yellow")
+        seen[finding.kind] += 1
+        if seen[finding.kind] <= _FINDINGS:
+            show(f"{finding.kind}, {finding.where} ({printed(finding.stage)}): {finding.text}.",
+                 "red" if finding.broken else "yellow")
+        if seen[finding.kind] == _FINDINGS < total[finding.kind]:
+            show(f"{finding.kind}: {total[finding.kind] - _FINDINGS} more of this kind (--report or --json lists them).")
     for stage in result.stages:
         for check in stage.checks:
             if not check.passed:

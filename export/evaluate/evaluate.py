@@ -19,22 +19,8 @@ from mnv3_tf.data.folders import pictures_below
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.evaluate.classifier import Classifier
 from mnv3_tf.files import write_text
-from mnv3_tf.metrics import Scores, score, softmax
+from mnv3_tf.metrics import Agreement, Scores, compare_answers, score, softmax
 from mnv3_tf.progress import Progress
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far two models give the same answers to the same pictures.
-
-    Attributes:
-        top1: share of pictures with the same best class, in 0..1.
-        mean_difference, largest_difference: of a logit, absolute.
-    """
-
-    top1: float
-    mean_difference: float
-    largest_difference: float
 
 
 @dataclass(frozen=True)
@@ -102,11 +88,7 @@ def evaluate(classifier: Classifier, data: str | Path, *, split: str | None = No
         raise InputError(f"{data}: the split {name!r} holds no picture to score.")
     logits = _logits(classifier, samples, progress)
     labels = np.array([sample.label for sample in samples])
-    agreement = None
-    if against:
-        theirs = _logits(against, samples, progress)
-        difference, same = np.abs(logits - theirs), logits.argmax(axis=1) == theirs.argmax(axis=1)
-        agreement = Agreement(float(same.mean()), float(difference.mean()), float(difference.max()))
+    agreement = compare_answers(logits, _logits(against, samples, progress)) if against else None
     warnings = tuple(str(remark) for remark in check_cards(classifier.path) if remark.severity == "broken")
     return Evaluation(score(logits, labels, classifier.labels), name, skipped, agreement, warnings)
 

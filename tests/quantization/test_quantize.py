@@ -166,6 +166,9 @@ def test_a_quantized_run_is_scored_and_carded(ptq_run: Path, qat_run: Path, floa
         assert card["method"] == method and card["deploy_form_difference"] < 1e-4
         assert card["parent"]["run"] == str(float_run.resolve())
         assert read_json(path / "metrics.json")["test"]["top1"] >= 0.9
+        same = card["as_float"]["test"]
+        assert set(card["as_float"]) == {"val", "test"} and same["top1"] >= 0.9 and 0 < same["mean_difference"] < 1
+        assert same["top1_low"] < same["top1"] <= same["top1_high"] <= 1
         assert (path / "labels.txt").read_text() == (float_run / "labels.txt").read_text()
         assert (path / "preprocessing.json").read_text() == (float_run / "preprocessing.json").read_text()
     assert [row["epoch"] for row in read_json(qat_run / "run.json")["history"]] == [0, 1, 2]

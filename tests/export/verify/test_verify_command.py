@@ -73,6 +73,10 @@ def test_a_script_reads_where_it_broke_and_exit_code_3(small_file: Path, small_r
 def test_the_limits_are_settings(small_file: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, small_file, "--data", pictures, "-o", "verify.layer_sqnr_db=60")
     assert code == 3 and "60 are needed (verify.layer_sqnr_db)" in out and "The first broken stage is" in out
+    lines = out.splitlines()
+    assert sum(line.startswith("noise, ") for line in lines) == 3
+    more, = (line for line in lines if line.startswith("noise: "))
+    assert int(more.split()[1]) >= 5 and "more of this kind (--report or --json lists them)" in more
     code, _, err = run(capsys, small_file, "--data", pictures, "-o", "verify.agreemnt=1")
     assert code == 2 and "agreement" in err
 
