@@ -37,8 +37,8 @@ def verify(model: str, data: str, against: str | None, quantized: str | None, sp
     """Checks that MODEL (a .tflite file or a quantized run) gives the answers of its float model, or says which step broke them.
 
     The same pictures go through float Keras, the folded network, quantized Keras, TFLite on the reference kernels, and TFLite
-    with XNNPACK. Every tensor of the file is compared with the float model's. The limits are settings (verify.*). The exit code
-    is 3 if a check fails.
+    with XNNPACK. Every tensor of the file is compared with the float model's. Any folder of pictures will do; without labels,
+    answers are compared and not accuracy. The limits are settings (verify.*). The exit code is 3 if a check fails.
     """
     quiet_libraries()
     from mnv3_tf.config import load_config

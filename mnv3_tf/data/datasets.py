@@ -59,8 +59,8 @@ def _open_labelled(root: Path, class_names: Sequence[str] | None) -> PictureData
     dataset = open_lists(root, class_names) if has_lists(root) else open_folders(root, split_folders(root))
     if not any(dataset.splits.values()):
         if pictures_below(root):
-            raise LabelError(root, "its pictures have no labels, for they are in no class folder",
-                             "Put the pictures of every class in a folder of its own.")
+            raise LabelError(root, "its pictures are in no class folder",
+                             "Labels are needed: put the pictures of every class in a folder of its own.")
         raise InputError(f"{root}: no pictures found. {LAYOUTS}")
     if class_names is not None:
         return dataset.with_class_names(class_names)

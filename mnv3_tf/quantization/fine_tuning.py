@@ -40,26 +40,28 @@ class BestEpoch:
     """
 
     def __init__(self, teacher: np.ndarray, share: float) -> None:
-        self.epoch, self.history = 0, list[dict[str, float]]()
+        self.epoch, self.history = 0, list[dict[str, float | None]]()
         self._teacher, self._share = teacher, share
         self._loss, self._least_right = math.inf, -math.inf
 
-    def takes(self, logits: np.ndarray, scores: Scores, train_loss: float) -> bool:
+    def takes(self, logits: np.ndarray, scores: Scores | None, train_loss: float) -> bool:
         """Whether the next epoch is the best so far; epoch 0 comes first.
 
         Args:
             logits: on the validation pictures, (n, classes).
-            scores: of these.
+            scores: of these; None where the pictures have no labels, and nothing is learned from any.
             train_loss: the mean over the epoch.
         """
         answers, found = softmax(self._teacher), softmax(logits)
         distance = float((answers * (np.log(answers + 1e-9) - np.log(found + 1e-9))).sum(axis=1).mean())
         as_float = float((logits.argmax(axis=1) == self._teacher.argmax(axis=1)).mean())
         # As in training, without the temperature.
-        loss = self._share * distance + (1 - self._share) * scores.loss
-        right = self._share * as_float + (1 - self._share) * scores.top1
+        loss, right = self._share * distance, self._share * as_float
+        if scores:
+            loss, right = loss + (1 - self._share) * scores.loss, right + (1 - self._share) * scores.top1
         number = len(self.history)
-        self.history.append({"epoch": number, "train_loss": train_loss, "val_loss": loss, "val_top1": scores.top1,
+        top1 = scores.top1 if scores else None
+        self.history.append({"epoch": number, "train_loss": train_loss, "val_loss": loss, "val_top1": top1,
                              "val_as_float": as_float, "val_distance_to_float": distance})
         if number == 0:
             self._least_right = right

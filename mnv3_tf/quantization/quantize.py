@@ -50,7 +50,8 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
 
     Args:
         source: a float run folder.
-        dataset: its training split calibrates and fine-tunes, its validation split chooses the best epoch.
+        dataset: its training split calibrates and fine-tunes, its validation split chooses the best epoch. Labels are needed
+            only where fine-tuning learns from them (`quantize.teacher_weight` below 1).
         config: the section `quantize` is used; the rest describes the float run.
         out: the run folder to make.
         method: "qat" fine-tunes, "ptq" stops after calibration.
@@ -61,7 +62,7 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
         The finished quantized run.
 
     Raises:
-        InputError: the source is not a float run, `out` exists, or the pictures cannot calibrate (see `smoke`).
+        InputError: the source is not a float run, `out` exists, or the pictures cannot calibrate (see `smoke`) or lack labels.
         CheckFailed: the folded network does not compute what the model computes.
         Interrupted: stopped; the best finished epoch, or calibration alone, is saved.
     """
@@ -70,6 +71,9 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
         raise InputError(f"{source}: is a quantized run already. Give the float run that `mnv3 train` wrote.")
     target.refuse_if_used("Choose another --out.")
     contract, class_names = run.contract(), run.labels()
+    if method == "qat" and config.quantize.teacher_weight < 1 and not dataset.labelled:
+        raise InputError(f"{dataset.root}: {dataset.notes[0]}, and fine-tuning with quantize.teacher_weight below 1 learns from "
+                         "them. Set it to 1, give --method ptq, or give labelled pictures.")
     dataset, report = check_pictures(dataset, strict=config.data.strict, progress=progress)
     model = load_keras(run.model)
     graph = trace(model)
@@ -166,10 +170,13 @@ class _Quantization:
         self.validation = ContractPictures(dataset.split("val"), contract)
         self.kept = (self.graph, calibration.ranges)
 
-    def _scores(self, split: str) -> tuple[Scores, Agreement]:
+    def _score(self, logits: np.ndarray, pictures: ContractPictures) -> Scores | None:
+        return score(logits, pictures.labels, self.class_names) if self.dataset.labelled else None
+
+    def _scores(self, split: str) -> tuple[Scores | None, Agreement]:
         pictures = self.validation if split == "val" else ContractPictures(self.dataset.split(split), self.contract)
         logits = _logits(self.network, pictures)
-        return score(logits, pictures.labels, self.class_names), compare_answers(logits, _logits(self.teacher, pictures))
+        return self._score(logits, pictures), compare_answers(logits, _logits(self.teacher, pictures))
 
     def fine_tune(self) -> None:
         """Quantization-aware training; afterwards `kept` holds the best epoch, and `facts` the history."""
@@ -207,11 +214,12 @@ class _Quantization:
         stored = self.fake_quantized.as_stored()
         self.network.refresh()
         logits = _logits(self.network, self.validation)
-        if best.takes(logits, score(logits, self.validation.labels, self.class_names), loss):
+        scores = self._score(logits, self.validation)
+        if best.takes(logits, scores, loss):
             self.kept = stored
-        row = best.history[-1]
-        self.progress.say(f"epoch {row['epoch']}: validation top-1 {row['val_top1']:.4f}, answers as the float model "
-                          f"{row['val_as_float']:.2%}, distance to it {row['val_distance_to_float']:.4f}")
+        row, top1 = best.history[-1], f"validation top-1 {scores.top1:.4f}, " if scores else ""
+        self.progress.say(f"epoch {row['epoch']}: {top1}answers as the float model {row['val_as_float']:.2%}, distance to it "
+                          f"{row['val_distance_to_float']:.4f}")
 
     def _save(self) -> None:
         """Writes what is kept, its biases as an integer file will have them; afterwards `network` is what was written."""
@@ -231,8 +239,8 @@ class _Quantization:
         self.target.write_card(**self.facts, metrics=self.target.write_scores({split: own for split, (own, _) in found.items()}),
                                as_float={split: agreement for split, (_, agreement) in found.items()})
         for split, (scores, agreement) in found.items():
-            self.progress.say(f"{split} top-1 {scores.top1:.4f} on {scores.samples} pictures, in 8 bits; the float model's "
-                              f"answer on {agreement.in_words()}")
+            top1 = f"top-1 {scores.top1:.4f} on {scores.samples} pictures" if scores else "not scored, for lack of labels"
+            self.progress.say(f"{split} {top1}, in 8 bits; the float model's answer on {agreement.in_words()}")
         return self.target
 
 

@@ -223,7 +223,7 @@ def names_of(dataset: PictureDataset) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(("files", "why"), [
-    (["a.png", "b.png", "c.png"], "they are in no class folder"),
+    (["a.png", "b.png", "c.png"], "its pictures are in no class folder"),
     (["2024/may/a.png", "2024/june/b.png", "2025/c.png"], "2 classes that the model does not have: '2024', '2025'"),
     (["cat/a.png", "cow/b.png", "c.png"], "1 class that the model does not have: 'cow'"),
     (["test/a.png", "test/b.png", "test/c.png"], "no class folders in it"),
