@@ -247,7 +247,7 @@ class Kit(Worker):
         choices = decide(settings, self.batches.batch_size, self.batches.steps_per_epoch)
         self.model = MobileNetV3(
             self.config.model.name, input_shape=(SIZE, SIZE, 3), alpha=ALPHA, classes=classes,
-            dropout=self.config.model.dropout, batchnorm_momentum=choices.batchnorm_momentum)
+            dropout_rate=self.config.model.dropout, batchnorm_momentum=choices.batchnorm_momentum)
         self.model.compile(
             make_optimizer(settings, choices),
             keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),

@@ -39,7 +39,7 @@ def evaluate(model: str, data: str, split: str | None, strict: bool, against: st
         return
     _print(result.scores, result.split, len(result.skipped))
     if result.agreement:
-        click.echo(f"the same best class as {against} on {result.agreement.top1:.2%} of the pictures; a logit differs by "
+        click.echo(f"the same answer as {against} on {result.agreement.in_words()}; a logit differs by "
                    f"{result.agreement.mean_difference:.4f} on average, {result.agreement.largest_difference:.4f} at most")
 
 

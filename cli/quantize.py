@@ -18,7 +18,8 @@ def quantize(run: str, data: str, out: str, method: str, epochs: int | None, smo
              overrides: tuple[str, ...]) -> None:
     """Quantizes the trained run RUN to 8 bits.
 
-    The settings are those of RUN, changed by -c and -o.
+    The settings are those of RUN, changed by -c and -o. Labels are needed only where fine-tuning learns from them
+    (quantize.teacher_weight below 1): any folder of pictures will do.
     """
     from mnv3_tf.artefacts.run_folder import open_run
     from mnv3_tf.config import load_config
@@ -32,7 +33,7 @@ def quantize(run: str, data: str, out: str, method: str, epochs: int | None, smo
     from mnv3_tf.data import open_dataset
 
     dataset = open_dataset(data, validation_fraction=config.data.validation_fraction, seed=config.train.seed,
-                           class_names=source.labels())
+                           class_names=source.labels(), labels_needed=False)
     quiet_libraries()
     from mnv3_tf.quantization.quantize import quantize as run_quantization
 

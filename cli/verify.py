@@ -1,5 +1,6 @@
 """`mnv3 verify`."""
 
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ from mnv3_tf.text import counted
 if TYPE_CHECKING:
     from mnv3_tf.export.verify import Verification
 
-# Layers that are printed; the report has all.
-_SHOWN = 8
+# Layers, and findings of one kind, that are printed; the report has all.
+_SHOWN, _FINDINGS = 8, 3
 
 
 @click.command()
@@ -36,8 +37,8 @@ def verify(model: str, data: str, against: str | None, quantized: str | None, sp
     """Checks that MODEL (a .tflite file or a quantized run) gives the answers of its float model, or says which step broke them.
 
     The same pictures go through float Keras, the folded network, quantized Keras, TFLite on the reference kernels, and TFLite
-    with XNNPACK. Every tensor of the file is compared with the float model's. The limits are settings (verify.*). The exit code
-    is 3 if a check fails.
+    with XNNPACK. Every tensor of the file is compared with the float model's. Any folder of pictures will do; without labels,
+    answers are compared and not accuracy. The limits are settings (verify.*). The exit code is 3 if a check fails.
     """
     quiet_libraries()
     from mnv3_tf.config import load_config
@@ -84,9 +85,14 @@ def _print(result: "Verification") -> None:
     show(_stages(result), width=140)
     if result.layers.layers:
         show(_layers(result), width=140)
+    seen, total = Counter[str](), Counter(finding.kind for finding in result.findings)
     for finding in result.findings:
-        show(f"{finding.kind}, {finding.where} ({printed(finding.stage)}): {finding.text}.",
-             "red" if finding.broken else "yellow")
+        seen[finding.kind] += 1
+        if seen[finding.kind] <= _FINDINGS:
+            show(f"{finding.kind}, {finding.where} ({printed(finding.stage)}): {finding.text}.",
+                 "red" if finding.broken else "yellow")
+        if seen[finding.kind] == _FINDINGS < total[finding.kind]:
+            show(f"{finding.kind}: {total[finding.kind] - _FINDINGS} more of this kind (--report or --json lists them).")
     for stage in result.stages:
         for check in stage.checks:
             if not check.passed:
@@ -102,16 +108,17 @@ def _stages(result: "Verification") -> Any:
                       title=f"equal: pictures with every logit the same; differences of a logit in steps of {result.step:.3g}")
     broken = result.broken_stages()
     for stage in result.stages:
-        if stage.scores is None:
+        if stage.absent:
             table.add_row(printed(stage.name), "absent", stage.absent, "", "", "", "", "", style="dim")
             continue
         scores, previous, to_float = stage.scores, stage.previous, stage.to_float
         state = "broken" if stage.name in broken else "holds"
         ties = f" ({counted(previous.ties, 'tie')})" if previous and previous.ties else ""
-        table.add_row(printed(stage.name), state, f"{scores.top1:.4f} ({scores.top1_low:.3f} to {scores.top1_high:.3f})",
+        table.add_row(printed(stage.name), state,
+                      f"{scores.top1:.4f} ({scores.top1_low:.3f} to {scores.top1_high:.3f})" if scores else "no labels",
                       f"{previous.agreement:.2%} {printed(previous.against)}{ties}" if previous else "",
                       f"{to_float.agreement:.2%}" if to_float else "",
-                      f"{previous.equal} of {scores.samples}" if previous else "",
+                      f"{previous.equal} of {len(result.samples)}" if previous else "",
                       f"{previous.mean_steps:.3f}" if previous else "",
                       f"{previous.largest_steps:.2f}" if previous else "", style="red" if state == "broken" else "")
     return table

@@ -40,6 +40,34 @@ class Scores:
                                                     for name, count, recall in self.per_class]}
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """How far two models give the same answers to the same pictures.
+
+    Attributes:
+        top1: share of pictures with the same best class, in 0..1.
+        top1_low, top1_high: its 95% Wilson interval.
+        mean_difference, largest_difference: of a logit, absolute.
+    """
+
+    top1: float
+    top1_low: float
+    top1_high: float
+    mean_difference: float
+    largest_difference: float
+
+    def in_words(self) -> str:
+        """The share with its interval: "92.2% of the pictures (95% interval 88.9% to 94.6%)"."""
+        return f"{self.top1:.1%} of the pictures (95% interval {self.top1_low:.1%} to {self.top1_high:.1%})"
+
+
+def compare_answers(logits: np.ndarray, others: np.ndarray) -> Agreement:
+    """Compares the logits (n, classes) of two models."""
+    same, difference = logits.argmax(axis=1) == others.argmax(axis=1), np.abs(logits - others)
+    return Agreement(float(same.mean()), *wilson_interval(int(same.sum()), len(same)), float(difference.mean()),
+                     float(difference.max()))
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities along the last axis."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -64,7 +92,12 @@ def score(logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) 
         logits: float (n, classes).
         labels: int (n,), class indices.
         class_names: (classes,).
+
+    Raises:
+        ValueError: a picture has no label.
     """
+    if np.any(labels < 0):
+        raise ValueError("pictures without labels cannot be scored")
     logits = np.asarray(logits, np.float64)
     total, classes = logits.shape
     answers = logits.argmax(axis=1)

@@ -14,12 +14,12 @@ from mnv3_tf.weights.loading import assign_weights, find_weights
 def MobileNetV3(
     spec: str | NetworkSpec = "large",
     *,
-    input_shape: Sequence[int | None] = (224, 224, 3),
+    input_shape: Sequence[int | None] | None = None,
     alpha: float = 1.0,
     classes: int = 1000,
     include_top: bool = True,
     pooling: str | None = None,
-    dropout: float = 0.2,
+    dropout_rate: float = 0.2,
     classifier_activation: str | None = None,
     include_preprocessing: bool = True,
     batchnorm_momentum: float = 0.99,
@@ -29,19 +29,23 @@ def MobileNetV3(
     dialect: str | None = None,
     outputs: str | Sequence[str] | None = None,
     weights: str | Path | None = None,
+    input_tensor: Any = None,
     name: str | None = None,
 ) -> keras.Model:
     """Builds the network.
 
+    The arguments of keras.applications have its names. Two defaults differ: no weights, and logits instead of softmax.
+
     Args:
         spec: a built-in name (large, small, large_minimalistic, small_minimalistic) or a table of your own
             (:func:`mnv3_tf.read_block_table`).
-        input_shape: (height, width, channels), height and width at least 32 or None.
+        input_shape: (height, width, channels), height and width at least 32 or None. The default is that of `input_tensor`, or
+            (224, 224, 3).
         alpha: width multiplier, > 0.
         classes: width of the classifier, used with `include_top`.
         include_top: with the pooling, the last convolutions and the classifier.
         pooling: without the top: None (feature map), "avg" or "max" (a vector per picture).
-        dropout: share dropped before the classifier, in [0, 1).
+        dropout_rate: share dropped before the classifier, in [0, 1).
         classifier_activation: None for logits (what training, quantization and conversion expect) or, say, "softmax".
         include_preprocessing: the input is RGB pixels 0..255 and a Rescaling layer maps them to what the dialect's stem
             expects ([-1, 1] for keras); without, the input is expected like that.
@@ -55,6 +59,8 @@ def MobileNetV3(
         weights: None for random numbers; "imagenet" for what the dialect's package published for this network, of 1000 classes;
             the name of published weights; or a `.keras` file or run folder of the same network. The normalization of the pixels
             is then that of the weights.
+        input_tensor: a Keras tensor (batch, height, width, channels) to build the network on; the model then begins where that
+            tensor's own graph begins.
         name: of the Keras model.
 
     Returns:
@@ -70,9 +76,9 @@ def MobileNetV3(
         source, tensors, normalization = find_weights(weights, spec, alpha, top=include_top)
         spec = with_normalization(spec, *(normalization or ()))
     model, stages = build(
-        spec, input_shape=input_shape, alpha=alpha, classes=classes, include_top=include_top, pooling=pooling, dropout=dropout,
-        classifier_activation=classifier_activation, include_preprocessing=include_preprocessing,
-        batchnorm_momentum=batchnorm_momentum, name=name)
+        spec, input_shape=input_shape, alpha=alpha, classes=classes, include_top=include_top, pooling=pooling,
+        dropout_rate=dropout_rate, classifier_activation=classifier_activation, include_preprocessing=include_preprocessing,
+        batchnorm_momentum=batchnorm_momentum, input_tensor=input_tensor, name=name)
     if weights is not None:
         assign_weights(model, tensors, source)
     if outputs is None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.files import atomic_path, read_json, sha256, write_json
-from mnv3_tf.metrics import score, softmax, wilson_interval
+from mnv3_tf.metrics import compare_answers, score, softmax, wilson_interval
 
 
 def test_scores_by_hand() -> None:
@@ -41,6 +41,14 @@ def test_a_class_without_pictures_has_no_recall() -> None:
                                                             (0, 0, 0.0, 1.0)])
 def test_wilson_interval(hits: int, total: int, low: float, high: float) -> None:
     assert wilson_interval(hits, total) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+
+
+def test_answers_of_two_models_by_hand() -> None:
+    ours = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 1.0], [0.0, 0.5]])
+    found = compare_answers(ours, ours + np.array([[0.0, 0.5], [0.0, 0.0], [0.0, 2.5], [0.0, 0.0]]))
+    assert (found.top1, found.mean_difference, found.largest_difference) == (0.75, 0.375, 2.5)
+    assert (found.top1_low, found.top1_high) == wilson_interval(3, 4)
+    assert found.in_words() == "75.0% of the pictures (95% interval 30.1% to 95.4%)"
 
 
 def test_softmax_of_large_logits() -> None:

@@ -1,5 +1,9 @@
 """Scores any model of the kit on labelled pictures, and answers for single pictures."""
 
+import csv
+import io
+import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,26 +13,14 @@ import numpy as np
 
 from mnv3_tf.artefacts.card_check import check_cards
 from mnv3_tf.data import PictureDataset, PictureError, Sample, clamp_top_k, evaluation_split, open_dataset
-from mnv3_tf.data.batches import collect, contract_batches
+from mnv3_tf.data.batches import EVALUATION_BATCH, collect, contract_batches, default_workers, ordered_parallel
 from mnv3_tf.data.check import check_pictures
+from mnv3_tf.data.folders import pictures_below
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.evaluate.classifier import Classifier
-from mnv3_tf.metrics import Scores, score, softmax
+from mnv3_tf.files import write_text
+from mnv3_tf.metrics import Agreement, Scores, compare_answers, score, softmax
 from mnv3_tf.progress import Progress
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far two models give the same answers to the same pictures.
-
-    Attributes:
-        top1: share of pictures with the same best class, in 0..1.
-        mean_difference, largest_difference: of a logit, absolute.
-    """
-
-    top1: float
-    mean_difference: float
-    largest_difference: float
 
 
 @dataclass(frozen=True)
@@ -96,11 +88,7 @@ def evaluate(classifier: Classifier, data: str | Path, *, split: str | None = No
         raise InputError(f"{data}: the split {name!r} holds no picture to score.")
     logits = _logits(classifier, samples, progress)
     labels = np.array([sample.label for sample in samples])
-    agreement = None
-    if against:
-        theirs = _logits(against, samples, progress)
-        difference, same = np.abs(logits - theirs), logits.argmax(axis=1) == theirs.argmax(axis=1)
-        agreement = Agreement(float(same.mean()), float(difference.mean()), float(difference.max()))
+    agreement = compare_answers(logits, _logits(against, samples, progress)) if against else None
     warnings = tuple(str(remark) for remark in check_cards(classifier.path) if remark.severity == "broken")
     return Evaluation(score(logits, labels, classifier.labels), name, skipped, agreement, warnings)
 
@@ -110,22 +98,67 @@ def _logits(classifier: Classifier, samples: tuple[Sample, ...], progress: Progr
                    contract_batches(samples, classifier.contract))
 
 
-def predict(classifier: Classifier, pictures: Sequence[str | Path], top_k: int) -> tuple[list[Answer], list[str], str | None]:
-    """Answers for pictures.
+def predict(classifier: Classifier, pictures: Sequence[str | Path], top_k: int, *, progress: Progress
+            ) -> tuple[list[Answer], list[str], str | None]:
+    """Answers for pictures; a folder stands for all pictures in it, at any depth.
 
     Returns:
         The answers in order, a line for every picture that cannot be read, and a note where `top_k` was reduced to the
         number of classes.
+
+    Raises:
+        InputError: a folder holds no picture.
     """
     top_k, note = clamp_top_k(len(classifier.labels), top_k)
-    answers, broken = [], []
-    for picture in pictures:
+    files: list[Path] = []
+    for picture in map(Path, pictures):
+        found = pictures_below(picture) if picture.is_dir() else [picture]
+        if not found:
+            raise InputError(f"{picture}: no pictures in this folder.")
+        files += found
+    answers: list[Answer] = []
+    broken: list[str] = []
+
+    def load(file: Path) -> np.ndarray | str:
         try:
-            pixels = classifier.contract.load(picture)
+            return classifier.contract.load(file)
         except PictureError as error:
-            broken.append(str(error))
-            continue
-        probabilities = softmax(classifier.logits(pixels[None]).astype(np.float64))[0]
-        best = np.argsort(-probabilities, kind="stable")[:top_k]
-        answers.append(Answer(str(picture), tuple((classifier.labels[i], int(i), float(probabilities[i])) for i in best)))
+            return str(error)
+
+    workers = default_workers()
+    loaded = zip(files, ordered_parallel(load, files, workers, ahead=2 * workers), strict=True)
+    with progress.task("Classifying", len(files)) as advance:
+        while batch := list(itertools.islice(loaded, EVALUATION_BATCH)):
+            broken += [pixels for _, pixels in batch if isinstance(pixels, str)]
+            usable = [(file, pixels) for file, pixels in batch if not isinstance(pixels, str)]
+            logits = classifier.logits(np.stack([pixels for _, pixels in usable])) if usable else ()
+            for (file, _), probabilities in zip(usable, softmax(np.asarray(logits, np.float64)) if usable else (), strict=True):
+                best = np.argsort(-probabilities, kind="stable")[:top_k]
+                answers.append(Answer(str(file), tuple((classifier.labels[i], int(i), float(probabilities[i])) for i in best)))
+            advance(len(answers) + len(broken), "")
     return answers, broken, note
+
+
+def check_answers_file(path: str | Path) -> None:
+    """Raises InputError where answers cannot be written to a file of such a name."""
+    if Path(path).suffix not in (".csv", ".jsonl"):
+        raise InputError(f"{path}: answers are written as .csv or .jsonl. Give the file one of these endings.")
+
+
+def write_answers(path: str | Path, answers: Sequence[Answer]) -> None:
+    """Writes a row for each picture: as `.csv` (file, label_1, score_1, label_2, ...), or as `.jsonl`, what ``--json`` has of it.
+
+    Raises:
+        InputError: the file has another ending.
+    """
+    check_answers_file(path)
+    text = io.StringIO()
+    if Path(path).suffix == ".jsonl":
+        text.writelines(f"{json.dumps(answer.to_dict(), ensure_ascii=False)}\n" for answer in answers)
+    else:
+        ranks = range(1, 1 + max((len(answer.predictions) for answer in answers), default=1))
+        rows = csv.writer(text)
+        rows.writerow(["file", *(f"{what}_{rank}" for rank in ranks for what in ("label", "score"))])
+        rows.writerows([answer.file, *(value for label, _, probability in answer.predictions
+                                       for value in (label, f"{probability:.6f}"))] for answer in answers)
+    write_text(path, text.getvalue())

@@ -1,5 +1,6 @@
 """Which answers changed between the float model and the file, and whether that is more than chance."""
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,12 @@ class Flip:
 
     Attributes:
         path: the picture.
-        label, before, after: class names: the right one, the float model's, the file's.
+        label, before, after: class names: the right one (None where that is not known), the float model's, the file's.
         before_score, after_score: probabilities of those answers.
     """
 
     path: Path
-    label: str
+    label: str | None
     before: str
     after: str
     before_score: float
@@ -31,7 +32,9 @@ class Flip:
 
     @property
     def effect(self) -> str:
-        """ "lost" (was right), "gained" (is right now) or "other" (wrong both times)."""
+        """ "lost" (was right), "gained" (is right now), "other" (wrong both times) or "changed" (not known which is right)."""
+        if self.label is None:
+            return "changed"
         if self.before == self.label:
             return "lost"
         return "gained" if self.after == self.label else "other"
@@ -62,16 +65,20 @@ class McNemar:
         return f"{split}: no more than chance would explain (exact McNemar test, p = {self.p_value:.2g})."
 
 
-def flips(paths: Iterable[Path], labels: np.ndarray, before: np.ndarray, after: np.ndarray,
+def flips(paths: Iterable[Path], labels: np.ndarray | None, before: np.ndarray, after: np.ndarray,
           class_names: tuple[str, ...]) -> list[Flip]:
-    """The pictures whose best class changed: lost ones first, the surest float answers first among them."""
+    """The pictures whose best class changed: lost ones first, the surest float answers first among them.
+
+    Labels are None where the pictures have none.
+    """
     old, new = softmax(np.asarray(before, np.float64)), softmax(np.asarray(after, np.float64))
     found = []
-    for path, label, was, now in zip(paths, labels, old, new, strict=True):
+    names = itertools.repeat(None) if labels is None else (class_names[label] for label in labels)
+    for path, name, was, now in zip(paths, names, old, new, strict=False):
         i, j = int(was.argmax()), int(now.argmax())
         if i != j:
-            found.append(Flip(path, class_names[label], class_names[i], class_names[j], float(was[i]), float(now[j])))
-    order = {"lost": 0, "gained": 1, "other": 2}
+            found.append(Flip(path, name, class_names[i], class_names[j], float(was[i]), float(now[j])))
+    order = {"lost": 0, "gained": 1, "other": 2, "changed": 3}
     return sorted(found, key=lambda flip: (order[flip.effect], -flip.before_score))
 
 

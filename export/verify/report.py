@@ -5,8 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from mnv3_tf.data.samples import labels_of
 from mnv3_tf.export.drawing import as_svg, render_page
 from mnv3_tf.export.verify.flips import flips, mcnemar, reliability
 from mnv3_tf.export.verify.layers import decibels
@@ -30,27 +29,27 @@ def write_report(result: Verification, folder: str | Path) -> Path:
         The page.
     """
     folder = Path(folder)
-    labels = np.array([sample.label for sample in result.samples])
+    labels = labels_of(result.samples)
     before, after = result.logits[FLOAT], result.logits[XNNPACK]
     changed = flips([sample.path for sample in result.samples], labels, before, after, result.labels)
-    test = mcnemar(labels, before, after)
+    test = None if labels is None else mcnemar(labels, before, after)
     facts = [{"file": flip.path, "label": flip.label, "before": flip.before, "after": flip.after, "effect": flip.effect,
               "before_score": flip.before_score, "after_score": flip.after_score} for flip in changed]
-    write_json(folder / "verification.json", {**result.to_dict(), "flips": facts, "mcnemar_p": test.p_value})
+    write_json(folder / "verification.json", {**result.to_dict(), "flips": facts, "mcnemar_p": test.p_value if test else None})
     if result.layers.layers:
         save_layer_plot(folder / "layers.png", result.layers)
     scores = {stage.name: stage.scores for stage in result.stages if stage.scores is not None}
-    first, last = scores[FLOAT], scores[XNNPACK]
+    first, last = scores.get(FLOAT), scores.get(XNNPACK)
     page = folder / "index.html"
     write_text(page, render_page(
         "mnv3_tf.export.verify", "report.html.j2", result=result, broken=result.broken_stages(), name=display_name,
         printed=printed, decibels=decibels, here=_here,
         flips=changed[:_SHOWN_FLIPS], total_flips=len(changed),
         lost=sum(flip.effect == "lost" for flip in changed), gained=sum(flip.effect == "gained" for flip in changed),
-        pictures={flip.path: _thumbnail(flip.path) for flip in changed[:_SHOWN_FLIPS]}, classes=_classes(first, last),
-        confusions=(("float Keras", _shades(first)), ("the file", _shades(last))),
-        mcnemar=test,
-        reliability_plot=reliability_plot(reliability(labels, before), reliability(labels, after)),
+        pictures={flip.path: _thumbnail(flip.path) for flip in changed[:_SHOWN_FLIPS]}, mcnemar=test,
+        classes=_classes(first, last) if first and last else (),
+        confusions=(("float Keras", _shades(first)), ("the file", _shades(last))) if first and last else (),
+        reliability_plot=reliability_plot(reliability(labels, before), reliability(labels, after)) if labels is not None else "",
         layer_plot=(as_svg(layer_figure(result.layers), "Signal to quantization noise of every tensor") if result.layers.layers
                     else ""),
         operators=[(name, dtype, count) for (name, dtype), count in operator_counts(result.file).items()],

@@ -12,6 +12,7 @@ from mnv3_tf.config import VerifyConfig
 from mnv3_tf.data import PictureDataset, Sample, evaluation_split, open_dataset
 from mnv3_tf.data.batches import EVALUATION_BATCH, collect, contract_batches
 from mnv3_tf.data.check import check_pictures
+from mnv3_tf.data.samples import labels_of
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.export.convert.convert import check_int8, convert_graph, output_step
 from mnv3_tf.export.convert.placement import detect_lowering
@@ -55,7 +56,8 @@ def verify(chain: Chain, data: str | Path, *, split: str | None = None, limits: 
 
     Args:
         chain: what belongs together, from :func:`open_chain`. A quantized run is converted for the purpose, int8 in and out.
-        data: a picture folder, in any layout that training takes.
+        data: a picture folder, in any layout that training takes; or any folder of pictures, whose answers are compared and not
+            scored.
         split: "train", "val", "test" or "all"; None: test where there is one, else val.
         limits: what is allowed; None: the float run's settings.
         threads: of the TFLite runtime with XNNPACK.
@@ -69,7 +71,7 @@ def verify(chain: Chain, data: str | Path, *, split: str | None = None, limits: 
     config = chain.float_run.config()
     limits = limits or config.verify
     dataset = open_dataset(data, class_names=chain.labels, validation_fraction=config.data.validation_fraction,
-                           seed=config.train.seed)
+                           seed=config.train.seed, labels_needed=False)
     name = split or evaluation_split(dataset)
     chosen = tuple(s for part in dataset.splits.values() for s in part) if name == "all" else dataset.split(name)
     if len(chosen) > limits.pictures:
@@ -80,8 +82,9 @@ def verify(chain: Chain, data: str | Path, *, split: str | None = None, limits: 
                                      strict=False, progress=progress)
     if not cleaned.split(name):
         raise InputError(f"{data}: the split {name!r} holds no picture to verify with.")
+    notes = [] if dataset.labelled else [f"{dataset.notes[0]}; no accuracy is checked, only answers and logits are compared"]
     return _Verification(chain, Path(data), name, cleaned.split(name), report.fingerprints[name], limits, threads,
-                         elsewhere or {}, progress).run()
+                         elsewhere or {}, progress, notes).run()
 
 
 @dataclass
@@ -103,7 +106,7 @@ class _Verification:
 
     def run(self) -> Verification:
         chain = self.chain
-        self.labels = np.array([sample.label for sample in self.samples])
+        self.labels = labels_of(self.samples)
         self.pixels = collect(self.progress, "Reading pictures", len(self.samples), lambda batch: batch[0],
                               contract_batches(self.samples, chain.contract))
         self.content = self._content()
@@ -270,11 +273,14 @@ class _Verification:
         else:
             with self.progress.task("Comparing every tensor", len(pixels)) as advance:
                 table = examine_layers(self.content, float_graph, own_graph, pixels, lambda done: advance(done, ""))
-        found = checks.order_findings(forms, chain.labels) + checks.constant_findings(forms, self.labels, chain.labels)
         logits = next(form.logits for form in forms if form.name == XNNPACK)
-        assert logits is not None and stages[0].scores is not None
+        assert logits is not None and forms[0].logits is not None
+        # Without labels, the float model's answers say whether the pictures differ.
+        expected = forms[0].logits.argmax(axis=1) if self.labels is None else self.labels
+        found = checks.order_findings(forms, chain.labels) + checks.constant_findings(forms, expected, chain.labels)
         found += checks.input_findings(table, float_graph, own_graph, pixels, logits[picked])
-        found += checks.data_findings(stages[0].scores, chain.labels)
+        if stages[0].scores is not None:
+            found += checks.data_findings(stages[0].scores, chain.labels)
         if table.refused:
             self.notes.append(f"no tensors are compared: {table.refused}")
         else:

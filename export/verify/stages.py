@@ -75,7 +75,7 @@ class Stage:
     Attributes:
         name: one of :data:`STAGES`.
         source: the file that it was made from.
-        scores: accuracy on the pictures, None where the stage is absent.
+        scores: accuracy on the pictures; None where they have no labels, or the stage is absent.
         previous: comparison with the stage before (of both TFLite stages: with quantized Keras, where there is one);
             None on the first and where absent.
         to_float: comparison with the first.
@@ -150,13 +150,13 @@ def compare(own: np.ndarray, other: np.ndarray, against: str, step: float, tie_s
         share_of_range=float(difference.max() / max(float(np.ptp(other)), 1e-12)))
 
 
-def compare_stages(forms: list[Form], labels: np.ndarray, class_names: tuple[str, ...], step: float,
+def compare_stages(forms: list[Form], labels: np.ndarray | None, class_names: tuple[str, ...], step: float,
                    limits: VerifyConfig) -> tuple[Stage, ...]:
     """Compares every form with the one before it, absent ones left out, and applies the limits.
 
     Args:
         forms: in the order of :data:`STAGES`; the first is present.
-        labels: int (n,).
+        labels: int (n,); None where the pictures have none, and nothing is scored.
         class_names: of the logits.
         step: of the 8-bit output, in logits.
         limits: what is allowed.
@@ -170,7 +170,8 @@ def compare_stages(forms: list[Form], labels: np.ndarray, class_names: tuple[str
         if form.logits is None:
             stages.append(Stage(form.name, form.source, None, absent=form.absent))
             continue
-        scores, checks = score(form.logits, labels, class_names), form.checks
+        scores = None if labels is None else score(form.logits, labels, class_names)
+        checks = form.checks
         previous = to_float = None
         if form.name == XNNPACK and quantized is not None:
             before = quantized
@@ -178,22 +179,23 @@ def compare_stages(forms: list[Form], labels: np.ndarray, class_names: tuple[str
             other, against = (before.logits, before.name) if form.expected is None else (form.expected, form.expected_from)
             previous = compare(form.logits, other, against, step, limits.tie_steps)
             to_float = compare(form.logits, first, forms[0].name, step, limits.tie_steps)
-            checks = (*_checks(form, before, scores, stages[0], previous, to_float, limits), *checks)
+            checks = (*_checks(form, before, scores, stages[0].scores, previous, to_float, limits), *checks)
         stages.append(Stage(form.name, form.source, scores, previous, to_float, checks))
         before = form
     return tuple(stages)
 
 
-def _checks(form: Form, before: Form, scores: Scores, first: Stage, previous: LogitComparison, to_float: LogitComparison,
-            limits: VerifyConfig) -> list[Check]:
-    assert first.scores is not None
-    total = scores.samples
-    lost = round((first.scores.top1 - scores.top1) * total)
-    drop = _pictures("verify.accuracy_drop", lost, limits.accuracy_drop, total,
-                     f"it loses {max(lost, 0)} of {total} right answers against {first.name}")
+def _checks(form: Form, before: Form, scores: Scores | None, first: Scores | None, previous: LogitComparison,
+            to_float: LogitComparison, limits: VerifyConfig) -> list[Check]:
+    assert form.logits is not None
+    total, checks = len(form.logits), []
+    if form.quantized and scores is not None and first is not None:
+        lost = round((first.top1 - scores.top1) * total)
+        checks.append(_pictures("verify.accuracy_drop", lost, limits.accuracy_drop, total,
+                                f"it loses {max(lost, 0)} of {total} right answers against {to_float.against}"))
     if form.quantized and not before.quantized:
-        return [drop, _agreement("verify.quantized_agreement", to_float, limits.quantized_agreement, total)]
-    checks = [*([drop] if form.quantized else []), _agreement("verify.agreement", previous, limits.agreement, total)]
+        return [*checks, _agreement("verify.quantized_agreement", to_float, limits.quantized_agreement, total)]
+    checks.append(_agreement("verify.agreement", previous, limits.agreement, total))
     if form.name == DEPLOY:
         share = previous.share_of_range
         return [*checks, Check("verify.deploy_difference", share <= limits.deploy_difference,

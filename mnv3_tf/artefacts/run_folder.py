@@ -1,5 +1,6 @@
 """The folder that a training or quantization run leaves behind, and the names of the files in it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,11 +76,11 @@ class RunFolder:
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(f"{self.path}: already holds files. {remedy}")
 
-    def write_scores(self, scores: dict[str, Scores]) -> dict[str, dict[str, float]]:
-        """Writes `metrics.json`, whole scores by split; returns the few of them that the card repeats."""
+    def write_scores(self, scores: Mapping[str, Scores | None]) -> dict[str, dict[str, float]]:
+        """Writes `metrics.json`, whole scores by split, None without labels; returns the few of them that the card repeats."""
         write_json(self.path / "metrics.json", scores)
         return {split: {"top1": values.top1, "samples": values.samples, "loss": values.loss}
-                for split, values in scores.items()}
+                for split, values in scores.items() if values is not None}
 
     def write_card(self, **facts: Any) -> None:
         """Writes the card of the finished run, from `facts` (see :func:`make_card`) and from what lies in the folder."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from natsort import natsorted
 
-from mnv3_tf.data.samples import PictureDataset, Sample
+from mnv3_tf.data.samples import NO_LABEL, LabelError, PictureDataset, Sample
 from mnv3_tf.errors import InputError
 from mnv3_tf.text import counted, listed, suggestions
 
@@ -24,14 +24,15 @@ def class_folders(folder: Path) -> list[Path]:
     return _in_natural_order((Path(entry.path) for entry in _entries(folder) if entry.is_dir()), folder)
 
 
-def split_folders(root: Path) -> dict[str, Path]:
+def split_folders(root: Path, *, labelled: bool = True) -> dict[str, Path]:
     """The split folders of a root: split -> folder; empty where it has class folders instead.
 
     They are split folders where `train/` is one of them, or where there are no other folders; a lone `train/` that holds
-    pictures among other folders is a class.
+    pictures among other folders is a class. Without labels, `train/` is needed, and no class folders are.
 
     Raises:
-        InputError: two folders for one split, or split folders without class folders.
+        InputError: two folders for one split.
+        LabelError: split folders without class folders.
     """
     inside = class_folders(root)
     found: dict[str, Path] = {}
@@ -44,11 +45,13 @@ def split_folders(root: Path) -> dict[str, Path]:
             raise InputError(f"{root}: both {found[split].name}/ and {folder.name}/ would be the {split} split. "
                              "Keep one.")
         found[split] = folder
+    if not labelled:
+        return found if "train" in found else {}
     main = found.get("train", named[0])
     if class_folders(main):
         return found
     if len(named) == len(inside):
-        raise InputError(f"{main}: no class folders in it. Put the pictures of every class in a folder of its own: "
+        raise LabelError(main, "no class folders in it", "Put the pictures of every class in a folder of its own: "
                          f"{main.name}/cat/..., {main.name}/dog/...")
     return {}
 
@@ -57,7 +60,7 @@ def open_folders(root: Path, splits: dict[str, Path]) -> PictureDataset:
     """Lists pictures in class folders: those of each split folder, or of the root where `splits` is empty.
 
     Raises:
-        InputError: a class of another split is not in train.
+        LabelError: a class of another split is not in train.
     """
     layout = "split folders" if splits else "class folders"
     notes: list[str] = []
@@ -71,13 +74,38 @@ def open_folders(root: Path, splits: dict[str, Path]) -> PictureDataset:
     for split, classes in listing.items():
         unknown = [name for name in classes if name not in names]
         if unknown:
-            raise InputError(
-                f"{splits[split]}: class folders without pictures in {splits['train'].name}/: {suggestions(unknown, names)}. "
+            raise LabelError(
+                splits[split], f"class folders without pictures in {splits['train'].name}/: {suggestions(unknown, names)}",
                 f"Classes with pictures there: {listed(names, ', ')}. Rename the folder, or add training pictures.")
     return PictureDataset(
         root, tuple(names),
         {split: tuple(Sample(path, label) for label, name in enumerate(names) for path in classes.get(name, ()))
          for split, classes in listing.items()}, layout, tuple(notes))
+
+
+def open_unlabelled(root: Path) -> PictureDataset:
+    """Lists all pictures of a folder, at any depth, without labels; with `train/` among its folders, split by split.
+
+    Raises:
+        InputError: there are none.
+    """
+    notes: list[str] = []
+    splits, layout = split_folders(root, labelled=False), "split folders"
+    if not splits:
+        splits, layout = {"train": root}, "pictures"
+    samples = {}
+    for split, folder in splits.items():
+        pictures, junk = _walk(folder)
+        notes += _junk_notes(folder.name, junk)
+        samples[split] = tuple(Sample(path, NO_LABEL) for path in pictures)
+    if not any(samples.values()):
+        raise InputError(f"{root}: no pictures found.")
+    return PictureDataset(root, (), samples, layout, tuple(notes))
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """Files of a folder that may be pictures, at any depth, in natural order."""
+    return _walk(folder)[0]
 
 
 def with_validation(dataset: PictureDataset, fraction: float, seed: int) -> PictureDataset:
@@ -112,8 +140,9 @@ def with_validation(dataset: PictureDataset, fraction: float, seed: int) -> Pict
 def _place(seed: int, dataset: PictureDataset, sample: Sample) -> float:
     """Where a picture falls between 0 and 1, by its path below its class folder (below the root for label lists)."""
     parts = Path(os.path.relpath(sample.path, dataset.root)).parts
-    relative = "/".join(parts[{"label files": 0, "split folders": 2, "class folders": 1}[dataset.layout]:])
-    text = unicodedata.normalize("NFC", f"{seed}\0{dataset.class_names[sample.label]}\0{relative}")
+    above = {"label files": 0, "split folders": 2, "class folders": 1}[dataset.layout] if dataset.labelled else 0
+    relative = "/".join(parts[above:])
+    text = unicodedata.normalize("NFC", f"{seed}\0{dataset.class_of(sample)}\0{relative}")
     digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
@@ -127,10 +156,7 @@ def _class_pictures(folder: Path, prefix: str, notes: list[str]) -> dict[str, li
     for below in class_folders(folder):
         name = unicodedata.normalize("NFC", below.name)
         pictures, junk = _walk(below)
-        if junk:
-            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(junk.items()))
-            notes.append(f"{prefix}{name}/: {counted(sum(junk.values()), 'file')} of no picture format left out "
-                         f"({kinds})")
+        notes += _junk_notes(prefix + name, junk)
         if not pictures:
             notes.append(f"{prefix}{name}/: no pictures in it, so it is not a class")
         elif name in classes:
@@ -138,6 +164,11 @@ def _class_pictures(folder: Path, prefix: str, notes: list[str]) -> dict[str, li
         else:
             classes[name] = pictures
     return classes
+
+
+def _junk_notes(folder: str, junk: Counter[str]) -> list[str]:
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(junk.items()))
+    return [f"{folder}/: {counted(sum(junk.values()), 'file')} of no picture format left out ({kinds})"] if junk else []
 
 
 def _walk(folder: Path) -> tuple[list[Path], Counter[str]]:

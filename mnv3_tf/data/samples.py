@@ -6,8 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from mnv3_tf.errors import InputError
 from mnv3_tf.text import counted, listed, nearest, suggestions
+
+NO_LABEL = -1
+
+
+class LabelError(InputError):
+    """Pictures that have no labels which fit.
+
+    Attributes:
+        what: is wrong with them, without the folder and the remedy.
+    """
+
+    def __init__(self, root: Path, what: str, remedy: str):
+        super().__init__(f"{root}: {what}. {remedy}")
+        self.what = what
 
 
 @dataclass(frozen=True)
@@ -16,7 +32,7 @@ class Sample:
 
     Attributes:
         path: the picture file.
-        label: index into the dataset's class names.
+        label: index into the dataset's class names; :data:`NO_LABEL` where it has none.
         line: where the label was given, such as "train_list.txt:12"; None where a folder gives it.
     """
 
@@ -27,13 +43,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class PictureDataset:
-    """Labelled pictures, listed but not opened.
+    """Pictures, listed but not opened.
 
     Attributes:
         root: the folder that was opened.
-        class_names: in the order of the labels.
+        class_names: in the order of the labels; empty where the pictures have no labels.
         splits: "train", "val" and "test", those that there are, each in a fixed order.
-        layout: what was found: "label files", "split folders" or "class folders".
+        layout: what was found: "label files", "split folders", "class folders" or "pictures".
         notes: what was skipped, assumed or unusual, in words for a person.
     """
 
@@ -42,6 +58,15 @@ class PictureDataset:
     splits: dict[str, tuple[Sample, ...]]
     layout: str
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the pictures have labels."""
+        return bool(self.class_names)
+
+    def class_of(self, sample: Sample) -> str:
+        """The name of a picture's class, empty where the pictures have no labels."""
+        return self.class_names[sample.label] if self.labelled else ""
 
     def split(self, name: str) -> tuple[Sample, ...]:
         """The samples of one split.
@@ -56,25 +81,31 @@ class PictureDataset:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Pictures of every class in every split, zeros included: split -> class name -> count."""
-        return {split: {**dict.fromkeys(self.class_names, 0), **Counter(self.class_names[sample.label] for sample in samples)}
+        return {split: {**dict.fromkeys(self.class_names, 0), **Counter(map(self.class_of, samples))}
                 for split, samples in self.splits.items()}
 
     def with_class_names(self, class_names: Sequence[str]) -> "PictureDataset":
         """The same pictures with labels that index `class_names`, matched by name.
 
         Raises:
-            InputError: the dataset has a class that is not among them.
+            LabelError: the dataset has a class that is not among them.
         """
         index = {_composed(name): position for position, name in enumerate(class_names)}
         unknown = [name for name in self.class_names if _composed(name) not in index]
         if unknown:
-            raise InputError(f"{self.root}: {counted(len(unknown), 'class', 'classes')} that the model does not have: "
-                             f"{suggestions(unknown, class_names)}. The model's classes: {listed(class_names, ', ')}. "
+            raise LabelError(self.root, f"{counted(len(unknown), 'class', 'classes')} that the model does not have: "
+                             f"{suggestions(unknown, class_names)}", f"The model's classes: {listed(class_names, ', ')}. "
                              "Rename or take out the class, or train a model that has it.")
         moved = [index[_composed(name)] for name in self.class_names]
         splits = {name: tuple(replace(sample, label=moved[sample.label]) for sample in samples)
                   for name, samples in self.splits.items()}
         return replace(self, class_names=tuple(class_names), splits=splits)
+
+
+def labels_of(samples: Sequence[Sample]) -> np.ndarray | None:
+    """The labels, int64 (n,); None where the pictures have none."""
+    labels = np.array([sample.label for sample in samples], np.int64)
+    return labels if np.all(labels != NO_LABEL) else None
 
 
 def evaluation_split(dataset: PictureDataset) -> str:

@@ -24,7 +24,7 @@ TINY_CLASS = 10
 
 @dataclass(frozen=True)
 class Place:
-    """A picture where the dataset uses it: its split, its class, its file and the line that gives its label."""
+    """A picture where the dataset uses it: its split, its class ("" for none), its file and the line that gives its label."""
 
     split: str
     class_name: str
@@ -32,7 +32,7 @@ class Place:
     line: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.path} ({self.split}, {self.class_name}{', ' + self.line if self.line else ''})"
+        return f"{self.path} ({', '.join(filter(None, (self.split, self.class_name, self.line)))})"
 
 
 @dataclass(frozen=True)
@@ -174,10 +174,11 @@ def fingerprint_samples(samples: Iterable[Sample], class_names: Sequence[str], c
 
     Args:
         samples: usable pictures.
-        class_names: in the order of their labels.
+        class_names: in the order of their labels; empty where they have none.
         contents: of the pictures, from a scan (`ScanReport.contents`).
     """
-    pairs = sorted((unicodedata.normalize("NFC", class_names[sample.label]), contents[sample.path]) for sample in samples)
+    pairs = sorted((unicodedata.normalize("NFC", class_names[sample.label] if class_names else ""), contents[sample.path])
+                   for sample in samples)
     return hashlib.sha256(json.dumps(pairs, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -211,7 +212,7 @@ def _report(dataset: PictureDataset, outcomes: dict[Path, Outcome], notes: tuple
     same: dict[str, list[Place]] = defaultdict(list)
     for split, samples in dataset.splits.items():
         for sample in samples:
-            place, outcome = Place(split, dataset.class_names[sample.label], sample.path, sample.line), outcomes[sample.path]
+            place, outcome = Place(split, dataset.class_of(sample), sample.path, sample.line), outcomes[sample.path]
             if outcome.error is not None:
                 broken.append(Remark(place, outcome.error))
                 continue
@@ -233,7 +234,7 @@ def _report(dataset: PictureDataset, outcomes: dict[Path, Outcome], notes: tuple
         empty_splits=tuple(split for split, classes in counts.items() if not sum(classes.values())),
         empty_classes=tuple((split, name) for split, classes in counts.items()
                             for name, count in classes.items() if not count),
-        tiny_classes=tuple((name, count) for name, count in counts.get("train", {}).items() if 0 < count < TINY_CLASS),
+        tiny_classes=tuple((name, count) for name, count in counts.get("train", {}).items() if name and 0 < count < TINY_CLASS),
         overlaps=overlaps, conflicts=conflicts, duplicates=duplicates, notes=notes,
         fingerprints={split: fingerprint_samples(samples, dataset.class_names, contents)
                       for split, samples in usable.splits.items()}, contents=contents)

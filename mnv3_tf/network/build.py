@@ -24,9 +24,9 @@ from mnv3_tf.network.spec import Dialect, NetworkSpec, check_alpha
 from mnv3_tf.text import nearest
 
 
-def build(spec: NetworkSpec, *, input_shape: Sequence[int | None], alpha: float, classes: int, include_top: bool = True,
-          pooling: str | None = None, dropout: float = 0.2, classifier_activation: str | None = None,
-          include_preprocessing: bool = True, batchnorm_momentum: float = 0.99,
+def build(spec: NetworkSpec, *, input_shape: Sequence[int | None] | None, alpha: float, classes: int, include_top: bool = True,
+          pooling: str | None = None, dropout_rate: float = 0.2, classifier_activation: str | None = None,
+          include_preprocessing: bool = True, batchnorm_momentum: float = 0.99, input_tensor: Any = None,
           name: str | None = None) -> tuple[keras.Model, dict[str, Any]]:
     """Builds a table's network; the arguments are those of :func:`mnv3_tf.MobileNetV3`.
 
@@ -36,12 +36,14 @@ def build(spec: NetworkSpec, *, input_shape: Sequence[int | None], alpha: float,
     Raises:
         InputError: an argument is out of range; the message says what is allowed.
     """
-    _check(spec, input_shape, alpha, classes, pooling, dropout)
+    input_shape = _input_shape(input_shape, input_tensor)
+    _check(spec, input_shape, alpha, classes, pooling, dropout_rate)
     parts = network_parts(spec, alpha, classes if include_top else None)
     stem, head_conv, *top = (part for part in parts if not part.block)
     convolution = _Convolutions(spec.dialect, batchnorm_momentum)
 
-    image = x = layers.Input(tuple(input_shape), name="image")
+    x = layers.Input(input_shape, name="image") if input_tensor is None else input_tensor
+    sources = keras.utils.get_source_inputs(x)
     if include_preprocessing:
         x = _rescaling(spec.dialect)(x)
     x = convolution(x, stem)
@@ -59,8 +61,8 @@ def build(spec: NetworkSpec, *, input_shape: Sequence[int | None], alpha: float,
         expand, classifier = top
         x = layers.GlobalAveragePooling2D(keepdims=True, name="head_pool")(x)
         x = convolution(x, expand)
-        if dropout > 0:
-            x = layers.Dropout(dropout, name="head_dropout")(x)
+        if dropout_rate > 0:
+            x = layers.Dropout(dropout_rate, name="head_dropout")(x)
         x = convolution(x, classifier)
         x = layers.Flatten(name="logits")(x)
         if classifier_activation not in (None, "linear"):
@@ -68,7 +70,7 @@ def build(spec: NetworkSpec, *, input_shape: Sequence[int | None], alpha: float,
     elif pooling:
         pool = layers.GlobalAveragePooling2D if pooling == "avg" else layers.GlobalMaxPooling2D
         x = pool(name=f"{pooling}_pool")(x)
-    return keras.Model(image, x, name=name or f"mobilenet_v3_{spec.name}"), stages
+    return keras.Model(sources[0] if len(sources) == 1 else sources, x, name=name or f"mobilenet_v3_{spec.name}"), stages
 
 
 @contextmanager
@@ -142,9 +144,24 @@ def select_outputs(model: keras.Model, stages: dict[str, Any], wanted: str | Seq
     return chosen
 
 
+def _input_shape(given: Sequence[int | None] | None, tensor: Any) -> tuple[int | None, ...]:
+    """(height, width, channels) of the input: as given, or the tensor's."""
+    if tensor is None:
+        return (224, 224, 3) if given is None else tuple(given)
+    if not keras.utils.is_keras_tensor(tensor):
+        raise InputError(f"input_tensor is {type(tensor).__name__}; it must be a Keras tensor, such as keras.Input((96, 96, 3)).")
+    shape = tuple(tensor.shape[1:])
+    if given is not None and tuple(given) != shape:
+        raise InputError(f"input_shape is {tuple(given)}, but input_tensor has {shape}. Leave one of them out.")
+    return shape
+
+
 def _check(spec: NetworkSpec, input_shape: Sequence[int | None], alpha: float, classes: int, pooling: str | None,
-           dropout: float) -> None:
+           dropout_rate: float) -> None:
     """Refuses arguments that would fail deep inside Keras, or silently mean something else."""
+    if keras.config.image_data_format() != "channels_last":
+        raise InputError("Keras is set to channels_first; a network of this kit is channels_last. Call "
+                         "keras.config.set_image_data_format('channels_last').")
     if len(input_shape) != 3 or not input_shape[2]:
         raise InputError(f"input_shape is {tuple(input_shape)}; it must be (height, width, channels).")
     for side in input_shape[:2]:
@@ -156,8 +173,8 @@ def _check(spec: NetworkSpec, input_shape: Sequence[int | None], alpha: float, c
         raise InputError(f"classes is {classes}; at least 1 is needed.")
     if pooling not in (None, "avg", "max"):
         raise InputError(f"pooling is {pooling!r}; allowed: None, 'avg', 'max'.")
-    if not 0 <= dropout < 1:
-        raise InputError(f"dropout is {dropout}; it must be at least 0 and below 1.")
+    if not 0 <= dropout_rate < 1:
+        raise InputError(f"dropout_rate is {dropout_rate}; it must be at least 0 and below 1.")
     for key in ("inplanes", "class_squeeze", "class_expand"):
         width = getattr(spec, key)
         if width is not None and width < 1:

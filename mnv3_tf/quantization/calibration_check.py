@@ -66,7 +66,7 @@ class CalibrationCheck:
     Attributes:
         source: the folder of the data set.
         content: what the pictures look like.
-        classes: class name -> calibration pictures of it.
+        classes: class name -> calibration pictures of it; empty where they have no labels.
         duplicates: groups of pictures with the same content.
         overlaps: calibration pictures that the validation or test split has too, as "file (split)".
         convergence: the ranges over the number of pictures.
@@ -154,7 +154,7 @@ def check_calibration(dataset: PictureDataset, samples: Sequence[Sample], conten
         convergence: from calibration.
         smoke: as asked for.
     """
-    counts = Counter(dataset.class_names[sample.label] for sample in samples)
+    counts = Counter(map(dataset.class_of, samples))
     same: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         same[contents[sample.path]].append(sample)

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from mnv3_tf.config import Config
+from mnv3_tf.metrics import Scores, softmax
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, count_values, input_shift
 from mnv3_tf.quantization.lowering import LoweredGraph
 
@@ -25,24 +26,46 @@ _DECAY = 0.98
 class BestEpoch:
     """Chooses the epoch of fine-tuning that is kept, epoch 0 being calibration alone.
 
-    It is that with the least loss on the validation pictures: accuracy on a few hundred pictures would choose by chance. But
-    what answers fewer of them rightly than calibration alone is never kept.
+    It is that with the least loss on the validation pictures: counting right answers of a few hundred would choose by chance.
+    But what answers fewer of them rightly than calibration alone is never kept. Both are of what is learned: the float
+    network's answers, the labels, or a share of each.
+
+    Args:
+        teacher: the float network's logits on the validation pictures, (n, classes).
+        share: of the loss that asks for the float network's answers.
 
     Attributes:
         epoch: the best so far.
+        history: what was found, a row for each epoch.
     """
 
-    def __init__(self) -> None:
-        self.epoch = self._judged = 0
-        self._loss, self._least_top1 = math.inf, -math.inf
+    def __init__(self, teacher: np.ndarray, share: float) -> None:
+        self.epoch, self.history = 0, list[dict[str, float | None]]()
+        self._teacher, self._share = teacher, share
+        self._loss, self._least_right = math.inf, -math.inf
 
-    def takes(self, loss: float, top1: float) -> bool:
-        """Whether the next epoch is the best so far; epoch 0 comes first."""
-        number = self._judged
-        self._judged += 1
+    def takes(self, logits: np.ndarray, scores: Scores | None, train_loss: float) -> bool:
+        """Whether the next epoch is the best so far; epoch 0 comes first.
+
+        Args:
+            logits: on the validation pictures, (n, classes).
+            scores: of these; None where the pictures have no labels, and nothing is learned from any.
+            train_loss: the mean over the epoch.
+        """
+        answers, found = softmax(self._teacher), softmax(logits)
+        distance = float((answers * (np.log(answers + 1e-9) - np.log(found + 1e-9))).sum(axis=1).mean())
+        as_float = float((logits.argmax(axis=1) == self._teacher.argmax(axis=1)).mean())
+        # As in training, without the temperature.
+        loss, right = self._share * distance, self._share * as_float
+        if scores:
+            loss, right = loss + (1 - self._share) * scores.loss, right + (1 - self._share) * scores.top1
+        number = len(self.history)
+        top1 = scores.top1 if scores else None
+        self.history.append({"epoch": number, "train_loss": train_loss, "val_loss": loss, "val_top1": top1,
+                             "val_as_float": as_float, "val_distance_to_float": distance})
         if number == 0:
-            self._least_top1 = top1
-        if not loss < self._loss or top1 < self._least_top1:
+            self._least_right = right
+        if not loss < self._loss or right < self._least_right:
             return False
         self._loss, self.epoch = loss, number
         return True

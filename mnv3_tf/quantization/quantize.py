@@ -18,7 +18,7 @@ from mnv3_tf.data.check import check_pictures
 from mnv3_tf.errors import CheckFailed, InputError
 from mnv3_tf.files import write_json
 from mnv3_tf.interrupts import Interrupted, stop_on_signals
-from mnv3_tf.metrics import Scores, score, softmax
+from mnv3_tf.metrics import Agreement, Scores, compare_answers, score
 from mnv3_tf.network.keras_io import batch_logits, load_keras
 from mnv3_tf.network.layer_names import display_name
 from mnv3_tf.progress import Progress
@@ -50,7 +50,8 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
 
     Args:
         source: a float run folder.
-        dataset: its training split calibrates and fine-tunes, its validation split chooses the best epoch.
+        dataset: its training split calibrates and fine-tunes, its validation split chooses the best epoch. Labels are needed
+            only where fine-tuning learns from them (`quantize.teacher_weight` below 1).
         config: the section `quantize` is used; the rest describes the float run.
         out: the run folder to make.
         method: "qat" fine-tunes, "ptq" stops after calibration.
@@ -61,7 +62,7 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
         The finished quantized run.
 
     Raises:
-        InputError: the source is not a float run, `out` exists, or the pictures cannot calibrate (see `smoke`).
+        InputError: the source is not a float run, `out` exists, or the pictures cannot calibrate (see `smoke`) or lack labels.
         CheckFailed: the folded network does not compute what the model computes.
         Interrupted: stopped; the best finished epoch, or calibration alone, is saved.
     """
@@ -70,6 +71,9 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
         raise InputError(f"{source}: is a quantized run already. Give the float run that `mnv3 train` wrote.")
     target.refuse_if_used("Choose another --out.")
     contract, class_names = run.contract(), run.labels()
+    if method == "qat" and config.quantize.teacher_weight < 1 and not dataset.labelled:
+        raise InputError(f"{dataset.root}: {dataset.notes[0]}, and fine-tuning with quantize.teacher_weight below 1 learns from "
+                         "them. Set it to 1, give --method ptq, or give labelled pictures.")
     dataset, report = check_pictures(dataset, strict=config.data.strict, progress=progress)
     model = load_keras(run.model)
     graph = trace(model)
@@ -161,16 +165,18 @@ class _Quantization:
         self.facts, self.looked_at = facts, looked_at
         self.fake_quantized = LoweredNetwork(lower(graph), calibration.ranges)
         self.network = QuantizedNetwork(self.fake_quantized)
+        # The float model itself, with its own padding; that of an integer file is not quite its zero (see `LoweredNetwork`).
+        self.teacher = LoweredNetwork(lower(float_graph), exact_input=True)
         self.validation = ContractPictures(dataset.split("val"), contract)
-        self.best = BestEpoch()
         self.kept = (self.graph, calibration.ranges)
 
-    def _logits(self, pictures: ContractPictures) -> np.ndarray:
-        return np.concatenate([self.network.logits(pixels) for pixels in pictures])
+    def _score(self, logits: np.ndarray, pictures: ContractPictures) -> Scores | None:
+        return score(logits, pictures.labels, self.class_names) if self.dataset.labelled else None
 
-    def _scores(self, split: str) -> Scores:
+    def _scores(self, split: str) -> tuple[Scores | None, Agreement]:
         pictures = self.validation if split == "val" else ContractPictures(self.dataset.split(split), self.contract)
-        return score(self._logits(pictures), pictures.labels, self.class_names)
+        logits = _logits(self.network, pictures)
+        return self._score(logits, pictures), compare_answers(logits, _logits(self.teacher, pictures))
 
     def fine_tune(self) -> None:
         """Quantization-aware training; afterwards `kept` holds the best epoch, and `facts` the history."""
@@ -180,13 +186,11 @@ class _Quantization:
             samples, self.contract, len(self.class_names), batch_size=settings.batch_size,
             augmentation=self.config.augment, seed=settings.seed, cache_mb=self.config.data.cache_mb,
             workers=self.config.data.workers)
-        # The float model itself, with its own padding; that of an integer file is not quite its zero (see `LoweredNetwork`).
-        teacher = LoweredNetwork(lower(self.float_graph), exact_input=True)
         total = settings.epochs * batches.steps_per_epoch
-        tuning = FineTuning(self.fake_quantized, teacher, self.config, frozen_layers(self.graph, settings.freeze), total)
-        teacher_validation = softmax(np.concatenate([teacher.logits(pixels) for pixels in self.validation]))
-        history: list[dict[str, float]] = self.facts.setdefault("history", [])
-        self._judge(teacher_validation, history, epoch=0, loss=math.nan)
+        tuning = FineTuning(self.fake_quantized, self.teacher, self.config, frozen_layers(self.graph, settings.freeze), total)
+        best = BestEpoch(_logits(self.teacher, self.validation), settings.teacher_weight)
+        self.facts["history"] = best.history
+        self._judge(best, math.nan)
         with self.progress.task("Fine-tuning", total) as advance, stop_on_signals() as stop:
             done = 0
             for epoch in range(settings.epochs):
@@ -201,27 +205,21 @@ class _Quantization:
                     raise Interrupted(f"Stopped in epoch {epoch + 1} of {settings.epochs}; the best finished epoch is saved "
                                       f"in {self.target.path}, which can be converted.")
                 with tuning.averaged():
-                    self._judge(teacher_validation, history, epoch=epoch + 1, loss=float(np.mean(losses)))
-        self.progress.say(f"epoch {self.best.epoch} is kept" if self.best.epoch else
+                    self._judge(best, float(np.mean(losses)))
+        self.progress.say(f"epoch {best.epoch} is kept" if best.epoch else
                           "no epoch of fine-tuning was better than calibration alone, which is kept")
 
-    def _judge(self, teacher: np.ndarray, history: list[dict[str, float]], *, epoch: int, loss: float) -> None:
-        """Scores the fake-quantized model on the validation pictures and keeps it if it is the best so far (:class:`BestEpoch`).
-
-        The loss is what is trained, without the temperature.
-        """
+    def _judge(self, best: BestEpoch, loss: float) -> None:
+        """Scores the fake-quantized model on the validation pictures and keeps it if it is the best so far."""
         stored = self.fake_quantized.as_stored()
         self.network.refresh()
-        logits = self._logits(self.validation)
-        scores = score(logits, self.validation.labels, self.class_names)
-        distance = float((teacher * (np.log(teacher + 1e-9) - np.log(softmax(logits) + 1e-9))).sum(axis=1).mean())
-        share = self.config.quantize.teacher_weight
-        validation_loss = share * distance + (1 - share) * scores.loss
-        history.append({"epoch": epoch, "train_loss": loss, "val_loss": validation_loss, "val_top1": scores.top1,
-                        "val_distance_to_float": distance})
-        self.progress.say(f"epoch {epoch}: validation top-1 {scores.top1:.4f}, distance to the float model {distance:.4f}")
-        if self.best.takes(validation_loss, scores.top1):
+        logits = _logits(self.network, self.validation)
+        scores = self._score(logits, self.validation)
+        if best.takes(logits, scores, loss):
             self.kept = stored
+        row, top1 = best.history[-1], f"validation top-1 {scores.top1:.4f}, " if scores else ""
+        self.progress.say(f"epoch {row['epoch']}: {top1}answers as the float model {row['val_as_float']:.2%}, distance to it "
+                          f"{row['val_distance_to_float']:.4f}")
 
     def _save(self) -> None:
         """Writes what is kept, its biases as an integer file will have them; afterwards `network` is what was written."""
@@ -237,11 +235,17 @@ class _Quantization:
     def finish(self) -> RunFolder:
         """Writes the run with the scores of what is in it."""
         self._save()
-        scores = {split: self._scores(split) for split in dict.fromkeys(["val", evaluation_split(self.dataset)])}
-        self.target.write_card(**self.facts, metrics=self.target.write_scores(scores))
-        for split, values in scores.items():
-            self.progress.say(f"{split} top-1 {values.top1:.4f} on {values.samples} pictures, in 8 bits")
+        found = {split: self._scores(split) for split in dict.fromkeys(["val", evaluation_split(self.dataset)])}
+        self.target.write_card(**self.facts, metrics=self.target.write_scores({split: own for split, (own, _) in found.items()}),
+                               as_float={split: agreement for split, (_, agreement) in found.items()})
+        for split, (scores, agreement) in found.items():
+            top1 = f"top-1 {scores.top1:.4f} on {scores.samples} pictures" if scores else "not scored, for lack of labels"
+            self.progress.say(f"{split} {top1}, in 8 bits; the float model's answer on {agreement.in_words()}")
         return self.target
+
+
+def _logits(network: LoweredNetwork | QuantizedNetwork, pictures: ContractPictures) -> np.ndarray:
+    return np.concatenate([network.logits(pixels) for pixels in pictures])
 
 
 def frozen_layers(graph: FoldedGraph, last: str | None) -> frozenset[str]:

@@ -80,7 +80,8 @@ class TrainingBatches:
         """Batches of one epoch, from `first_step` on.
 
         Yields:
-            Pixels uint8 (batch, height, width, 3), labels float32 (batch, classes) one-hot or mixed, weights float32 (batch,).
+            Pixels uint8 (batch, height, width, 3), labels float32 (batch, classes) one-hot or mixed (zeros where a picture has
+            none), weights float32 (batch,).
         """
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._samples))
         steps = range(first_step, self.steps_per_epoch)
@@ -95,7 +96,7 @@ class TrainingBatches:
                 pixels[row] = self._contract.prepare(read_picture(self._samples[index].path))
             else:
                 pixels[row] = augment(self._sources[int(index)], self._contract, self._augmentation, rng)
-        labels = np.eye(self._classes, dtype=np.float32)[self._labels[indices]]
+        labels = np.eye(self._classes + 1, self._classes, dtype=np.float32)[self._labels[indices]]  # no label: zeros
         weights = np.ones(len(indices), np.float32)
         if self._class_weights is not None:
             weights = self._class_weights[self._labels[indices]].astype(np.float32)

@@ -170,7 +170,7 @@ class _Training:
         spec = with_normalization(network_spec(model), *(self.counters.start.get("normalization") or ()))
         with dtype_policy(policy):
             return MobileNetV3(spec, input_shape=(self.contract.height, self.contract.width, 3), alpha=model.alpha,
-                               classes=len(self.dataset.class_names), dropout=model.dropout,
+                               classes=len(self.dataset.class_names), dropout_rate=model.dropout,
                                batchnorm_momentum=self.choices.batchnorm_momentum)
 
     def run(self) -> RunFolder:

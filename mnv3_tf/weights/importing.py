@@ -171,7 +171,7 @@ def build(spec: NetworkSpec, alpha: float, classes: int | None, input_size: int 
     height, width = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
     with dtype_policy("float32"):
         return build_network(spec, input_shape=(height, width, 3), alpha=alpha, classes=classes or 1,
-                             include_top=classes is not None, dropout=dropout)[0]
+                             include_top=classes is not None, dropout_rate=dropout)[0]
 
 
 def _by_name(origin: str, model_name: str | None, dialect: str | None, hints: Hints,

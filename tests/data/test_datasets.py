@@ -1,8 +1,10 @@
 """Data sets in every layout, and the scan before training."""
 
+import re
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +12,10 @@ from PIL import Image
 
 from mnv3_tf.data import clamp_top_k, evaluation_split, open_dataset, read_labels, scan_dataset, write_labels
 from mnv3_tf.data.labels import split_list_line
+from mnv3_tf.data.samples import NO_LABEL, LabelError, PictureDataset
+from mnv3_tf.data.scan import Place
 from mnv3_tf.errors import InputError
+from mnv3_tf.metrics import score
 
 
 def picture(path: Path, shade: int = 0) -> Path:
@@ -210,3 +215,56 @@ def test_a_split_without_a_usable_picture_is_an_error(tmp_path: Path, tmp_path_f
     report = scan_dataset(open_dataset(tmp_path), cache_path=tmp_path_factory.mktemp("scan") / "cache")
     with pytest.raises(InputError, match="split val has no usable picture"):
         report.raise_if(strict=False)
+
+
+def names_of(dataset: PictureDataset) -> dict[str, list[str]]:
+    return {split: [sample.path.relative_to(dataset.root).as_posix() for sample in samples]
+            for split, samples in dataset.splits.items()}
+
+
+@pytest.mark.parametrize(("files", "why"), [
+    (["a.png", "b.png", "c.png"], "its pictures are in no class folder"),
+    (["2024/may/a.png", "2024/june/b.png", "2025/c.png"], "2 classes that the model does not have: '2024', '2025'"),
+    (["cat/a.png", "cow/b.png", "c.png"], "1 class that the model does not have: 'cow'"),
+    (["test/a.png", "test/b.png", "test/c.png"], "no class folders in it"),
+    (["only/a.png", "only/b.png", "only/c.png"], "1 class that the model does not have: 'only'"),
+])
+def test_any_folder_of_pictures_where_no_labels_are_needed(files: list[str], why: str, tmp_path: Path) -> None:
+    for shade, name in enumerate(files):
+        picture(tmp_path / name, shade)
+    with pytest.raises(LabelError, match=re.escape(why)):
+        open_dataset(tmp_path, class_names=("cat", "dog"))
+    dataset = open_dataset(tmp_path, class_names=("cat", "dog"), labels_needed=False)
+    assert not dataset.labelled and dataset.layout == "pictures" and why in dataset.notes[0]
+    assert sorted(name for names in names_of(dataset).values() for name in names) == sorted(files)
+    assert len(dataset.split("val")) == 1 and {sample.label for sample in dataset.split("train")} == {NO_LABEL}
+    report = scan_dataset(dataset)
+    assert report.problems() == [] and report.pictures == 3
+    assert str(Place("val", "", Path("a.png"))) == "a.png (val)"
+
+
+def test_splits_are_kept_without_labels(tmp_path: Path) -> None:
+    for shade, name in enumerate(("train/cow/a.png", "train/b.png", "test/c.png", "other/d.png")):
+        picture(tmp_path / name, shade)
+    dataset = open_dataset(tmp_path, class_names=("cat", "dog"), labels_needed=False, validation_fraction=0)
+    assert names_of(dataset) == {"train": ["train/b.png", "train/cow/a.png"], "test": ["test/c.png"]}
+
+
+def test_label_lists_of_other_classes(lists: Path) -> None:
+    (lists / "val_list.txt").unlink()
+    dataset = open_dataset(lists, class_names=("cow", "pig"), labels_needed=False, validation_fraction=0)
+    assert names_of(dataset) == {"train": ["images/a b.png", "images/ü/c.png"]} and dataset.class_names == ()
+
+
+def test_labels_that_fit_are_kept_where_none_are_needed(classes: Path) -> None:
+    wanted = open_dataset(classes, class_names=("class10", "class1", "class2"))
+    assert open_dataset(classes, class_names=("class10", "class1", "class2"), labels_needed=False) == wanted
+    assert wanted.labelled
+    with pytest.raises(InputError, match="no pictures found"):
+        (classes / "empty").mkdir()
+        open_dataset(classes / "empty", labels_needed=False)
+
+
+def test_pictures_without_labels_cannot_be_scored() -> None:
+    with pytest.raises(ValueError, match="without labels"):
+        score(np.zeros((2, 3)), np.array([0, NO_LABEL]), ("a", "b", "c"))

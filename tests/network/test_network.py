@@ -170,7 +170,7 @@ def test_outputs_by_pattern() -> None:
 
 def test_head_widths_and_dropout() -> None:
     model = without_values(MobileNetV3Small, input_shape=(32, 32, 3), alpha=0.5, class_squeeze=200, class_expand=77,
-                           inplanes=24, classes=2, dropout=0)
+                           inplanes=24, classes=2, dropout_rate=0)
     assert model.get_layer("head_conv").output.shape[-1] == 104  # 200 * 0.5 to a multiple of 8, not below 90%
     assert model.get_layer("head_expand").output.shape[-1] == 77
     assert model.get_layer("stem_conv").output.shape[-1] == 24
@@ -187,8 +187,8 @@ def test_a_users_own_table() -> None:
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"input_shape": (31, 64, 3)}, "at least 32"), ({"input_shape": (64, 64)}, "height, width, channels"),
-    ({"alpha": 0}, "alpha"), ({"classes": 0}, "classes"), ({"dropout": 1.0}, "dropout"), ({"pooling": "mean"}, "pooling"),
-    ({"inplanes": 0}, "inplanes"), ({"spec": "larg"}, "did you mean 'large'"),
+    ({"alpha": 0}, "alpha"), ({"classes": 0}, "classes"), ({"dropout_rate": 1.0}, "dropout_rate"),
+    ({"pooling": "mean"}, "pooling"), ({"inplanes": 0}, "inplanes"), ({"spec": "larg"}, "did you mean 'large'"),
 ])
 def test_wrong_arguments(arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -287,7 +287,7 @@ def test_profile_by_hand() -> None:
 
 
 def test_dropout_and_momentum_reach_their_layers() -> None:
-    model = without_values(MobileNetV3Small, input_shape=(32, 32, 3), alpha=0.35, dropout=0.35, batchnorm_momentum=0.9)
+    model = without_values(MobileNetV3Small, input_shape=(32, 32, 3), alpha=0.35, dropout_rate=0.35, batchnorm_momentum=0.9)
     assert model.get_layer("head_dropout").rate == 0.35
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert {(layer.momentum, layer.epsilon) for layer in norms} == {(0.9, 1e-3)}
@@ -361,11 +361,38 @@ def test_unknown_outputs(outputs: str | list[str], message: str) -> None:
     ({"input_shape": (1, 64, 64, 3)}, "height, width, channels"), ({"input_shape": (None, 16, 3)}, "at least 32"),
     ({"alpha": -1}, "alpha is -1; the width multiplier must be above 0"), ({"alpha": float("nan")}, "alpha is nan"),
     ({"alpha": float("inf")}, "alpha is inf"),
-    ({"classes": -2}, "classes is -2; at least 1"), ({"dropout": -0.1}, "dropout is -0.1; it must be at least 0 and below 1"),
-    ({"dropout": float("nan")}, "dropout is nan"), ({"pooling": "MAX"}, "pooling is 'MAX'; allowed: None, 'avg', 'max'"),
+    ({"classes": -2}, "classes is -2; at least 1"), ({"dropout_rate": float("nan")}, "dropout_rate is nan"),
+    ({"dropout_rate": -0.1}, "dropout_rate is -0.1; it must be at least 0 and below 1"),
+    ({"pooling": "MAX"}, "pooling is 'MAX'; allowed: None, 'avg', 'max'"),
     ({"class_squeeze": 0}, "class_squeeze is 0; at least 1 channel"), ({"class_expand": -3}, "class_expand is -3"),
     ({"spec": "medium"}, "Allowed: large, small, large_minimalistic, small_minimalistic"),
+    ({"input_tensor": np.zeros((1, 64, 64, 3))}, r"input_tensor is ndarray; .* such as keras\.Input"),
+    ({"input_tensor": keras.Input((64, 64, 3)), "input_shape": (64, 32, 3)},
+     r"input_shape is \(64, 32, 3\), but input_tensor has \(64, 64, 3\)"),
+    ({"input_tensor": keras.Input((31, 64, 3))}, "The input is 31x64"), ({"input_tensor": keras.Input((64,))}, "height, width"),
 ])
 def test_more_wrong_arguments(arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         MobileNetV3(**arguments)
+
+
+def test_a_network_on_a_tensor_of_ones_own() -> None:
+    """The model begins where the tensor's graph begins, and computes what the network computes on that tensor."""
+    pixels, arguments = pixels_of(48, 64), {"alpha": 0.35, "classes": 3}
+    image = keras.Input((48, 64, 3), name="photo")
+    model = without_values(MobileNetV3Small, input_tensor=keras.layers.Rescaling(0.5, name="darker")(image), **arguments)
+    alone = without_values(MobileNetV3Small, input_shape=(48, 64, 3), **arguments)
+    assert model.input is image and [layer.name for layer in model.layers[:3]] == ["photo", "darker", "rescale"]
+    values = random_values(alone)
+    same(answers_with(model, values, pixels), answers_with(alone, values, pixels * 0.5))
+    directly = without_values(MobileNetV3Small, input_tensor=image, input_shape=(48, 64, 3), outputs="pyramid", **arguments)
+    assert directly.input is image and directly.output["stride_8"].shape == (None, 6, 8, 8)
+
+
+def test_channels_first_is_refused() -> None:
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(InputError, match=r"is channels_last\. Call keras\.config\.set_image_data_format"):
+            MobileNetV3Small(input_shape=(64, 64, 3))
+    finally:
+        keras.config.set_image_data_format("channels_last")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mnv3_tf.config import Config, load_config
+from mnv3_tf.metrics import score
 from mnv3_tf.models import MobileNetV3
 from mnv3_tf.network.spec import Block, NetworkSpec
 from mnv3_tf.quantization.calibration import calibrate
@@ -99,11 +100,34 @@ def test_parts_of_a_batch_make_the_same_step(config: Config, monkeypatch: pytest
     assert sum(same.sum() for same in near) > 0.99 * sum(same.size for same in near)
 
 
-def test_the_epoch_with_the_least_loss_is_kept_if_it_is_right_as_often_as_calibration() -> None:
-    best = BestEpoch()
-    epochs = [(0.50, 0.88), (0.40, 0.87), (0.45, 0.88), (0.46, 0.95), (0.44, 0.89), (float("nan"), 1.0)]
-    assert [best.takes(loss, top1) for loss, top1 in epochs] == [True, False, True, False, True, False]
-    assert best.epoch == 4
+def judged(teacher: np.ndarray, share: float, labels: list[int], epochs: list[np.ndarray]) -> tuple[list[bool], BestEpoch]:
+    """Which epochs, each given by its logits, are taken."""
+    best = BestEpoch(teacher, share)
+    names = tuple("ab")
+    return [best.takes(logits, score(logits, np.array(labels), names), 0.0) for logits in epochs], best
+
+
+def answers(*margins: float) -> np.ndarray:
+    """Logits of two classes: positive margins answer the first."""
+    return np.array([[margin, 0.0] for margin in margins], np.float32)
+
+
+def test_the_labels_choose_the_epoch_where_they_teach() -> None:
+    right, poor = answers(1, 1, -1, -1), answers(1, 1, -1, 0.1)
+    surer, surest, lost = answers(1.5, 1.5, -1.5, -1.5), answers(9, 9, -9, 0.1), answers(np.nan, 1, -1, -1)
+    taken, best = judged(right, 0.0, [0, 0, 1, 1], [right, poor, surer, lost, surest, right])
+    assert taken == [True, False, True, False, False, False] and best.epoch == 2
+
+
+def test_the_float_networks_answers_choose_the_epoch_where_they_teach() -> None:
+    """Labels count for nothing: the nearest epoch is wrong on one picture more than calibration alone."""
+    teacher = answers(1, 1, 0.1, -1)
+    calibrated, nearer, nearest_but_one_answer = answers(2, 2, 0.6, -2), answers(1.3, 1.3, 0.2, -1.3), answers(1, 1, -0.01, -1)
+    taken, best = judged(teacher, 1.0, [1, 1, 1, 1], [calibrated, nearer, nearest_but_one_answer, teacher])
+    assert taken == [True, True, False, True] and best.epoch == 3
+    assert [row["val_as_float"] for row in best.history] == [1, 1, 0.75, 1] and best.history[3]["val_distance_to_float"] < 1e-9
+    taken, _ = judged(teacher, 1.0, [1, 1, 1, 1], [answers(1, 1, -0.2, -1), answers(1, 1, 0.05, -1)])
+    assert taken == [True, True]  # its top-1 fell from 0.5 to 0.25
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The fake-quantized network: its quantizers, its calibration, and quantized runs."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from shared import without_folders
 
 from mnv3_tf.artefacts.card import read_card
 from mnv3_tf.artefacts.card_check import check_cards
@@ -24,6 +26,7 @@ from mnv3_tf.quantization.calibration import _best_range, calibrate
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, count_values, input_range, input_units, tensor_shapes
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import leave_float, load_graph
+from mnv3_tf.quantization.integer_network import QuantizedNetwork
 from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.quantize import quantize
 from mnv3_tf.quantization.quantizers import KernelQuantizer, OpConfig, RangeQuantizer
@@ -166,6 +169,9 @@ def test_a_quantized_run_is_scored_and_carded(ptq_run: Path, qat_run: Path, floa
         assert card["method"] == method and card["deploy_form_difference"] < 1e-4
         assert card["parent"]["run"] == str(float_run.resolve())
         assert read_json(path / "metrics.json")["test"]["top1"] >= 0.9
+        same = card["as_float"]["test"]
+        assert set(card["as_float"]) == {"val", "test"} and same["top1"] >= 0.9 and 0 < same["mean_difference"] < 1
+        assert same["top1_low"] < same["top1"] <= same["top1_high"] <= 1
         assert (path / "labels.txt").read_text() == (float_run / "labels.txt").read_text()
         assert (path / "preprocessing.json").read_text() == (float_run / "preprocessing.json").read_text()
     assert [row["epoch"] for row in read_json(qat_run / "run.json")["history"]] == [0, 1, 2]
@@ -192,6 +198,48 @@ def test_a_quantized_run_scores_the_same_in_a_new_process(qat_run: Path, picture
     np.save(file, pixels)
     subprocess.run([sys.executable, "-c", script, str(qat_run), str(file)], check=True, capture_output=True)
     np.testing.assert_allclose(np.load(f"{file}.out.npy"), classifier.logits(pixels), rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["flat", "nested", "other classes"])
+def test_calibration_needs_no_labels(kind: str, float_run: Path, pictures: Path, tiny_config: Config, tmp_path: Path) -> None:
+    """The quantized network is as good as one that was calibrated on labelled pictures, and claims no accuracy."""
+    data = tmp_path / "photos"
+    if kind == "flat":
+        without_folders(pictures / "train", data)
+    elif kind == "nested":
+        without_folders(pictures / "train", data / "2024" / "may")
+    else:
+        for split in ("train", "test"):
+            for number, name in enumerate(("red", "green", "blue")):
+                shutil.copytree(pictures / split / name, data / split / f"cow {number}")
+    progress = Silent()
+    dataset = open_dataset(data, class_names=("blue", "green", "red"), labels_needed=False)
+    run = quantize(float_run, dataset, tiny_config, tmp_path / "run", method="ptq", progress=progress)
+    said, card = "\n".join(progress.lines), read_card(run.path)
+    assert "no labels are used: " in said and "not scored, for lack of labels" in said and "top-1" not in said
+    split, held_out = ("test", 36) if kind == "other classes" else ("val", 96 - len(dataset.split("train")))
+    assert card["calibration"]["pictures"] == len(dataset.split("train")) and card["data"][split]["pictures"] == held_out
+    assert card["metrics"] == {} and read_json(run.path / "metrics.json")[split] is None
+    assert card["as_float"][split]["top1"] >= 0.9 and check_cards(run.path) == ()
+    assert read_json(run.calibration)["classes"] == {} and "no calibration picture of" not in said
+    judged = ContractPictures(open_dataset(pictures, class_names=run.labels()).split("test"), run.contract())
+    network = QuantizedNetwork.of(*load_graph(run.quantized))
+    answers = np.concatenate([network.logits(pixels).argmax(axis=1) for pixels in judged])
+    assert (answers == judged.labels).mean() >= 0.9
+
+
+@pytest.mark.slow
+def test_fine_tuning_needs_labels_only_where_it_learns_from_them(float_run: Path, pictures: Path, tiny_config: Config,
+                                                                 tmp_path: Path) -> None:
+    dataset = open_dataset(without_folders(pictures / "train", tmp_path / "photos"), labels_needed=False)
+    with pytest.raises(InputError, match=r"in no class folder, and fine-tuning .* Set it to 1, give --method ptq"):
+        quantize(float_run, dataset, tiny_config, tmp_path / "run", progress=Silent())
+    config = load_config(None, ("quantize.teacher_weight=1", "quantize.epochs=1"), base=tiny_config)
+    run = quantize(float_run, dataset, config, tmp_path / "run", progress=Silent())
+    history = read_card(run.path)["history"]
+    assert [row["val_top1"] for row in history] == [None, None] and history[1]["val_as_float"] >= 0.8
+    assert "NaN" not in (run.path / "metrics.json").read_text()
 
 
 def test_a_quantized_run_cannot_be_quantized_again(ptq_run: Path, pictures: Path, tiny_config: Config, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from mnv3_tf.training.batchnorm import adapt_statistics, measure, normalizations
 
 def network() -> keras.Model:
     """Every kind of block, without dropout."""
-    return MobileNetV3(read_block_table(HERE / "four_blocks.yaml"), input_shape=(32, 32, 3), classes=5, dropout=0)
+    return MobileNetV3(read_block_table(HERE / "four_blocks.yaml"), input_shape=(32, 32, 3), classes=5, dropout_rate=0)
 
 
 def batches(count: int = 3, size: int = 40) -> list[np.ndarray]:

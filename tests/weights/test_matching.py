@@ -145,7 +145,7 @@ def test_tensors_of_something_else() -> None:
 def test_a_network_is_identified_by_its_layers(name: str, dialect: str, alpha: float, changes: dict[str, int]) -> None:
     from mnv3_tf.models import MobileNetV3
 
-    same = {"input_shape": (32, 32, 3), "classes": 4, "dropout": 0.3}
+    same = {"input_shape": (32, 32, 3), "classes": 4, "dropout_rate": 0.3}
     model = without_values(MobileNetV3, name, dialect=dialect, alpha=alpha, **same, **changes)
     found = identify(model)
     assert found.dropout == 0.3

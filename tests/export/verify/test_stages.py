@@ -23,13 +23,13 @@ def test_compare_counts_answers_ties_and_steps() -> None:
     assert found.share_of_range == pytest.approx(2.0 / 2.0)
 
 
-def stages(limits: VerifyConfig | None = None, **logits: np.ndarray):
+def stages(limits: VerifyConfig | None = None, labels: np.ndarray | None = LABELS, **logits: np.ndarray):
     limits = limits or VerifyConfig()
     quantized = {QUANTIZED, REFERENCE, XNNPACK}
     forms = [Form(name, f"{name}.file", logits.get(key, LOGITS), name in quantized)
              for name, key in ((FLOAT, "float_"), (DEPLOY, "deploy"), (QUANTIZED, "fake"), (REFERENCE, "reference"),
                                (XNNPACK, "xnnpack"))]
-    return {stage.name: stage for stage in compare_stages(forms, LABELS, NAMES, 0.1, limits)}
+    return {stage.name: stage for stage in compare_stages(forms, labels, NAMES, 0.1, limits)}
 
 
 def test_equal_forms_hold() -> None:
@@ -50,6 +50,15 @@ def test_one_picture_alone_never_decides_and_two_do() -> None:
     assert broken.status == "broken"
     assert [check.setting for check in broken.checks if not check.passed] == ["verify.accuracy_drop", "verify.agreement"]
     assert "2 of 4 pictures differently from quantized Keras" in broken.checks[1].text
+
+
+def test_without_labels_answers_are_compared_and_not_scored() -> None:
+    other = LOGITS[:, ::-1]
+    found = stages(labels=None, xnnpack=other)
+    assert [stage.status for stage in found.values()] == ["holds"] * 4 + ["broken"]
+    assert [stage.scores for stage in found.values()] == [None] * 5 and found[XNNPACK].to_float.agreement == 0.0
+    settings = {check.setting for stage in found.values() for check in stage.checks}
+    assert "verify.accuracy_drop" not in settings and {"verify.quantized_agreement", "verify.agreement"} <= settings
 
 
 @pytest.mark.parametrize(("form", "logits", "setting"), [

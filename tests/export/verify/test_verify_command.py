@@ -1,10 +1,12 @@
 """`mnv3 verify` as a user and a script meet it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from shared import without_folders
 
 from mnv3_tf.artefacts.card import sidecar
 from mnv3_tf.cli.main import main
@@ -28,6 +30,21 @@ def test_a_sound_file_exits_with_0_and_leaves_a_report(small_file: Path, picture
         assert stage in out
     assert "worst tensors against the float model" in out and "Every stage holds on 36 pictures" in out
     assert f"Report: {tmp_path / 'report' / 'index.html'}" in out and (tmp_path / "report" / "index.html").exists()
+
+
+@pytest.mark.slow
+def test_pictures_without_labels_compare_answers_instead_of_accuracy(small_file: Path, pictures: Path, tmp_path: Path,
+                                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    flat = without_folders(pictures / "test", tmp_path / "flat")
+    code, out, err = run(capsys, small_file, "--data", flat, "--split", "all", "--report", tmp_path / "report")
+    assert code == 0, err + out
+    assert "Every stage holds on 36 pictures" in out and "36 of 36" in out and "no labels" in out
+    assert re.search("Note: no labels are used: .* in no class folder; no accuracy is checked", out.replace("\n", " "))
+    facts = json.loads((tmp_path / "report" / "verification.json").read_text())
+    assert facts["rungs"][4]["to_float"]["agreement"] > 0.9 and facts["rungs"][4]["scores"] is None
+    assert facts["mcnemar_p"] is None and "NaN" not in json.dumps(facts)
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "The pictures have no labels" in page and "Class by class" not in page and "Calibration curve" not in page
 
 
 @pytest.mark.slow
@@ -56,6 +73,10 @@ def test_a_script_reads_where_it_broke_and_exit_code_3(small_file: Path, small_r
 def test_the_limits_are_settings(small_file: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, small_file, "--data", pictures, "-o", "verify.layer_sqnr_db=60")
     assert code == 3 and "60 are needed (verify.layer_sqnr_db)" in out and "The first broken stage is" in out
+    lines = out.splitlines()
+    assert sum(line.startswith("noise, ") for line in lines) == 3
+    more, = (line for line in lines if line.startswith("noise: "))
+    assert int(more.split()[1]) >= 5 and "more of this kind (--report or --json lists them)" in more
     code, _, err = run(capsys, small_file, "--data", pictures, "-o", "verify.agreemnt=1")
     assert code == 2 and "agreement" in err
 
