@@ -90,7 +90,7 @@ def _row(folder: Path, data: Path, name: str) -> str:
         done = subprocess.run([Path(sys.executable).with_name("mnv3"), *map(str, words)], text=True, stdout=subprocess.PIPE)
         if done.returncode:
             raise SystemExit(3)
-    stages = json.loads(done.stdout)["stages"]
+    stages = json.loads(done.stdout)["rungs"]
     first, last = stages[0], [stage for stage in stages if stage["scores"]][-1]
     top1, int8 = first["scores"]["top1"], last["scores"]["top1"]
     share = last["to_float"]["agreement"]
@@ -109,7 +109,7 @@ def _fit(model: Any, pixels: np.ndarray, labels: np.ndarray, end: str) -> None:
         if isinstance(layer, package.layers.BatchNormalization):
             layer.momentum = 0.9  # for few steps
     model.compile(package.optimizers.Adam(2e-3), loss, jit_compile=False)
-    model.fit(pixels, labels.astype(np.float32)[:, None] if model.output_shape[-1] == 1 else labels, batch_size=32, epochs=8,
+    model.fit(pixels, labels.astype(np.float32)[:, None] if model.output_shape[-1] == 1 else labels, batch_size=32, epochs=6,
               verbose=0)
 
 
