@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tf_keras
 from tutorial_models import L3, MODELS, answers_of, randomized
 
 from mnv3_tf.cli.main import main
@@ -85,12 +86,15 @@ def test_everything_that_stands_in_the_way_is_said_at_once(tmp_path: Path, capsy
     x = L3.MaxPooling2D()(x)
     x = L3.LayerNormalization(name="norm_here")(x)
     x = L3.Conv2D(8, 3, groups=2)(x)
+    x, _ = keras.ops.split(x, 2, axis=-1)
+    x = L3.ReLU(name="after_add")(L3.Add()([x, L3.Conv2D(4, 1)(x)]))
     bad = keras.Model(image, L3.Dense(3)(L3.Flatten()(x)))
     with pytest.raises(InputError) as caught:
         import_model(bad)
     text = str(caught.value)
-    assert text.count("\n- ") == 4
-    for part in ("activation silu", "MaxPooling2D", "'norm_here' (LayerNormalization)", "grouped convolutions"):
+    assert text.count("\n- ") == 6
+    for part in ("activation silu", "MaxPooling2D", "'norm_here' (LayerNormalization)", "grouped convolutions", "(Split)",
+                 "'after_add' (ReLU)"):
         assert part in text
     # What is missing is asked for in one message, and nothing is written.
     plain = keras.Model(image, L3.Dense(3)(L3.GlobalAveragePooling2D()(L3.Conv2D(8, 3, activation="relu")(image))))
@@ -130,6 +134,12 @@ def test_layers_whose_code_is_not_there(tmp_path: Path) -> None:
         import_weights(tmp_path / "own.keras")
     with pytest.raises(InputError, match="a layer of your own"):
         import_model(model)
+    # Code in a file is never run.
+    image = tf_keras.Input((32, 32, 3))
+    x = tf_keras.layers.GlobalAveragePooling2D()(tf_keras.layers.Lambda(lambda x: x / 255)(image))
+    tf_keras.Model(image, tf_keras.layers.Dense(2)(x)).save(tmp_path / "code.h5")
+    with pytest.raises(InputError, match=r"code\.h5: has layers of your own.*Lambda"):
+        import_weights(tmp_path / "code.h5")
 
     class Called(keras.Model):
         def call(self, x: Any) -> Any:

@@ -55,6 +55,8 @@ def read_calls(model: Any) -> tuple[list[Call], Tensor, Tensor]:
     Raises:
         InputError: it is no functional or sequential model, or has several inputs or outputs.
     """
+    if type(model).__name__ == "Sequential" and not model.built:
+        raise InputError(f"{model.name}: does not know its input yet. Begin it with keras.Input((height, width, 3)).")
     if not _is_graph(model):
         raise InputError(f"{model.name}: is a model of the class {type(model).__name__}, whose layers are called by code; only "
                          "functional and sequential models say how. Build it as `keras.Model(inputs, outputs)`, with the same "

@@ -16,6 +16,7 @@ from mnv3_tf.metrics import softmax
 from mnv3_tf.network.build import dtype_policy
 from mnv3_tf.network.plan import BATCHNORM
 from mnv3_tf.quantization.fold import trace
+from mnv3_tf.text import listed
 from mnv3_tf.weights.imported import Imported, ImportedTensor, check_labels
 from mnv3_tf.weights.keras_models.calls import read_calls
 from mnv3_tf.weights.keras_models.naming import Match, match, names_of
@@ -60,7 +61,8 @@ def import_model(model: Any, *, labels: Sequence[str] | None = None, mean: Seque
     size, notes = _size(where, shape[:2], input_size)
     found = translate(calls, image, output, size)
     if isinstance(found, list):
-        raise InputError(f"{where}: not everything in it can be taken over:\n- " + "\n- ".join(found))
+        lines = listed(found, "\n- ")
+        raise InputError(f"{where}: not everything in it can be taken over:\n- {lines}")
     if (found.height, found.width) != size:
         notes = []  # the model says the size after all, in its Resizing
     known = match(found)
@@ -196,7 +198,8 @@ def _compared(where: str, model: Any, network: keras.Model, found: Translation, 
     ours = np.asarray(network(pixels, training=False), np.float64)
     if features and theirs.ndim == 2 and ours.ndim == 4:
         ours = ours.mean(axis=(1, 2))
-    extent = float(np.ptp(ours)) or 1.0
+    # Probabilities have no more than the precision of float32, however little the logits of an untrained network differ.
+    extent = max(float(np.ptp(ours)), 1e-2 if found.end else 1e-12)
     if found.end == "softmax":
         theirs, ours = (np.log(np.maximum(values, 1e-6)) for values in (theirs, softmax(ours)))
     elif not features and found.end == "sigmoid":

@@ -20,11 +20,11 @@ def load_model(path: Path, whole: WholeModel) -> Any:
     Raises:
         InputError: it has layers of the user's own, or cannot be loaded.
     """
-    foreign = sorted(set(_foreign(whole.config)))
-    if foreign:
-        raise InputError(f"{path}: has layers of your own, whose code is not in the file: {', '.join(foreign)}. Build it without "
-                         "them, with Keras's own layers.")
     try:
+        foreign = sorted(set(_foreign(whole.config)))
+        if foreign:
+            raise InputError(f"{path}: has layers of your own, whose code is not in the file, or is not run: "
+                             f"{', '.join(foreign)}. Build it without them, with Keras's own layers.")
         if whole.version.startswith("2"):
             import tf_keras
 
@@ -34,6 +34,8 @@ def load_model(path: Path, whole: WholeModel) -> Any:
             model.load_weights(path)
             return model
         return keras.models.load_model(path, compile=False)
+    except InputError:
+        raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: Keras cannot load it ({reason}). Save it again, or load it in your own code and call "
@@ -62,7 +64,7 @@ def _in_full(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _foreign(config: Any) -> Iterator[str]:
-    """The classes of layers that are not Keras's own."""
+    """The classes of layers that are not Keras's own, and Lambda layers, which hold code."""
     if isinstance(config, list):
         for item in config:
             yield from _foreign(item)
@@ -70,7 +72,7 @@ def _foreign(config: Any) -> Iterator[str]:
         name, module = config.get("class_name"), config.get("module")
         registered = config.get("registered_name")
         own = isinstance(module, str) and module.partition(".")[0] not in ("keras", "tf_keras", "builtins")
-        if isinstance(name, str) and "config" in config and (own or ">" in str(registered)):
+        if isinstance(name, str) and "config" in config and (own or ">" in str(registered) or name == "Lambda"):
             yield str(registered or name)
         for value in config.values():
             yield from _foreign(value)

@@ -142,7 +142,12 @@ class _Translator:
 
     def step(self, call: Call) -> None:
         """Translates a call; what follows a refused one takes it for its input, so that all of them are found."""
-        taken = [self._values[value] for value in call.operands if isinstance(value, Tensor)]
+        taken = []
+        for value in call.operands:
+            if isinstance(value, Tensor):
+                if value not in self._values:  # a further result of a call, which is refused
+                    self._values[value] = self._unknown(call)
+                taken.append(self._values[value])
         try:
             value = self._translated(call, taken)
         except NotTranslated as refusal:
@@ -215,6 +220,8 @@ class _Translator:
                   is_depthwise: bool) -> _Value:
         """A convolution that takes what is left to be done to its input into its weights."""
         if value.layer == "":
+            if is_depthwise:
+                raise NotTranslated("the first convolution must not be a depthwise one")
             value = self._rescale(value)
         source = self._formed_layer(value)
         if value.is_scaled:
@@ -257,6 +264,9 @@ class _Translator:
             same += [total // 2, total - total // 2]
         if value.pads == tuple(same):
             return None, "same"
+        if value.pads != (kernel[0] // 2,) * 2 + (kernel[1] // 2,) * 2 or not (kernel[0] % 2 and kernel[1] % 2):
+            raise NotTranslated(f"is padded by {value.pads} (top, bottom, left, right); only TensorFlow's SAME and "
+                                "(kernel - 1) / 2 on every side have an integer form here")
         return ((top, bottom), (left, right)), "valid"
 
     def _rescale(self, value: _Value) -> _Value:
@@ -314,6 +324,9 @@ class _Translator:
         if kind not in ("relu", "relu6", "hard_swish", "hard_sigmoid"):
             raise NotTranslated(f"the activation {kind} has no integer form here")
         source = self._settled(value)
+        if kind != "hard_swish" and not self._is_fresh(source):
+            raise NotTranslated(f"a {kind} must follow a convolution, or its BatchNormalization, whose result nothing else "
+                                "takes")
         if kind in ("hard_swish", "hard_sigmoid"):
             return _Value(source, value.shape, kind)
         settings = {} if kind == "relu" else {"max_value": 6.0}
@@ -465,6 +478,13 @@ class _Translator:
         made_by.weights = kernel * along, np.broadcast_to(shift, value.shape[2:])
         made_by.settings["use_bias"] = True
         return value.layer
+
+    def _is_fresh(self, name: str) -> bool:
+        """Whether a layer is a convolution, perhaps with its BatchNormalization, that nothing but the next layer takes."""
+        layer = self._layers[name]
+        if layer.kind == "BatchNormalization" and name not in self._shared:
+            layer = self._layers[layer.inputs[0]]
+        return layer.kind == _UNKNOWN or (layer.is_convolution and layer.name not in self._shared)
 
     def _bare(self, value: _Value) -> _Value:
         return _Value(self._settled(value), value.shape)
