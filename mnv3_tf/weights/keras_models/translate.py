@@ -282,7 +282,7 @@ class _Translator:
 
     def _batchnorm(self, call: Call, value: _Value) -> _Value:
         layer = call.layer
-        if tuple(np.ravel(layer.axis)) not in ((-1,), (3,), (1,)) or len(np.ravel(layer.axis)) != 1:
+        if tuple(np.ravel(layer.axis)) not in ((-1,), (len(call.shape),)):
             raise NotTranslated("normalizes along another axis than the channels")
         gamma = _array(layer.gamma) if layer.scale else None
         beta = _array(layer.beta) if layer.center else None
