@@ -26,10 +26,11 @@ from pathlib import Path
 
 from latency import HERE, NETWORKS, build
 
-from mnv3_tf.cli.options import Terminal, quiet_libraries
+from mnv3_tf.cli.options import quiet_libraries
 from mnv3_tf.errors import KitError, NoDeviceError
 from mnv3_tf.export.benchmark.runners.kit_runner import parse_runner_output, runner_arguments
 from mnv3_tf.export.benchmark.runners.runner_build import RunnerBundle, build_runner
+from mnv3_tf.progress import Terminal
 
 PLUGIN = HERE / "arm_instructions.c"
 #: Versions of qemu's plugin interface that the plugin can be compiled for; 1 is that of qemu 4.2 to 8.2.

@@ -12,7 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mnv3_tf.cli.options import Terminal, quiet_libraries
+from mnv3_tf.cli.options import quiet_libraries
+from mnv3_tf.progress import Terminal
 
 HERE = Path(__file__).parent
 NETWORKS = {"large": 224, "small": 128}

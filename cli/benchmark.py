@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mnv3_tf.cli.options import Terminal, json_option, print_json, show
+from mnv3_tf.cli.options import json_option, print_json, show
 from mnv3_tf.errors import CheckFailed, InputError, KitError, NoDeviceError
+from mnv3_tf.progress import Terminal
 
 if TYPE_CHECKING:
     from mnv3_tf.export.benchmark.measure import BenchmarkSettings

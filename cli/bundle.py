@@ -4,8 +4,9 @@ from typing import Any
 
 import click
 
-from mnv3_tf.cli.options import Terminal, json_option, print_json, tell
+from mnv3_tf.cli.options import json_option, print_json, tell
 from mnv3_tf.errors import CheckFailed
+from mnv3_tf.progress import Terminal
 from mnv3_tf.text import counted
 
 

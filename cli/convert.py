@@ -28,10 +28,9 @@ def convert(model: str, out: str, format: str, io: str | None, lowering: str | N
     if lowering == "fused":
         click.echo("Note: --lowering fused is called native now.", err=True)
     quiet_libraries()
-    from mnv3_tf.export.convert.convert import convert as run_conversion
-    from mnv3_tf.export.convert.convert import open_source
+    from mnv3_tf.export.road import convert as run_conversion
 
-    result = run_conversion(open_source(model), out, format=format, io=io, lowering=lowering)  # type: ignore[arg-type]
+    result = run_conversion(model, out, format=format, io=io, lowering=lowering)  # type: ignore[arg-type]
     if as_json:
         print_json(result)
         return

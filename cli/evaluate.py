@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mnv3_tf.cli.options import Terminal, data_option, json_option, new_table, print_json, quiet_libraries_for, show, tell
+from mnv3_tf.cli.options import data_option, json_option, new_table, print_json, quiet_libraries_for, show, tell
+from mnv3_tf.progress import Terminal
 
 if TYPE_CHECKING:
     from mnv3_tf.metrics import Scores
@@ -24,12 +25,12 @@ def evaluate(model: str, data: str, split: str | None, strict: bool, against: st
              as_json: bool) -> None:
     """Scores MODEL (a run folder, .keras or .tflite file) on labelled pictures, with the model's own preprocessing."""
     quiet_libraries_for(model, against)
-    from mnv3_tf.export.evaluate.classifier import open_classifier
+    from mnv3_tf.export.evaluate.classifier import Classifier
     from mnv3_tf.export.evaluate.evaluate import evaluate as run_evaluation
     from mnv3_tf.files import plain
 
-    classifier = open_classifier(model, threads=threads)
-    other = open_classifier(against, threads=threads) if against else None
+    classifier = Classifier(model, threads=threads)
+    other = Classifier(against, threads=threads) if against else None
     result = run_evaluation(classifier, data, split=split, strict=strict, against=other, progress=Terminal())
     tell("Warning", result.warnings)
     if as_json:

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from mnv3_tf.cli.options import Terminal, json_option, print_json, quiet_libraries
+from mnv3_tf.cli.options import json_option, print_json, quiet_libraries
+from mnv3_tf.progress import Terminal
 
 # Named here too, so that `--help` need not load what knows them.
 ORIGINS = ("keras", "torchvision", "timm", "paddle", "tflite", "tfjs")

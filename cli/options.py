@@ -2,12 +2,10 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
-
-from mnv3_tf.progress import Advance
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -102,45 +100,3 @@ def quiet_libraries_for(*models: str | None) -> None:
 
 _NOISE = ("cuda", "oneDNN custom operations", "All log messages before absl", "cpu_feature_guard", "computation_placer",
           "rebuild TensorFlow with the appropriate compiler flags", "TF-TRT")
-
-
-class Terminal:
-    """Progress on standard error, with rich: a bar with time left on a terminal, plain lines elsewhere."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
-
-    def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
-
-    @contextlib.contextmanager
-    def task(self, description: str, total: int) -> Iterator[Advance]:
-        if not self.console.is_terminal:
-            yield self._plain(description, total)
-            return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                      TextColumn("{task.fields[note]}"), console=self.console, transient=True) as bar:
-            task = bar.add_task(description, total=total, note="")
-            yield lambda done, note: bar.update(task, completed=done, note=note)
-
-    def _plain(self, description: str, total: int) -> Advance:
-        """One line at every tenth of the work that took more than a few seconds."""
-        import time
-
-        began, printed, first = time.monotonic(), 0.0, -1
-
-        def advance(done: int, note: str) -> None:
-            nonlocal printed, first
-            elapsed = time.monotonic() - began
-            first = max(0, done - 1) if first < 0 else first
-            share = done / max(total, 1)
-            if elapsed > 5 and share - printed >= 0.1:
-                printed = share
-                left = elapsed / max(done - first, 1) * (total - done)
-                self.say(f"{description}: {done}/{total}, about {left:.0f} s left{', ' + note if note else ''}")
-
-        return advance

@@ -2,7 +2,8 @@
 
 import click
 
-from mnv3_tf.cli.options import Terminal, json_option, print_json, quiet_libraries_for
+from mnv3_tf.cli.options import json_option, print_json, quiet_libraries_for
+from mnv3_tf.progress import Terminal
 from mnv3_tf.text import counted
 
 
@@ -19,13 +20,13 @@ def predict(model: str, pictures: tuple[str, ...], top_k: int, out: str | None, 
     A picture that cannot be read is named, and the others are still classified; the exit code is then 1.
     """
     quiet_libraries_for(model)
-    from mnv3_tf.export.evaluate.classifier import open_classifier
+    from mnv3_tf.export.evaluate.classifier import Classifier
     from mnv3_tf.export.evaluate.evaluate import check_answers_file, write_answers
     from mnv3_tf.export.evaluate.evaluate import predict as run_prediction
 
     if out:
         check_answers_file(out)
-    answers, broken, note = run_prediction(open_classifier(model), pictures, top_k, progress=Terminal())
+    answers, broken, note = run_prediction(Classifier(model), pictures, top_k, progress=Terminal())
     if note:
         click.echo(note, err=True)
     if out:

@@ -2,7 +2,8 @@
 
 import click
 
-from mnv3_tf.cli.options import Terminal, config_options, data_option, quiet_libraries
+from mnv3_tf.cli.options import config_options, data_option, quiet_libraries
+from mnv3_tf.progress import Terminal
 
 
 @click.command()
@@ -21,22 +22,12 @@ def quantize(run: str, data: str, out: str, method: str, epochs: int | None, smo
     The settings are those of RUN, changed by -c and -o. Labels are needed only where fine-tuning learns from them
     (quantize.teacher_weight below 1): any folder of pictures will do.
     """
-    from mnv3_tf.artefacts.run_folder import open_run
-    from mnv3_tf.config import load_config
-
-    source = open_run(run)
     if method == "ptq" and epochs is not None:
         raise click.UsageError("--epochs goes with --method qat: ptq does not fine-tune.")
     if epochs is not None:
         overrides = (*overrides, f"quantize.epochs={epochs}")
-    config = load_config(config_path, overrides, base=source.config())
-    from mnv3_tf.data import open_dataset
+    from mnv3_tf.export.road import quantize as run_quantization
 
-    dataset = open_dataset(data, validation_fraction=config.data.validation_fraction, seed=config.train.seed,
-                           class_names=source.labels(), labels_needed=False)
-    quiet_libraries()
-    from mnv3_tf.quantization.quantize import quantize as run_quantization
-
-    target = run_quantization(run, dataset, config, out, method=method, smoke=smoke,  # type: ignore[arg-type]
-                              progress=Terminal())
+    target = run_quantization(run, data, out, config_path, settings=overrides, method=method,  # type: ignore[arg-type]
+                              smoke=smoke, before_tensorflow=quiet_libraries, progress=Terminal())
     click.echo(f"Quantized: {target.path}. Next: mnv3 convert {target.path} --out {target.path}.tflite")

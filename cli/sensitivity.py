@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mnv3_tf.cli.options import Terminal, data_option, json_option, new_table, print_json, quiet_libraries, show
+from mnv3_tf.cli.options import data_option, json_option, new_table, print_json, quiet_libraries, show
+from mnv3_tf.progress import Terminal
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mnv3_tf.cli.options import Terminal, config_options, data_option, json_option, new_table, print_json, quiet_libraries, show
+from mnv3_tf.cli.options import config_options, data_option, json_option, new_table, print_json, quiet_libraries, show
+from mnv3_tf.progress import Terminal
 from mnv3_tf.text import counted
 
 if TYPE_CHECKING:
@@ -41,15 +42,11 @@ def verify(model: str, data: str, against: str | None, quantized: str | None, sp
     answers are compared and not accuracy. The limits are settings (verify.*). The exit code is 3 if a check fails.
     """
     quiet_libraries()
-    from mnv3_tf.config import load_config
-    from mnv3_tf.export.verify import open_chain
-    from mnv3_tf.export.verify import verify as run_verification
+    from mnv3_tf.export.road import verify as run_verification
 
-    chain = open_chain(model, against=against, quantized=quantized)
-    limits = load_config(config_path, overrides, base=chain.float_run.config()).verify
     terminal = Terminal()
-    result = run_verification(chain, data, split=split, limits=limits, threads=threads,
-                              elsewhere=_elsewhere(arm, target, terminal), progress=terminal)
+    result = run_verification(model, data, config_path, settings=overrides, against=against, quantized=quantized, split=split,
+                              threads=threads, elsewhere=_elsewhere(arm, target, terminal), progress=terminal)
     if report:
         from mnv3_tf.export.verify.report import write_report
 

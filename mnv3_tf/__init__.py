@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mnv3_tf.config import Config, load_config
     from mnv3_tf.data import Preprocessing, open_dataset
+    from mnv3_tf.export.evaluate.classifier import Classifier
+    from mnv3_tf.export.road import convert, quantize, train, verify
     from mnv3_tf.models import MobileNetV3, MobileNetV3Large, MobileNetV3Small
     from mnv3_tf.network.layer_names import display_name
     from mnv3_tf.network.profile import count_macs
     from mnv3_tf.network.spec import Block, NetworkSpec, read_block_table
-    from mnv3_tf.quantization.quantize import quantize
-    from mnv3_tf.training.trainer import train
     from mnv3_tf.weights.importing import import_weights
     from mnv3_tf.weights.keras_models.importing import import_model
 
@@ -28,13 +28,16 @@ _HOME = {
     "Block": "network.spec", "NetworkSpec": "network.spec", "read_block_table": "network.spec",
     "count_macs": "network.profile",
     "Config": "config", "load_config": "config", "Preprocessing": "data", "open_dataset": "data",
-    "train": "training.trainer", "quantize": "quantization.quantize", "import_weights": "weights.importing",
+    "import_weights": "weights.importing",
     "import_model": "weights.keras_models.importing",
+    # The upper package is named here alone, and only as text: what lies below does not import it.
+    "train": "export.road", "quantize": "export.road", "convert": "export.road", "verify": "export.road",
+    "Classifier": "export.evaluate.classifier",
 }
 
-__all__ = ["Block", "Config", "MobileNetV3", "MobileNetV3Large", "MobileNetV3Small", "NetworkSpec", "Preprocessing",
-           "count_macs", "display_name", "import_model", "import_weights", "load_config", "open_dataset", "quantize",
-           "read_block_table", "train"]
+__all__ = ["Block", "Classifier", "Config", "MobileNetV3", "MobileNetV3Large", "MobileNetV3Small", "NetworkSpec",
+           "Preprocessing", "convert", "count_macs", "display_name", "import_model", "import_weights", "load_config",
+           "open_dataset", "quantize", "read_block_table", "train", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ Every value is checked against its field's type; an unknown key is an error that
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -261,6 +262,7 @@ class Setting:
     where: str
 
 
+Settings = Mapping[str, Any] | Iterable[str]
 _SECTIONS: dict[str, Any] = {entry.name: entry.type for entry in dataclasses.fields(Config)}
 
 
@@ -275,6 +277,15 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = (), b
         InputError: as :func:`read_settings`.
     """
     return with_settings(base or Config(), read_settings(path, overrides))
+
+
+def as_overrides(settings: Settings) -> list[str]:
+    """Settings as the texts that :func:`read_settings` takes: of ``{"train.epochs": 40}`` or ``{"train": {"epochs": 40}}``."""
+    if not isinstance(settings, Mapping):
+        return list(settings)
+    flat = {f"{name}.{key}" if key else name: value for name, values in settings.items()
+            for key, value in (values.items() if isinstance(values, Mapping) else [("", values)])}
+    return [f"{name}={json.dumps(value, default=str)}" for name, value in flat.items()]
 
 
 def read_settings(path: str | Path | None = None, overrides: Iterable[str] = ()) -> tuple[Setting, ...]:

@@ -122,14 +122,14 @@ def test_what_jax_saves_opens_in_tensorflow(jax_folder: Path) -> None:
 @pytest.mark.slow
 def test_training_on_jax(jax_folder: Path, pictures: Path) -> None:
     """Three epochs on JAX leave a whole run, and TensorFlow scores its model as JAX did."""
-    from mnv3_tf.export.evaluate.classifier import open_classifier
+    from mnv3_tf.export.evaluate.classifier import Classifier
     from mnv3_tf.export.evaluate.evaluate import evaluate
     from mnv3_tf.progress import Silent
 
     run = jax_folder / "run"
     assert (run / "model.keras").exists() and len((run / "log.csv").read_text().splitlines()) == 4
     recorded = read_json(run / "metrics.json")["test"]
-    scores = evaluate(open_classifier(run), pictures, progress=Silent()).scores
+    scores = evaluate(Classifier(run), pictures, progress=Silent()).scores
     assert (scores.top1, scores.loss) == (recorded["top1"], pytest.approx(recorded["loss"], rel=1e-3))
 
 

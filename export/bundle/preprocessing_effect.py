@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv3_tf.data import Sample
+from mnv3_tf.data import Preprocessing, Sample
 from mnv3_tf.data.batches import collect, contract_batches
-from mnv3_tf.export.evaluate.classifier import Classifier, open_classifier
+from mnv3_tf.export.evaluate.classifier import Classifier
 from mnv3_tf.progress import Progress
 
 
@@ -38,15 +38,15 @@ class Effect:
 
 def measure_effect(file: Path, samples: Sequence[Sample], progress: Progress) -> Effect:
     """Runs pictures through a file by its own contract and by MediaPipe's sampling."""
-    own = open_classifier(file)
-    theirs = replace(own, contract=replace(own.contract, resize="stretch", crop_fraction=1.0, interpolation="mediapipe"))
-    same = own.contract == theirs.contract
+    own = Classifier(file)
+    theirs = replace(own.contract, resize="stretch", crop_fraction=1.0, interpolation="mediapipe")
+    same = own.contract == theirs
 
-    def answers_of(classifier: Classifier, what: str) -> np.ndarray:
-        return collect(progress, what, len(samples), lambda batch: classifier.logits(batch[0]).argmax(axis=1),
-                       contract_batches(samples, classifier.contract))
+    def answers_of(contract: Preprocessing, what: str) -> np.ndarray:
+        return collect(progress, what, len(samples), lambda batch: own.logits(batch[0]).argmax(axis=1),
+                       contract_batches(samples, contract))
 
-    answers = answers_of(own, "By the contract")
+    answers = answers_of(own.contract, "By the contract")
     other = answers if same else answers_of(theirs, "By MediaPipe's sampling")
     labels = np.array([sample.label for sample in samples])
     return Effect(len(samples), int((answers != other).sum()), float((answers == labels).mean()),

@@ -81,6 +81,10 @@ class Converted:
     outside: tuple[str, ...]
     warnings: tuple[str, ...]
 
+    def __fspath__(self) -> str:
+        """The file, so that it can be given wherever a path can."""
+        return str(self.path)
+
 
 def open_source(path: str | Path) -> Convertible:
     """A run folder or `.keras` file as something to convert.

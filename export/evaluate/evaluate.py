@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,9 +16,9 @@ from mnv3_tf.data.batches import EVALUATION_BATCH, collect, contract_batches, de
 from mnv3_tf.data.check import check_pictures
 from mnv3_tf.data.folders import pictures_below
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.evaluate.classifier import Classifier
+from mnv3_tf.export.evaluate.classifier import Answer, Classifier
 from mnv3_tf.files import write_text
-from mnv3_tf.metrics import Agreement, Scores, compare_answers, score, softmax
+from mnv3_tf.metrics import Agreement, Scores, compare_answers, score
 from mnv3_tf.progress import Progress
 
 
@@ -40,19 +39,6 @@ class Evaluation:
     skipped: tuple[str, ...]
     agreement: Agreement | None = None
     warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The best classes of one picture: (label, index, probability), best first."""
-
-    file: str
-    predictions: tuple[tuple[str, int, float], ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As `mnv3 predict --json` prints it."""
-        return {"file": self.file, "predictions": [{"label": label, "index": index, "score": probability}
-                                                   for label, index, probability in self.predictions]}
 
 
 def evaluate(classifier: Classifier, data: str | Path, *, split: str | None = None, strict: bool = False,
@@ -132,9 +118,7 @@ def predict(classifier: Classifier, pictures: Sequence[str | Path], top_k: int, 
             broken += [pixels for _, pixels in batch if isinstance(pixels, str)]
             usable = [(file, pixels) for file, pixels in batch if not isinstance(pixels, str)]
             logits = classifier.logits(np.stack([pixels for _, pixels in usable])) if usable else ()
-            for (file, _), probabilities in zip(usable, softmax(np.asarray(logits, np.float64)) if usable else (), strict=True):
-                best = np.argsort(-probabilities, kind="stable")[:top_k]
-                answers.append(Answer(str(file), tuple((classifier.labels[i], int(i), float(probabilities[i])) for i in best)))
+            answers += [classifier.answer(str(file), row, top_k) for (file, _), row in zip(usable, logits, strict=True)]
             advance(len(answers) + len(broken), "")
     return answers, broken, note
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnv3_tf.artefacts.card import make_card
+from mnv3_tf.artefacts.card import make_card, read_card
 from mnv3_tf.config import Config, load_config, save_config
 from mnv3_tf.data import Preprocessing, read_labels, write_labels
 from mnv3_tf.errors import InputError
@@ -22,6 +22,20 @@ class RunFolder:
     """
 
     path: Path
+
+    def __fspath__(self) -> str:
+        """The folder, so that a run can be given wherever its folder can."""
+        return str(self.path)
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """The scores of its card, by split: "top1", "samples" and "loss"; none without labels."""
+        return (read_card(self.path) or {}).get("metrics", {})
+
+    @property
+    def as_float(self) -> dict[str, dict[str, float]]:
+        """How far a quantized run answers as its float run, by split: "top1" is the share of equal answers."""
+        return (read_card(self.path) or {}).get("as_float", {})
 
     @property
     def model(self) -> Path:

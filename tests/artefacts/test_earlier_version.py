@@ -13,7 +13,7 @@ from mnv3_tf.artefacts.card_check import check_cards
 from mnv3_tf.artefacts.run_folder import open_run
 from mnv3_tf.export.convert.convert import convert, open_source
 from mnv3_tf.export.diff.compare import compare
-from mnv3_tf.export.evaluate.classifier import open_classifier
+from mnv3_tf.export.evaluate.classifier import Classifier
 
 HERE = Path(__file__).parent / "version_0_1"
 RUNS, FILES = (HERE / "float", HERE / "ptq"), (HERE / "files" / "int8.tflite", HERE / "files" / "native.tflite")
@@ -34,7 +34,7 @@ def test_its_runs_are_opened() -> None:
 def test_its_models_answer() -> None:
     """The quantized run is computed in whole numbers: its logits are those of the file that version 0.1 made of it."""
     pixels = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3)).astype(np.uint8)
-    floats, quantized, file, native = (np.asarray(open_classifier(artefact).logits(pixels)) for artefact in (*RUNS, *FILES))
+    floats, quantized, file, native = (np.asarray(Classifier(artefact).logits(pixels)) for artefact in (*RUNS, *FILES))
     np.testing.assert_array_equal(quantized, file)
     for close in (quantized, native):
         assert np.ptp(floats) > 1 and np.abs(close - floats).max() < 0.15 * np.ptp(floats)

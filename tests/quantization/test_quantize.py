@@ -188,12 +188,12 @@ def test_fine_tuning_changes_weights_and_ranges(ptq_run: Path, qat_run: Path) ->
 
 @pytest.mark.slow
 def test_a_quantized_run_scores_the_same_in_a_new_process(qat_run: Path, pictures: Path) -> None:
-    from mnv3_tf.export.evaluate.classifier import open_classifier
+    from mnv3_tf.export.evaluate.classifier import Classifier
 
-    classifier = open_classifier(qat_run)
+    classifier = Classifier(qat_run)
     pixels = next(iter(ContractPictures(open_dataset(pictures).split("test"), classifier.contract)))
-    script = ("import sys, numpy as np; from mnv3_tf.export.evaluate.classifier import open_classifier; "
-              "np.save(sys.argv[2] + '.out.npy', open_classifier(sys.argv[1]).logits(np.load(sys.argv[2])))")
+    script = ("import sys, numpy as np; from mnv3_tf.export.evaluate.classifier import Classifier; "
+              "np.save(sys.argv[2] + '.out.npy', Classifier(sys.argv[1]).logits(np.load(sys.argv[2])))")
     file = qat_run.parent / "pixels.npy"
     np.save(file, pixels)
     subprocess.run([sys.executable, "-c", script, str(qat_run), str(file)], check=True, capture_output=True)

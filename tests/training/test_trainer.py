@@ -51,10 +51,10 @@ def test_averaged_weights_are_of_use_from_the_first_epochs(float_run: Path) -> N
 
 @pytest.mark.slow
 def test_the_saved_model_is_the_one_that_was_scored(float_run: Path, pictures: Path) -> None:
-    from mnv3_tf.export.evaluate.classifier import open_classifier
+    from mnv3_tf.export.evaluate.classifier import Classifier
     from mnv3_tf.export.evaluate.evaluate import evaluate
 
-    result = evaluate(open_classifier(float_run), pictures, progress=Silent())
+    result = evaluate(Classifier(float_run), pictures, progress=Silent())
     recorded = read_json(float_run / "metrics.json")["test"]
     assert result.split == "test" and result.scores.top1 == recorded["top1"]
     assert result.scores.loss == pytest.approx(recorded["loss"], rel=1e-5)
@@ -89,9 +89,10 @@ def weights(run: Path) -> list[np.ndarray]:
 # `mnv3 train` that ends by SIGKILL once so many steps are done.
 KILLED = """
 import contextlib, os, signal, sys
-from mnv3_tf.cli import main, options
+from mnv3_tf import progress
+from mnv3_tf.cli import main
 
-class Killed(options.Terminal):
+class Killed(progress.Terminal):
     @contextlib.contextmanager
     def task(self, description, total):
         def advance(done, note):
@@ -99,7 +100,7 @@ class Killed(options.Terminal):
                 os.kill(os.getpid(), signal.SIGKILL)
         yield advance
 
-options.Terminal = Killed
+progress.Terminal = Killed
 main.main(sys.argv[1:])
 """
 

@@ -60,9 +60,9 @@ def test_a_folder_of_the_hub(timm_folder: Path, tmp_path: Path) -> None:
     card = json.loads((tmp_path / "m.card.json").read_text())
     assert card["preprocessing"] == contract.fingerprint() and card["licence"] == "apache-2.0"
     assert card["model_name"] == "tf_mobilenetv3_small_075"
-    from mnv3_tf.export.evaluate.classifier import open_classifier
+    from mnv3_tf.export.evaluate.classifier import Classifier
 
-    classifier = open_classifier(out)
+    classifier = Classifier(out)
     assert classifier.contract == contract and classifier.labels[3] == "kind 3"
     assert classifier.logits(np.zeros((1, 64, 96, 3), np.uint8)).shape == (1, 12)
 

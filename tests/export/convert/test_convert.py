@@ -14,7 +14,7 @@ from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import CheckFailed, InputError
 from mnv3_tf.export.convert import convert as convert_module
 from mnv3_tf.export.convert.convert import check_int8, convert, convert_graph, open_source
-from mnv3_tf.export.evaluate.classifier import open_classifier
+from mnv3_tf.export.evaluate.classifier import Classifier
 from mnv3_tf.files import read_json, sha256
 from mnv3_tf.tflite.file import boundary_quantize_problems, float_operators, parse_tflite, read_tflite
 from mnv3_tf.tflite.runtime import LiteRTModel
@@ -30,7 +30,7 @@ def int8_files(qat_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 @pytest.fixture(scope="module")
 def test_pixels(pictures: Path, qat_run: Path) -> np.ndarray:
-    contract = open_classifier(qat_run).contract
+    contract = Classifier(qat_run).contract
     return np.concatenate(list(ContractPictures(open_dataset(pictures).split("test"), contract)))
 
 
@@ -64,7 +64,7 @@ def test_input_types_do_not_change_the_answer(int8_files: dict[str, Path], test_
 
 def test_the_file_answers_as_the_quantized_run_in_every_bit(int8_files: dict[str, Path], qat_run: Path,
                                                             test_pixels: np.ndarray) -> None:
-    expected = open_classifier(qat_run).logits(test_pixels)
+    expected = Classifier(qat_run).logits(test_pixels)
     for io in ("int8", "uint8"):
         np.testing.assert_array_equal(LiteRTModel(int8_files[io]).predict(test_pixels), expected)
 
@@ -79,7 +79,7 @@ def test_the_byte_of_a_pixel_is_the_input(int8_files: dict[str, Path]) -> None:
 @pytest.mark.parametrize("format", ["float32", "float16", "dynamic"])
 def test_float_formats_answer_as_keras(float_run: Path, test_pixels: np.ndarray, tmp_path: Path, format: str) -> None:
     result = convert(open_source(float_run), tmp_path / "m.tflite", format=format)  # type: ignore[arg-type]
-    expected = open_classifier(float_run).logits(test_pixels)
+    expected = Classifier(float_run).logits(test_pixels)
     found = LiteRTModel(result.path).predict(test_pixels)
     tolerance = {"float32": 1e-4, "float16": 2e-2, "dynamic": 0.2}[format]
     assert np.abs(found - expected).max() < tolerance * np.ptp(expected)

@@ -14,7 +14,7 @@ from mnv3_tf.errors import CheckFailed, InputError
 from mnv3_tf.export.convert import convert as convert_module
 from mnv3_tf.export.convert.convert import Converted, Convertible, check_int8, convert, convert_graph, open_source
 from mnv3_tf.export.convert.placement import place
-from mnv3_tf.export.evaluate.classifier import open_classifier
+from mnv3_tf.export.evaluate.classifier import Classifier
 from mnv3_tf.export.sensitivity import mixed as mixed_module
 from mnv3_tf.export.sensitivity.mixed import analyse_run, measure_cost
 from mnv3_tf.files import read_json
@@ -173,7 +173,7 @@ def test_a_recipe_becomes_a_run_that_can_be_converted(analysed: mixed_module.Ana
     assert card["float_blocks"] == ["stem", "block_03"] and card["parent"]["run"] == str(float_run.resolve())
     assert card["quantized_parent"]["run"] == str(qat_run.resolve()) and card["metrics"]["test"]["top1"] >= 0.9
     file = convert(open_source(run.path), tmp_path / "m.tflite")
-    found, expected = LiteRTModel(file.path).predict(test_pixels), open_classifier(run.path).logits(test_pixels)
+    found, expected = LiteRTModel(file.path).predict(test_pixels), Classifier(run.path).logits(test_pixels)
     assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.97
 
 
