@@ -88,14 +88,18 @@ class PictureDataset:
         """The same pictures with labels that index `class_names`, matched by name.
 
         Raises:
-            LabelError: the dataset has a class that is not among them.
+            InputError: the dataset has a class that is not among them; a LabelError where that is so of all its classes.
         """
         index = {_composed(name): position for position, name in enumerate(class_names)}
         unknown = [name for name in self.class_names if _composed(name) not in index]
         if unknown:
-            raise LabelError(self.root, f"{counted(len(unknown), 'class', 'classes')} that the model does not have: "
-                             f"{suggestions(unknown, class_names)}", f"The model's classes: {listed(class_names, ', ')}. "
-                             "Rename or take out the class, or train a model that has it.")
+            what = (f"{counted(len(unknown), 'class', 'classes')} that the model does not have: "
+                    f"{suggestions(unknown, class_names)}")
+            remedy = (f"The model's classes: {listed(class_names, ', ')}. Rename or take out the class, or train a model that "
+                      "has it.")
+            if len(unknown) < len(self.class_names):  # a mistyped name, more likely than pictures without labels
+                raise InputError(f"{self.root}: {what}. {remedy}")
+            raise LabelError(self.root, what, remedy)
         moved = [index[_composed(name)] for name in self.class_names]
         splits = {name: tuple(replace(sample, label=moved[sample.label]) for sample in samples)
                   for name, samples in self.splits.items()}
