@@ -245,7 +245,7 @@ def test_any_folder_of_pictures_where_no_labels_are_needed(files: list[str], why
 def test_a_single_unknown_class_is_a_mistake_even_where_no_labels_are_needed(tmp_path: Path) -> None:
     for shade, name in enumerate(("cat/a.png", "dgo/b.png")):
         picture(tmp_path / name, shade)
-    with pytest.raises(InputError, match="'dgo' .did you mean 'dog'"):
+    with pytest.raises(InputError, match=r"'dgo' \(did you mean 'dog'"):
         open_dataset(tmp_path, class_names=("cat", "dog"), labels_needed=False)
 
 
