@@ -13,7 +13,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mnv3_tf.metrics import Agreement
 
 HERE = Path(__file__).parent
 OUT = HERE / "out"
@@ -52,12 +55,12 @@ def main() -> None:
     mnv3("convert", OUT / "run-qat", "--out", OUT / "phone.tflite")
     mnv3("bundle", OUT / "phone.tflite", "--out", OUT / "bundle", "--data", DATA)
     mnv3("bundle", "--check", OUT / "bundle")
-    accuracy = {name: evaluate(path) for name, path in files.items()}
+    scores = {name: evaluate(path) for name, path in files.items()}
     with timed("The same trained weights in keras.applications, converted by TFLite's standard recipe"):
         peers = convert_peer(RUN / "model.keras")
-        accuracy |= {name: accuracy_of_peer(path) for name, path in peers.items()}
+        scores |= {name: evaluate_peer(path, files["float32"]) for name, path in peers.items()}
     files |= peers
-    report(files, accuracy, benchmark(list(files.values())), time.monotonic() - began)
+    report(files, scores, benchmark(list(files.values())), time.monotonic() - began)
 
 
 @contextlib.contextmanager
@@ -93,11 +96,15 @@ def mnv3(*arguments: object, capture: bool = False) -> str:
     return done.stdout or ""
 
 
-def evaluate(model: Path) -> float:
-    """Test accuracy by `mnv3 evaluate`."""
-    scores = json.loads(mnv3("evaluate", model, "--data", DATA, "--json", capture=True))
-    print(f"top-1 {scores['top1']:.4f} on {scores['samples']} pictures", flush=True)
-    return float(scores["top1"])
+def evaluate(model: Path) -> tuple[float, "Agreement"]:
+    """Test accuracy, and on how many pictures the answer is the float network's, by `mnv3 evaluate`."""
+    from mnv3_tf.metrics import Agreement
+
+    scores = json.loads(mnv3("evaluate", model, "--data", DATA, "--against", RUN, "--json", capture=True))
+    same = Agreement(**{key: value for key, value in scores["agreement"].items() if key != "model"})
+    print(f"top-1 {scores['top1']:.4f} on {scores['samples']} pictures, the float network's answer on {same.in_words()}",
+          flush=True)
+    return float(scores["top1"]), same
 
 
 def convert_peer(model: Path) -> dict[str, Path]:
@@ -140,12 +147,14 @@ def split_pixels(split: str) -> tuple[Any, Any]:
     return pixels[order], pictures.labels[order]
 
 
-def accuracy_of_peer(path: Path) -> float:
-    """Test accuracy of a file of keras.applications; its input's scale is what the converter chose."""
+def evaluate_peer(path: Path, float_file: Path) -> tuple[float, "Agreement"]:
+    """The same of a file of keras.applications; its input's scale is what the converter chose."""
+    from mnv3_tf.metrics import compare_answers
     from mnv3_tf.tflite.runtime import LiteRTModel
 
     pixels, labels = split_pixels("test")
-    return float((LiteRTModel(path).predict_real(pixels.astype("float32")).argmax(axis=1) == labels).mean())
+    logits, wanted = (LiteRTModel(file).predict_real(pixels.astype("float32")) for file in (path, float_file))
+    return float((logits.argmax(axis=1) == labels).mean()), compare_answers(logits, wanted)
 
 
 def benchmark(files: list[Path]) -> list[dict]:
@@ -153,7 +162,7 @@ def benchmark(files: list[Path]) -> list[dict]:
     return json.loads(mnv3("benchmark", *files, "--runs", "100", "--json", capture=True))["rows"]
 
 
-def report(files: dict[str, Path], accuracy: dict[str, float], rows: list[dict], seconds: float) -> None:
+def report(files: dict[str, Path], scores: dict[str, tuple[float, "Agreement"]], rows: list[dict], seconds: float) -> None:
     """Prints the table and writes it as Markdown."""
     from rich import box
     from rich.console import Console
@@ -161,14 +170,16 @@ def report(files: dict[str, Path], accuracy: dict[str, float], rows: list[dict],
 
     from mnv3_tf.machine import processor_in_words
 
-    headings = ("file", "test accuracy", "size kB", "partitions", "median ms here", "ratio here")
+    headings = ("file", "test accuracy", "answers as float (95%)", "size kB", "partitions", "median ms here", "ratio here")
     by_file = {row["file"]: row for row in rows}
     own = by_file[os.path.relpath(files["int8 (qat)"])]["median_ms"]
     lines = []
     for name, path in files.items():
         row = by_file[os.path.relpath(path)]
-        lines.append((name, f"{accuracy[name]:.4f}", f"{path.stat().st_size / 1000:.0f}", str(row["partitions"]),
-                      f"{row['median_ms']:.3f}", f"{row['median_ms'] / own:.2f}x"))
+        top1, same = scores[name]
+        lines.append((name, f"{top1:.4f}", f"{same.top1:.1%} ({same.top1_low:.1%} to {same.top1_high:.1%})",
+                      f"{path.stat().st_size / 1000:.0f}", str(row["partitions"]), f"{row['median_ms']:.3f}",
+                      f"{row['median_ms'] / own:.2f}x"))
     title = f"MobileNetV3-Small on handwritten digits; here: one thread of {processor_in_words()}"
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
@@ -176,7 +187,7 @@ def report(files: dict[str, Path], accuracy: dict[str, float], rows: list[dict],
     for line in lines:
         table.add_row(*line)
     console = Console(highlight=False)
-    (console if console.is_terminal else Console(highlight=False, width=110)).print(table)
+    (console if console.is_terminal else Console(highlight=False, width=130)).print(table)
     notes = remarks(files)
     markdown = ["| " + " | ".join(cells) + " |" for cells in (headings, ["---"] * len(headings), *lines)]
     target = OUT / "report.md"

@@ -22,6 +22,7 @@ from mnv3_tf.network.layer_names import display_name
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, input_units, shifted_bias
 from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph, lower
+from mnv3_tf.quantization.range_check import judge_range
 from mnv3_tf.text import few
 from mnv3_tf.tflite.file import TfliteFile
 
@@ -75,23 +76,14 @@ def range_findings(table: LayerTable, quantized: Ranges | None, limits: VerifyCo
         if layer.low is None or layer.high is None or layer.kind == "flatten":
             continue
         where, stage, top = display_name(layer.name), _where_range_enters(layer, quantized), _gate_top(layer)
-        span, needed = (f"{low:.3g} to {high:.3g}" for low, high in ((layer.low, layer.high),
-                                                                     (layer.needed_low, layer.needed_high)))
         if top is not None:
             wrong = max(abs(layer.low), abs(layer.high - top)) / top
             if wrong > 0.02:
-                found.append(Finding("gate range", where, stage, f"its range is {span}, and a gate's is 0 to {top:g}: every "
-                                     "value is off, or cut off at the top", score=wrong))
+                found.append(Finding("gate range", where, stage, f"its range is {layer.low:.3g} to {layer.high:.3g}, and a "
+                                     f"gate's is 0 to {top:g}: every value is off, or cut off at the top", score=wrong))
             continue
-        excess = layer.range_excess or 0.0
-        if excess > limits.range_excess and layer.high - layer.low > 2e-3:
-            found.append(Finding("range", where, stage, f"its range {span} is {excess:.1f} times wider than what the pictures "
-                                 f"need ({needed}), so only {max(255 / excess, 1):.0f} of 255 steps are used; allowed are "
-                                 f"{limits.range_excess:g} times (verify.range_excess)", score=excess))
-        if layer.saturated > limits.saturated_share:
-            found.append(Finding("range", where, stage, f"its range {span} cuts off {layer.saturated:.1%} of its values (they "
-                                 f"reach from {needed}); allowed are {limits.saturated_share:.1%} (verify.saturated_share)",
-                                 score=100 * layer.saturated))
+        found += [Finding("range", where, stage, problem.text, score=problem.score) for problem in judge_range(
+            layer.name, (layer.low, layer.high), (layer.needed_low, layer.needed_high), layer.saturated, limits)]
     return found
 
 

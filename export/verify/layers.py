@@ -9,7 +9,7 @@ import numpy as np
 
 from mnv3_tf.export.convert.placement import Placed, detect_lowering, place
 from mnv3_tf.files import plain_fields
-from mnv3_tf.quantization.fake_quantized import LoweredNetwork, input_units
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, input_units, picture_weights
 from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.lowering import LoweredGraph, lower, range_rule
 from mnv3_tf.tflite.file import TfliteFile, parse_tflite
@@ -44,7 +44,8 @@ class LayerRow:
     Attributes:
         name: of the layer that makes it, such as "block_07/depthwise".
         kind: of the operation.
-        sqnr_db: signal to noise against the float model's tensor, with all the noise from before.
+        sqnr_db: signal to noise against the float model's tensor, with all the noise from before; every picture counts alike,
+            however large the tensor is on it.
         own_sqnr_db: signal to noise that this operation adds: the float operation on the file's own inputs is the reference.
         low, high: the range of the file's 8 bits; None where the tensor is no 8-bit one.
         seen_low, seen_high: extremes of the float model's tensor on the pictures.
@@ -164,7 +165,7 @@ class _Tensor:
         self.item, self.range, op = item, _range(item), item.op
         # Below this the tensor's values do not matter; in the network's own units.
         self.floor = None if op.source is None or op.kind == "flatten" else range_rule(lowered.folded, lowered.folded[op.name])[0]
-        self.signal = self.noise = self.own_signal = self.own_noise = 0.0
+        self.powers: list[np.ndarray] = []
         self.seen_low, self.seen_high = math.inf, -math.inf
         self.outside = self.values = 0
 
@@ -175,10 +176,8 @@ class _Tensor:
             reference, expected = np.maximum(reference, self.floor), np.maximum(expected, self.floor)
             if self.item.output.dtype == "float32":  # 8 bits end there by their range
                 found = np.maximum(found, self.floor)
-        self.signal += power(reference)
-        self.noise += power(found - reference)
-        self.own_signal += power(expected)
-        self.own_noise += power(found - expected)
+        self.powers.append(np.array([[power(of_picture) for of_picture in values] for values in
+                                     (reference, found - reference, expected, found - expected)]))
         low, high = self.range
         if low is not None and high is not None:
             half = (high - low) / 510
@@ -187,10 +186,12 @@ class _Tensor:
 
     def layer(self, lowered: LoweredGraph, file: TfliteFile) -> LayerRow:
         """The sums in the units of the report."""
-        op, floor = self.item.op, self.floor
+        op, floor, powers = self.item.op, self.floor, np.concatenate(self.powers, axis=1)
+        signal, noise = (powers[:2] * picture_weights(powers[0])).sum(axis=1)
+        own_signal, own_noise = (powers[2:] * picture_weights(powers[2])).sum(axis=1)
         return LayerRow(
-            name=op.name, kind=op.kind, sqnr_db=ratio_db(self.signal, self.noise),
-            own_sqnr_db=ratio_db(self.own_signal, self.own_noise), low=self.range[0], high=self.range[1],
+            name=op.name, kind=op.kind, sqnr_db=ratio_db(float(signal), float(noise)),
+            own_sqnr_db=ratio_db(float(own_signal), float(own_noise)), low=self.range[0], high=self.range[1],
             seen_low=self.seen_low, seen_high=self.seen_high,
             needed_low=min(0.0, self.seen_low if floor is None else max(floor, self.seen_low)),
             needed_high=max(0.0, self.seen_high), saturated=self.outside / max(self.values, 1),

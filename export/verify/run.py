@@ -43,6 +43,7 @@ from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import FoldedGraph, leave_float
 from mnv3_tf.quantization.integer_network import QuantizedNetwork
 from mnv3_tf.quantization.lowering import lower
+from mnv3_tf.quantization.range_check import spread
 from mnv3_tf.tflite.file import FLOAT_TYPES, dequantize, parse_tflite, read_tflite_bytes
 from mnv3_tf.tflite.runtime import LiteRTModel, pixel_tensor
 
@@ -266,7 +267,7 @@ class _Verification:
         if own_graph is not None:  # a float file has no blocks that are other than the rest
             own_graph = leave_float(own_graph, own_graph.float_blocks if int8 else ())
             float_graph = leave_float(float_graph, own_graph.float_blocks)
-        picked = np.unique(np.linspace(0, len(self.pixels) - 1, min(limits.layer_pictures, len(self.pixels))).astype(int))
+        picked = spread(len(self.pixels), limits.layer_pictures)
         pixels = self.pixels[picked]
         if int8 and self.not_comparable:
             table = LayerTable((), self.not_comparable)

@@ -1,7 +1,10 @@
 """Activation ranges from pictures: where the quantized network's ranges start.
 
 Every tensor's range is cut where the squared error of 8 bits over it is least: a wider range makes larger steps, a narrower
-one clips more (Banner et al., "Post training 4-bit quantization", 2019, do this in closed form; here it is counted).
+one clips more (Banner et al., "Post training 4-bit quantization", 2019, do this in closed form; here it is counted). Each picture
+is weighed by its own size, and no end lies further out than a share of the pictures reach: a few odd ones, on which a tensor is
+ten times as large as on all others, would otherwise spend the levels. Which share is right for a tensor is decided by the error
+of the logits on pictures that did not calibrate.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,18 +16,23 @@ import tensorflow as tf
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.quantization.calibration_check import RangeGrowth
-from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, input_units
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, input_units, picture_weights
 from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.lowering import lower, range_rule
+from mnv3_tf.quantization.range_choice import choose_ranges
 
 # Pixels uint8 (n, height, width, 3) -> the number of every tensor with its values, one after the other.
 Look = Callable[[np.ndarray], Iterator[tuple[int, Any]]]
 
-_BINS = 2048
+_BINS = 8192
 _LEVELS = 255
-_SHARES = np.linspace(0.4, 1.0, 61)
+_SHARES = np.linspace(0.05, 1.0, 96)
 # Of each tensor at most so many values per batch enter its histogram; the extremes are taken over all.
 _VALUES_PER_BATCH = 1 << 16
+# Each range is tried with ends that reach as far as so many of the pictures do ...
+_REACHES = (1.0, 0.99, 0.97, 0.95)
+# ... but never so many times further than most of them.
+_MOST, _TIMES_MOST = 0.85, 4.0
 
 
 @dataclass(frozen=True)
@@ -42,14 +50,36 @@ class Calibration:
     convergence: tuple[RangeGrowth, ...] = ()
 
 
-def calibrate(graph: FoldedGraph, batches: Iterable[np.ndarray],
-              advance: Callable[[int], None] = lambda done: None) -> Calibration:
+@dataclass(frozen=True)
+class _Seen:
+    """What the pictures show of every tensor.
+
+    Attributes:
+        low, high: extremes of what matters, (pictures, tensors), widened to hold 0.
+        power: mean squares of it, (pictures, tensors).
+        batches: how many pictures were seen after each batch.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    power: np.ndarray
+    batches: list[int]
+
+    def reach(self, tensor: int, share: float) -> tuple[float, float]:
+        """The ends that a share of the pictures keep within."""
+        return float(np.quantile(self.low[:, tensor], 1 - share)), float(np.quantile(self.high[:, tensor], share))
+
+
+def calibrate(graph: FoldedGraph, batches: Iterable[np.ndarray], advance: Callable[[int], None] = lambda done: None, *,
+              deciding: np.ndarray | None = None) -> Calibration:
     """Runs pictures through the folded float network and chooses the range of every tensor.
 
     Args:
         graph: the network.
         batches: pixels uint8 (n, height, width, 3); iterated twice.
         advance: told the number of pictures done, over both passes.
+        deciding: pixels uint8 (n, height, width, 3) of other pictures, by which it is decided how much of the calibration
+            pictures' extremes a range should hold; None: those of the first batch.
 
     Raises:
         InputError: there are no pictures, or they all are the same.
@@ -60,81 +90,90 @@ def calibrate(graph: FoldedGraph, batches: Iterable[np.ndarray],
     # A gate's range is fixed, and what feeds it is fused into it.
     names = [op.name for op in graph.ops if op.kind not in ("input", "flatten", "hard_sigmoid")
              and not any(consumer.kind == "hard_sigmoid" for consumer in graph.consumers(op.name))]
-    places = {name: place for place, name in enumerate(names)}
+    places, rules = {name: place for place, name in enumerate(names)}, [range_rule(graph, graph[name]) for name in names]
 
     def look(pixels: np.ndarray) -> Iterator[tuple[int, Any]]:
-        """The number of every free tensor with its values, one after the other."""
+        """The number of every free tensor with its values that matter, (n, values), one after the other."""
         for op, tensor in network.walk(input_units(graph, pixels)):
             if op.name in places:
-                yield places[op.name], tensor / factors[op.name]
+                (floor, _), values = rules[places[op.name]], tf.reshape(tensor / factors[op.name], [len(pixels), -1])
+                yield places[op.name], values if floor is None else tf.maximum(values, floor)
 
-    span_low, span_high, pictures, spans = _extremes(len(names), look, batches, advance)
-    if pictures == 0:
-        raise InputError("Calibration: there are no pictures.")
-    counts = _histograms(look, batches, span_low, span_high, lambda done: advance(pictures + done))
-    ranges = {name: _best_range(counts[i], span_low[i], span_high[i], *range_rule(graph, graph[name]))
-              for i, name in enumerate(names)}
-    ranges.update({op.name: (0.0, 1.0) for op in graph.ops if op.kind == "hard_sigmoid"})
-    return Calibration(ranges, pictures, _convergence(spans))
+    seen = _extremes(len(names), look, batches, advance)
+    pictures = len(seen.low)
+    counts = _histograms(look, batches, seen, lambda done: advance(pictures + done))
+    tried = {name: tuple(_best_range(counts[i], seen.low[:, i].min(), seen.high[:, i].max(), *rules[i], _ends(seen, i, share))
+                         for share in _REACHES) for i, name in enumerate(names)}
+    return Calibration(choose_ranges(graph, tried, next(iter(batches)) if deciding is None else deciding), pictures,
+                       _convergence(seen))
 
 
-def _convergence(spans: list[tuple[int, np.ndarray]]) -> tuple[RangeGrowth, ...]:
+def _ends(seen: _Seen, tensor: int, share: float) -> tuple[float, float]:
+    """How far a range may reach."""
+    (low, high), (most_low, most_high) = seen.reach(tensor, share), seen.reach(tensor, _MOST)
+    return max(low, _TIMES_MOST * most_low), min(high, _TIMES_MOST * most_high)
+
+
+def _convergence(seen: _Seen) -> tuple[RangeGrowth, ...]:
     """The spans after 1, 2, 4 ... batches as shares of the last."""
-    picked = [spans[2 ** i - 1] for i in range(len(spans).bit_length()) if 2 ** i <= len(spans)]
-    if picked[-1][0] != spans[-1][0]:
-        picked.append(spans[-1])
-    shares = [(pictures, span / np.maximum(spans[-1][1], 1e-12)) for pictures, span in picked]
-    return tuple(RangeGrowth(pictures, float(share.min()), float(np.median(share))) for pictures, share in shares)
+    ends = [seen.batches[2 ** i - 1] for i in range(len(seen.batches).bit_length()) if 2 ** i <= len(seen.batches)]
+    if ends[-1] != seen.batches[-1]:
+        ends.append(seen.batches[-1])
+    spans = [seen.high[:pictures].max(axis=0) - seen.low[:pictures].min(axis=0) for pictures in ends]
+    shares = [span / np.maximum(spans[-1], 1e-12) for span in spans]
+    return tuple(RangeGrowth(pictures, float(share.min()), float(np.median(share)))
+                 for pictures, share in zip(ends, shares, strict=True))
 
 
-def _extremes(tensors: int, look: Look, batches: Iterable[np.ndarray],
-              advance: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray, int, list[tuple[int, np.ndarray]]]:
-    """Least and greatest value of every tensor, widened to hold 0; the number of pictures; (pictures, spans) by batch."""
-    low = np.zeros(tensors)
-    high = np.full(tensors, 1e-3)
-    pictures = 0
-    spans = []
+def _extremes(tensors: int, look: Look, batches: Iterable[np.ndarray], advance: Callable[[int], None]) -> _Seen:
+    """Extremes and power of every tensor on every picture."""
+    parts, done = [], [0]
     for pixels in batches:
-        for place, tensor in look(pixels):
-            low[place] = min(low[place], float(tf.reduce_min(tensor)))
-            high[place] = max(high[place], float(tf.reduce_max(tensor)))
-        pictures += len(pixels)
-        spans.append((pictures, high - low))
-        advance(pictures)
-    return low, high, pictures, spans
+        found = np.zeros((3, len(pixels), tensors))
+        for place, values in look(pixels):
+            found[:, :, place] = [reduce(made, axis=1) for reduce, made in (
+                (tf.reduce_min, values), (tf.reduce_max, values), (tf.reduce_mean, tf.square(values)))]
+        parts.append(found)
+        done.append(done[-1] + len(pixels))
+        advance(done[-1])
+    if not parts:
+        raise InputError("Calibration: there are no pictures.")
+    low, high, power = np.concatenate(parts, axis=1)
+    return _Seen(np.minimum(low, 0.0), np.maximum(high, 1e-3), power, done[1:])
 
 
-def _histograms(look: Look, batches: Iterable[np.ndarray], low: np.ndarray, high: np.ndarray,
-                advance: Callable[[int], None]) -> np.ndarray:
-    """Counts (tensors, bins) of every tensor's values between its extremes."""
+def _histograms(look: Look, batches: Iterable[np.ndarray], seen: _Seen, advance: Callable[[int], None]) -> np.ndarray:
+    """Counts (tensors, bins) of every tensor's values between its extremes, each picture's by the inverse of its power."""
+    low, high, weights = seen.low.min(axis=0), seen.high.max(axis=0), picture_weights(seen.power)
     counts = np.zeros((len(low), _BINS))
     done = 0
     for pixels in batches:
-        for place, tensor in look(pixels):
-            flat = tf.reshape(tensor, [-1])
-            if len(flat) > _VALUES_PER_BATCH:
+        for place, values in look(pixels):
+            if values.shape[1] > (most := max(_VALUES_PER_BATCH // len(pixels), 1)):
                 # By chance: every n-th value would leave out channels and columns, whenever n has a factor in common with them.
-                flat = tf.gather(flat, tf.random.stateless_uniform([_VALUES_PER_BATCH], (0, 0), 0, len(flat), tf.int32))
-            counts[place] += np.histogram(flat.numpy(), bins=_BINS, range=(low[place], high[place]))[0]
+                values = tf.gather(values, tf.random.stateless_uniform([most], (0, 0), 0, values.shape[1], tf.int32), axis=1)
+            each = np.repeat(weights[done:done + len(pixels), place], values.shape[1])
+            counts[place] += np.histogram(values.numpy().ravel(), bins=_BINS, range=(low[place], high[place]), weights=each)[0]
         done += len(pixels)
         advance(done)
     return counts
 
 
-def _best_range(counts: np.ndarray, low: float, high: float, floor: float | None,
-                ceiling: float | None) -> tuple[float, float]:
-    """The range, cut from [low, high], with the least squared error of 8 bits over the histogram.
+def _best_range(counts: np.ndarray, low: float, high: float, floor: float | None, ceiling: float | None,
+                ends: tuple[float, float] = (-np.inf, np.inf)) -> tuple[float, float]:
+    """The range, cut from [low, high] and within `ends`, with the least squared error of 8 bits over the histogram.
 
     The low end is cut only where values below the floor do not matter, or together with the high end.
     """
     edges = np.linspace(low, high, len(counts) + 1)
     centres = (edges[:-1] + edges[1:]) / 2
+    low, high = max(low, ends[0]) if floor is None else low, min(high, ends[1])
     if floor is not None:
         counts = np.where(centres < floor, 0.0, counts)
         low = max(low, floor)
     if ceiling is not None:
         high = min(high, ceiling)
-    total = max(counts.sum(), 1.0)
+    total = max(counts.sum(), 1e-30)
     cut_low = _SHARES if floor is None and low < 0 else np.ones(1)
     lows, highs = low * cut_low, high * _SHARES
     below = [(counts * np.maximum(end - centres, 0.0) ** 2).sum() for end in lows]

@@ -50,6 +50,12 @@ def shifted_bias(kernel: np.ndarray, shift: np.ndarray) -> np.ndarray:
     return shift @ kernel.sum(axis=(0, 1))
 
 
+def picture_weights(power: np.ndarray, least: float = 1e-3) -> np.ndarray:
+    """What pictures count by their own size: the inverse of each one's power, (n, ...), which counts as so many medians at
+    least."""
+    return 1 / np.maximum(power, np.maximum(least * np.median(power, axis=0), 1e-12))
+
+
 def input_range(graph: FoldedGraph) -> tuple[float, float]:
     """The model's input range, every pixel value of which is one quantization step."""
     return -graph.zero_pixel * graph.scale, (255 - graph.zero_pixel) * graph.scale

@@ -19,6 +19,8 @@ _STEP_BYTES = 1_200_000_000
 _COPIES = 5
 # Share of the steps over which the rate rises.
 _WARM_UP = 0.1
+# How many times faster than weights the ends of ranges move: there are few of them, and on small sets few steps.
+_RANGES_FASTER = 10.0
 # Of the running average of the parameters: it reaches about fifty steps back.
 _DECAY = 0.98
 
@@ -76,8 +78,9 @@ class FineTuning:
 
     Adam moves every parameter by about the learning rate, whatever its size; but with BatchNorm folded and factors of 6 and 36
     moved between layers, sizes differ by orders of magnitude. So it works on parameters divided by their tensor's root mean
-    square, which makes the learning rate a relative one. The rate rises from zero over the first tenth of the steps: until its
-    moments have seen some gradients, Adam takes steps of full length in the direction of noise.
+    square, which makes the learning rate a relative one. The ends of ranges move ten times as fast. The rate rises from zero over
+    the first tenth of the steps: until its moments have seen some gradients, Adam takes steps of full length in the direction of
+    noise.
 
     What is kept is the average of the parameters over the last steps, :meth:`averaged`.
 
@@ -97,7 +100,8 @@ class FineTuning:
         self._variables = network.trainable_variables(frozen)
         # One after the other in a single tensor: a step of many small ones is mostly the price of starting operations.
         values = [v.numpy() for v in self._variables]
-        sizes = [max(float(np.sqrt(np.mean(np.square(value)))), 1e-3) for value in values]
+        sizes = [max(float(np.sqrt(np.mean(np.square(value)))), 1e-3) * (1.0 if value.shape else _RANGES_FASTER)
+                 for value in values]
         self._sizes = tf.constant(np.repeat(np.asarray(sizes, np.float32), [value.size for value in values]))
         self._relative = tf.Variable(_flat(values) / self._sizes)
         self._average = tf.Variable(self._relative, trainable=False)

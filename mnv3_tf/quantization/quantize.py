@@ -31,6 +31,7 @@ from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import FoldedGraph, save_graph
 from mnv3_tf.quantization.integer_network import QuantizedNetwork
 from mnv3_tf.quantization.lowering import lower
+from mnv3_tf.quantization.range_check import RangeCheck, spread
 from mnv3_tf.quantization.weight_reconstruction import reconstruct_weights
 from mnv3_tf.text import nearest
 from mnv3_tf.training.batches import TrainingBatches
@@ -40,6 +41,7 @@ Method = Literal["qat", "ptq"]
 # Largest difference between the Keras model and its folded network, as a share of the logits' range.
 DEPLOY_TOLERANCE = 1e-4
 _CHECKED_PICTURES = 64
+_DECIDING_PICTURES = 64
 # Memory for the tensors of the pictures that weights are fitted on, if all of them were held.
 _RECONSTRUCTION_BYTES = 6_000_000_000
 
@@ -77,7 +79,7 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
     dataset, report = check_pictures(dataset, strict=config.data.strict, progress=progress)
     model = load_keras(run.model)
     graph = trace(model)
-    samples = _calibration_samples(dataset.split("train"), config.quantize)
+    samples, others = _calibration_samples(dataset.split("train"), config.quantize)
     difference = check_folded(model, graph, ContractPictures(samples[:_CHECKED_PICTURES], contract))
     progress.say(f"the folded network equals the float model within {difference:.1e} of the logits' range")
 
@@ -97,8 +99,14 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
                          "keeps it as it is, or it has no hard-swish in front of a depthwise convolution. Leave the setting "
                          "out, or change the other.")
     with progress.task("Calibrating", 2 * len(samples)) as advance:
-        calibration = calibrate(integer, pictures, lambda done: advance(done, ""))
+        deciding = np.concatenate(list(ContractPictures(others, contract))) if others else None
+        calibration = calibrate(integer, pictures, lambda done: advance(done, ""), deciding=deciding)
     progress.say(f"activation ranges from {calibration.pictures} training pictures")
+    held_out = dataset.split("val")
+    some = tuple(held_out[i] for i in spread(len(held_out), config.verify.layer_pictures))
+    checked = RangeCheck(integer, np.concatenate(list(ContractPictures(some, contract))), config.verify)
+    for line in checked.narrow(calibration.ranges):
+        progress.say(line)
     if config.quantize.compensate_pictures:
         integer = _reconstructed(integer, calibration, samples, contract, config.quantize, frozen, progress)
     looked_at = check_calibration(dataset, samples, report.contents, content, calibration.convergence, smoke)
@@ -112,7 +120,7 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
         "split_stem": integer.split_stem, "deploy_form_difference": difference,
         "seeds": {"train": config.train.seed, "quantize": config.quantize.seed}}
     work = _Quantization(graph, integer, calibration, contract, class_names, dataset, config, target, progress, facts,
-                         looked_at.to_dict())
+                         looked_at.to_dict(), checked)
     if method == "qat" and config.quantize.epochs:
         work.fine_tune()
     return work.finish()
@@ -137,10 +145,12 @@ def check_folded(model: keras.Model, graph: FoldedGraph, pictures: ContractPictu
     return difference
 
 
-def _calibration_samples(samples: tuple[Sample, ...], config: QuantizeConfig) -> tuple[Sample, ...]:
-    """A random choice of the training pictures, the same for the same seed."""
-    order = np.random.default_rng(config.seed).permutation(len(samples))[:config.calibration_pictures]
-    return tuple(samples[i] for i in order)
+def _calibration_samples(samples: tuple[Sample, ...], config: QuantizeConfig) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """A random choice of the training pictures, the same for the same seed, and others that decide between their ranges."""
+    order = np.random.default_rng(config.seed).permutation(len(samples))
+    deciding = min(_DECIDING_PICTURES, len(samples) // 5)
+    end = min(config.calibration_pictures, len(samples) - deciding)
+    return tuple(samples[i] for i in order[:end]), tuple(samples[i] for i in order[end:end + deciding])
 
 
 def _reconstructed(graph: FoldedGraph, calibration: Calibration, samples: tuple[Sample, ...], contract: Preprocessing,
@@ -158,11 +168,11 @@ class _Quantization:
 
     def __init__(self, float_graph: FoldedGraph, graph: FoldedGraph, calibration: Calibration, contract: Preprocessing,
                  class_names: tuple[str, ...], dataset: PictureDataset, config: Config, target: RunFolder,
-                 progress: Progress, facts: dict[str, Any], looked_at: dict[str, Any]):
+                 progress: Progress, facts: dict[str, Any], looked_at: dict[str, Any], checked: RangeCheck):
         self.float_graph, self.graph, self.calibration = float_graph, graph, calibration
         self.contract, self.class_names = contract, class_names
         self.dataset, self.config, self.target, self.progress = dataset, config, target, progress
-        self.facts, self.looked_at = facts, looked_at
+        self.facts, self.looked_at, self.checked = facts, looked_at, checked
         self.fake_quantized = LoweredNetwork(lower(graph), calibration.ranges)
         self.network = QuantizedNetwork(self.fake_quantized)
         # The float model itself, with its own padding; that of an integer file is not quite its zero (see `LoweredNetwork`).
@@ -235,6 +245,8 @@ class _Quantization:
     def finish(self) -> RunFolder:
         """Writes the run with the scores of what is in it."""
         self._save()
+        for line in self.checked.problems(self.kept[1]):
+            self.progress.say(line)
         found = {split: self._scores(split) for split in dict.fromkeys(["val", evaluation_split(self.dataset)])}
         self.target.write_card(**self.facts, metrics=self.target.write_scores({split: own for split, (own, _) in found.items()}),
                                as_float={split: agreement for split, (_, agreement) in found.items()})

@@ -3,7 +3,8 @@
 Each convolution is given what it really gets, the quantized tensor before it, and the output that the float network has there.
 Its kernel is first moved to where it comes nearest to that output (least squares, held near the trained kernel), then rounded
 one input at a time, each rounding error being spread over the inputs that are not rounded yet (Frantar et al., "GPTQ", 2023;
-Hassibi and Stork, "Second order derivatives for network pruning", 1993). The bias takes what is left of the mean.
+Hassibi and Stork, "Second order derivatives for network pruning", 1993). The bias takes what is left of the mean. Pictures
+on which a tensor is larger than on most count for less: a few where it is ten times as large would decide alone.
 
 No label is looked at and nothing is trained by gradient.
 """
@@ -12,7 +13,7 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, input_shift, input_units
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges, input_shift, input_units, picture_weights
 from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.lowering import LoweredOp, lower, walk
 
@@ -87,6 +88,10 @@ class _Places:
         row, column = np.divmod(place, sides[1])
         self._at = picture, row * op.stride, column * op.stride
 
+    def weights(self, right: np.ndarray) -> np.ndarray:
+        """How much each place counts, (places,): by the inverse power of its picture's input, if that is large."""
+        return picture_weights(np.square(right, dtype=np.float64).mean(axis=(1, 2, 3)), least=1.0)[self._at[0]]
+
     def rows(self, inputs: np.ndarray) -> np.ndarray:
         """(places, h * w, channels) float32."""
         padded = np.pad(inputs, ((0, 0), *self._pads, (0, 0))) if any(map(any, self._pads)) else inputs
@@ -101,11 +106,13 @@ def _fit(op: LoweredOp, given: np.ndarray, right: np.ndarray, kernel: np.ndarray
     """Kernel and bias, the kernel on the grid of 8 bits, that make of `given` what the float ones make of `right`."""
     places = _Places(op, given.shape, kernel)
     height, width, channels = kernel.shape[:3]
+    weights = places.weights(right)
     if op.kind != "depthwise":
         # The padding of an integer file is the zero of its units, not the float network's.
         rows, right_rows = places.rows(given) + np.float32(shift), places.rows(right)
         start = kernel.reshape(1, -1, kernel.shape[-1])
-        rounded, moved = _solve(rows.reshape(1, len(rows), -1), right_rows.reshape(1, len(rows), -1), start, bias[None], floor)
+        rounded, moved = _solve(rows.reshape(1, len(rows), -1), right_rows.reshape(1, len(rows), -1), weights, start, bias[None],
+                                floor)
         return rounded[0].reshape(kernel.shape), moved[0]
     # One small problem for each channel: (channels, rows, h * w).
     start = kernel[..., 0].reshape(height * width, channels).T[:, :, None]
@@ -115,17 +122,18 @@ def _fit(op: LoweredOp, given: np.ndarray, right: np.ndarray, kernel: np.ndarray
         of_part = shift[part] if isinstance(shift, np.ndarray) else shift
         rows = np.moveaxis(places.rows(given[..., part]) + np.float32(of_part), 2, 0)
         right_rows = np.moveaxis(places.rows(right[..., part]), 2, 0)
-        parts.append(_solve(rows, right_rows, start[part], bias[part, None], floor))
+        parts.append(_solve(rows, right_rows, weights, start[part], bias[part, None], floor))
     rounded, moved = (np.concatenate(values) for values in zip(*parts, strict=True))
     return rounded[..., 0].T.reshape(kernel.shape), moved[:, 0]
 
 
-def _solve(given: np.ndarray, right: np.ndarray, start: np.ndarray, bias: np.ndarray,
+def _solve(given: np.ndarray, right: np.ndarray, weights: np.ndarray, start: np.ndarray, bias: np.ndarray,
            floor: float) -> tuple[np.ndarray, np.ndarray]:
     """Separate problems of :func:`_fit`.
 
     Args:
         given, right: (problems, rows, inputs).
+        weights: how much each row counts, (rows,).
         start: (problems, inputs, outputs).
         bias: (problems, outputs).
 
@@ -133,13 +141,14 @@ def _solve(given: np.ndarray, right: np.ndarray, start: np.ndarray, bias: np.nda
         Kernels and biases, float32, in the shapes of `start` and `bias`.
     """
     problems, start = given.astype(np.float64), start.astype(np.float64)
+    shares = (weights / weights.sum()).astype(np.float64)[:, None]
     wanted = np.matmul(right, start) + bias[:, None]
-    mean_in, mean_out = problems.mean(axis=1, keepdims=True), wanted.mean(axis=1, keepdims=True)
+    mean_in, mean_out = ((values * shares).sum(axis=1, keepdims=True) for values in (problems, wanted))
     centred = problems - mean_in
-    count, size = centred.shape[1:]
-    hessian = np.matmul(centred.transpose(0, 2, 1), centred) / count
+    size, weighed = centred.shape[2], (centred * shares).transpose(0, 2, 1)
+    hessian = np.matmul(weighed, centred)
     hold = _HOLD * np.maximum(np.trace(hessian, axis1=1, axis2=2) / size, 1e-12)[:, None, None] * np.eye(size)
-    slope = np.matmul(centred.transpose(0, 2, 1), wanted - mean_out) / count
+    slope = np.matmul(weighed, wanted - mean_out)
     best = np.linalg.solve(hessian + hold, slope + np.matmul(hold, start))
     rounded = _round(best, hessian + hold * (_DAMP / _HOLD), floor)
     moved = (mean_out - np.matmul(mean_in, rounded))[:, 0]

@@ -47,18 +47,21 @@ def test_the_rate_rises_and_the_average_is_kept(config: Config) -> None:
     tuning = FineTuning(network.fake_quantized, network.teacher, config, frozenset(), STEPS)
     start = network.values()
     sizes = [max(float(np.sqrt(np.mean(np.square(value)))), 1e-3) for value in start]
-    average, before, moved = start, start, []
+    average, before, moved, ends = start, start, [], []
     for step in range(1, 7):
         assert np.isfinite(tuning.step(network.inputs, network.labels))
         after = network.values()
-        moved.append(max(float(np.abs(new - old).max()) / size for new, old, size in zip(after, before, sizes, strict=True)))
+        steps = [float(np.abs(new - old).max()) / size for new, old, size in zip(after, before, sizes, strict=True)]
+        moved.append(max(length for length, value in zip(steps, start, strict=True) if value.shape))
+        # The ends of ranges, the only single numbers, move ten times as fast.
+        ends.append(max(length for length, value in zip(steps, start, strict=True) if not value.shape))
         decay = min(0.98, step / (step + 9))
         average = [decay * old + (1 - decay) * new for old, new in zip(average, after, strict=True)]
         before = after
     # A tenth of 40 steps: 0, a quarter, a half, three quarters, then the whole rate; Adam's steps are about as long.
     assert moved[0] < 1e-6
-    for length, share in zip(moved[1:], (0.25, 0.5, 0.75, 1.0, 1.0), strict=True):
-        assert 0.2 * share * RATE < length < 1.5 * share * RATE
+    for length, of_ends, share in zip(moved[1:], ends[1:], (0.25, 0.5, 0.75, 1.0, 1.0), strict=True):
+        assert 0.2 * share * RATE < length < 1.5 * share * RATE and 2 * share * RATE < of_ends < 15 * share * RATE
     with tuning.averaged():
         for found, wanted, size in zip(network.values(), average, sizes, strict=True):
             assert np.allclose(found, wanted, rtol=0, atol=1e-5 * size)
