@@ -7,7 +7,7 @@ ten times as large as on all others, would otherwise spend the levels. Which sha
 of the logits on pictures that did not calibrate.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +31,12 @@ _SHARES = np.linspace(0.05, 1.0, 96)
 _VALUES_PER_BATCH = 1 << 16
 # Each range is tried with ends that reach as far as so many of the pictures do ...
 _REACHES = (1.0, 0.99, 0.97, 0.95)
-# ... but never so many times further than most of them.
+# ... but never so many times further than most of them. That is for tensors which a few pictures make so many times wider than
+# nearly all do; the others' ranges may hold all that was seen.
 _MOST, _TIMES_MOST = 0.85, 4.0
+_NEARLY_ALL, _ODD = 0.97, 2.0
+# A picture counts for less where a tensor has so many times the power that it has on most.
+_LARGE = 4.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,11 @@ class _Seen:
         """The ends that a share of the pictures keep within."""
         return float(np.quantile(self.low[:, tensor], 1 - share)), float(np.quantile(self.high[:, tensor], share))
 
+    def is_odd(self, tensor: int) -> bool:
+        """Whether a few pictures make it much larger than nearly all others do."""
+        (low, high), (near_low, near_high) = self.reach(tensor, 1.0), self.reach(tensor, _NEARLY_ALL)
+        return high - low > _ODD * (near_high - near_low)
+
 
 def calibrate(graph: FoldedGraph, batches: Iterable[np.ndarray], advance: Callable[[int], None] = lambda done: None, *,
               deciding: np.ndarray | None = None) -> Calibration:
@@ -93,13 +102,12 @@ def calibrate(graph: FoldedGraph, batches: Iterable[np.ndarray], advance: Callab
     places, rules = {name: place for place, name in enumerate(names)}, [range_rule(graph, graph[name]) for name in names]
 
     def look(pixels: np.ndarray) -> Iterator[tuple[int, Any]]:
-        """The number of every free tensor with its values that matter, (n, values), one after the other."""
+        """The number of every free tensor with its values, (n, values), one after the other."""
         for op, tensor in network.walk(input_units(graph, pixels)):
             if op.name in places:
-                (floor, _), values = rules[places[op.name]], tf.reshape(tensor / factors[op.name], [len(pixels), -1])
-                yield places[op.name], values if floor is None else tf.maximum(values, floor)
+                yield places[op.name], tf.reshape(tensor / factors[op.name], [len(pixels), -1])
 
-    seen = _extremes(len(names), look, batches, advance)
+    seen = _extremes([floor for floor, _ in rules], look, batches, advance)
     pictures = len(seen.low)
     counts = _histograms(look, batches, seen, lambda done: advance(pictures + done))
     tried = {name: tuple(_best_range(counts[i], seen.low[:, i].min(), seen.high[:, i].max(), *rules[i], _ends(seen, i, share))
@@ -110,6 +118,8 @@ def calibrate(graph: FoldedGraph, batches: Iterable[np.ndarray], advance: Callab
 
 def _ends(seen: _Seen, tensor: int, share: float) -> tuple[float, float]:
     """How far a range may reach."""
+    if not seen.is_odd(tensor):
+        return -np.inf, np.inf
     (low, high), (most_low, most_high) = seen.reach(tensor, share), seen.reach(tensor, _MOST)
     return max(low, _TIMES_MOST * most_low), min(high, _TIMES_MOST * most_high)
 
@@ -125,12 +135,15 @@ def _convergence(seen: _Seen) -> tuple[RangeGrowth, ...]:
                  for pictures, share in zip(ends, shares, strict=True))
 
 
-def _extremes(tensors: int, look: Look, batches: Iterable[np.ndarray], advance: Callable[[int], None]) -> _Seen:
-    """Extremes and power of every tensor on every picture."""
+def _extremes(floors: Sequence[float | None], look: Look, batches: Iterable[np.ndarray],
+              advance: Callable[[int], None]) -> _Seen:
+    """Extremes and power of every tensor on every picture; what lies below a tensor's floor does not matter."""
     parts, done = [], [0]
     for pixels in batches:
-        found = np.zeros((3, len(pixels), tensors))
+        found = np.zeros((3, len(pixels), len(floors)))
         for place, values in look(pixels):
+            floor = floors[place]
+            values = values if floor is None else tf.maximum(values, floor)
             found[:, :, place] = [reduce(made, axis=1) for reduce, made in (
                 (tf.reduce_min, values), (tf.reduce_max, values), (tf.reduce_mean, tf.square(values)))]
         parts.append(found)
@@ -143,8 +156,9 @@ def _extremes(tensors: int, look: Look, batches: Iterable[np.ndarray], advance: 
 
 
 def _histograms(look: Look, batches: Iterable[np.ndarray], seen: _Seen, advance: Callable[[int], None]) -> np.ndarray:
-    """Counts (tensors, bins) of every tensor's values between its extremes, each picture's by the inverse of its power."""
-    low, high, weights = seen.low.min(axis=0), seen.high.max(axis=0), picture_weights(seen.power)
+    """Counts (tensors, bins) of every tensor's values between its extremes, each picture's by the inverse of its power where
+    that is large."""
+    low, high, weights = seen.low.min(axis=0), seen.high.max(axis=0), picture_weights(seen.power, least=_LARGE)
     counts = np.zeros((len(low), _BINS))
     done = 0
     for pixels in batches:

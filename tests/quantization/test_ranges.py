@@ -117,7 +117,7 @@ def test_one_rule_judges_ranges_everywhere() -> None:
 
 
 def test_each_tensor_gets_the_range_with_the_least_error(network: FoldedGraph) -> None:
-    """A tensor whose good range is in another list than all others' gets it."""
+    """A tensor whose good range is in another list than all others'."""
     pixels = pictures(16, 4)
     good = calibrate(network, [pixels]).ranges
     free = [name for name in good if not name.endswith("hard_sigmoid")]
@@ -130,8 +130,9 @@ def test_each_tensor_gets_the_range_with_the_least_error(network: FoldedGraph) -
     other = max(free[::4], key=lambda name: error({**good, name: poor[name]}))
     tried = {name: (poor[name], good[name]) if name == other else (good[name], poor[name]) for name in free}
     chosen = choose_ranges(network, tried, pixels)
-    assert chosen.keys() == good.keys() and chosen[other] == good[other]
-    assert error(chosen) < 0.7 * error({**good, other: poor[other]})
+    assert chosen.keys() == good.keys() and all(chosen[name] in tried[name] for name in free)
+    # The best choice that is the same for all has one poor range; tensor by tensor, most of its harm goes.
+    assert error(chosen) < 0.4 * error({**good, other: poor[other]})
 
 
 @pytest.mark.slow
