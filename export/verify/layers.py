@@ -44,8 +44,8 @@ class LayerRow:
     Attributes:
         name: of the layer that makes it, such as "block_07/depthwise".
         kind: of the operation.
-        sqnr_db: signal to noise against the float model's tensor, with all the noise from before; every picture counts alike,
-            however large the tensor is on it.
+        sqnr_db: signal to noise against the float model's tensor, with all the noise from before; a few pictures on
+            which the tensor is far larger than on all others count for less.
         own_sqnr_db: signal to noise that this operation adds: the float operation on the file's own inputs is the reference.
         low, high: the range of the file's 8 bits; None where the tensor is no 8-bit one.
         seen_low, seen_high: extremes of the float model's tensor on the pictures.

@@ -29,14 +29,10 @@ _LEVELS = 255
 _SHARES = np.linspace(0.05, 1.0, 96)
 # Of each tensor at most so many values per batch enter its histogram; the extremes are taken over all.
 _VALUES_PER_BATCH = 1 << 16
-# Each range is tried with ends that reach as far as so many of the pictures do ...
-_REACHES = (1.0, 0.99, 0.97, 0.95)
-# ... but never so many times further than most of them. That is for tensors which a few pictures make so many times wider than
-# nearly all do; the others' ranges may hold all that was seen.
-_MOST, _TIMES_MOST = 0.85, 4.0
+# A tensor's range is tried with ends that reach as far as so many of the pictures do, where a few of them make it so many times
+# wider than nearly all do. All other ranges may hold what was seen.
+_REACHES = (1.0, 0.99, 0.97)
 _NEARLY_ALL, _ODD = 0.97, 2.0
-# A picture counts for less where a tensor has so many times the power that it has on most.
-_LARGE = 4.0
 
 
 @dataclass(frozen=True)
@@ -71,12 +67,14 @@ class _Seen:
 
     def reach(self, tensor: int, share: float) -> tuple[float, float]:
         """The ends that a share of the pictures keep within."""
-        return float(np.quantile(self.low[:, tensor], 1 - share)), float(np.quantile(self.high[:, tensor], share))
+        return (float(np.quantile(self.low[:, tensor], 1 - share, method="higher")),
+                float(np.quantile(self.high[:, tensor], share, method="lower")))
 
     def is_odd(self, tensor: int) -> bool:
         """Whether a few pictures make it much larger than nearly all others do."""
         (low, high), (near_low, near_high) = self.reach(tensor, 1.0), self.reach(tensor, _NEARLY_ALL)
-        return high - low > _ODD * (near_high - near_low)
+        enough = len(self.low) * (1 - _NEARLY_ALL) >= 1  # of fewer, a single one is no small share
+        return enough and high - low > _ODD * (near_high - near_low)
 
 
 def calibrate(graph: FoldedGraph, batches: Iterable[np.ndarray], advance: Callable[[int], None] = lambda done: None, *,
@@ -120,8 +118,7 @@ def _ends(seen: _Seen, tensor: int, share: float) -> tuple[float, float]:
     """How far a range may reach."""
     if not seen.is_odd(tensor):
         return -np.inf, np.inf
-    (low, high), (most_low, most_high) = seen.reach(tensor, share), seen.reach(tensor, _MOST)
-    return max(low, _TIMES_MOST * most_low), min(high, _TIMES_MOST * most_high)
+    return seen.reach(tensor, share)
 
 
 def _convergence(seen: _Seen) -> tuple[RangeGrowth, ...]:
@@ -158,7 +155,7 @@ def _extremes(floors: Sequence[float | None], look: Look, batches: Iterable[np.n
 def _histograms(look: Look, batches: Iterable[np.ndarray], seen: _Seen, advance: Callable[[int], None]) -> np.ndarray:
     """Counts (tensors, bins) of every tensor's values between its extremes, each picture's by the inverse of its power where
     that is large."""
-    low, high, weights = seen.low.min(axis=0), seen.high.max(axis=0), picture_weights(seen.power, least=_LARGE)
+    low, high, weights = seen.low.min(axis=0), seen.high.max(axis=0), picture_weights(seen.power)
     counts = np.zeros((len(low), _BINS))
     done = 0
     for pixels in batches:

@@ -50,10 +50,10 @@ def shifted_bias(kernel: np.ndarray, shift: np.ndarray) -> np.ndarray:
     return shift @ kernel.sum(axis=(0, 1))
 
 
-def picture_weights(power: np.ndarray, least: float = 1e-3) -> np.ndarray:
-    """What pictures count by their own size: the inverse of each one's power, (n, ...), which counts as so many medians at
-    least."""
-    return 1 / np.maximum(power, np.maximum(least * np.median(power, axis=0), 1e-12))
+def picture_weights(power: np.ndarray) -> np.ndarray:
+    """How much each picture counts by its power, (n, ...): the same for all, but less for the few that have more than four times
+    the power that 97% of them keep within."""
+    return 1 / np.maximum(power, np.maximum(4 * np.quantile(power, 0.97, axis=0), 1e-12))
 
 
 def input_range(graph: FoldedGraph) -> tuple[float, float]:

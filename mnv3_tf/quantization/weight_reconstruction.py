@@ -27,8 +27,6 @@ _HOLD = 0.5
 # The same, while errors of rounding are spread.
 _DAMP = 0.01
 _LEVELS = 127
-# A picture counts for less where a tensor has so many times the power that it has on most.
-_LARGE = 4.0
 
 
 def reconstruct_weights(graph: FoldedGraph, ranges: Ranges, pixels: np.ndarray, *, kept: Collection[str] = (),
@@ -92,7 +90,7 @@ class _Places:
 
     def weights(self, right: np.ndarray) -> np.ndarray:
         """How much each place counts, (places,): by the inverse power of its picture's input, if that is large."""
-        return picture_weights(np.square(right, dtype=np.float64).mean(axis=(1, 2, 3)), least=_LARGE)[self._at[0]]
+        return picture_weights(np.square(right, dtype=np.float64).mean(axis=(1, 2, 3)))[self._at[0]]
 
     def rows(self, inputs: np.ndarray) -> np.ndarray:
         """(places, h * w, channels) float32."""

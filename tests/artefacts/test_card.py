@@ -62,7 +62,7 @@ def test_every_kind_of_card_is_complete(tree: Path, tiny_config, pictures: Path)
                                 for split, count in (("train", 96), ("val", 36), ("test", 36))}
         assert set(card["metrics"]) == {"val", "test"} and card["metrics"]["test"].keys() == {"top1", "samples", "loss"}
     assert cards["runs/float"]["seeds"] == {"train": 0} and cards["runs/ptq"]["seeds"] == {"train": 0, "quantize": 0}
-    assert cards["runs/ptq"]["calibration"]["pictures"] == 96
+    assert cards["runs/ptq"]["calibration"]["pictures"] == 77
 
 
 def test_a_file_knows_both_runs_above_it(tree: Path) -> None:

@@ -73,10 +73,10 @@ def network(odd: np.ndarray) -> FoldedGraph:
 
 def test_few_odd_pictures_cannot_spend_a_range(network: FoldedGraph, odd: np.ndarray) -> None:
     """Half a percent of odd pictures drive one tensor to 40 times what all others need."""
-    calibrating, others = np.concatenate([odd[:1], pictures(62, 1), odd[1:]]), pictures(64, 2)
+    calibrating, others = np.concatenate([odd[:1], pictures(126, 1), odd[1:]]), pictures(64, 2)
     needed = high_values(network, others).max()
     assert high_values(network, odd).min() > 20 * needed
-    calibration = calibrate(network, [calibrating[:32], calibrating[32:]], deciding=others[:32])
+    calibration = calibrate(network, [calibrating[:64], calibrating[64:]], deciding=others[:32])
     assert 0.2 * needed < calibration.ranges[GATE][1] < 4 * needed
     checked = RangeCheck(network, others[32:], VerifyConfig())
     assert checked.problems(calibration.ranges) == []
@@ -88,7 +88,7 @@ def test_few_odd_pictures_cannot_spend_a_range(network: FoldedGraph, odd: np.nda
         fitted = reconstruct_weights(network, ranges, pixels)
         return float(np.abs(LoweredNetwork(lower(fitted), ranges).logits(others) - exact).mean())
 
-    assert error(calibrating) < 1.3 * error(pictures(64, 1))
+    assert error(calibrating) < 1.3 * error(pictures(128, 1))
 
 
 def test_the_check_finds_and_narrows_what_is_too_wide(network: FoldedGraph, odd: np.ndarray) -> None:
