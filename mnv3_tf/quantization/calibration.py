@@ -1,10 +1,11 @@
 """Activation ranges from pictures: where the quantized network's ranges start.
 
 Every tensor's range is cut where the squared error of 8 bits over it is least: a wider range makes larger steps, a narrower
-one clips more (Banner et al., "Post training 4-bit quantization", 2019, do this in closed form; here it is counted). Each picture
-is weighed by its own size, and no end lies further out than a share of the pictures reach: a few odd ones, on which a tensor is
-ten times as large as on all others, would otherwise spend the levels. Which share is right for a tensor is decided by the error
-of the logits on pictures that did not calibrate.
+one clips more (Banner et al., "Post training 4-bit quantization", 2019, do this in closed form; here it is counted).
+
+A few odd pictures, on which a tensor is ten times as large as on all others, would spend its levels. They count for less, and
+such a tensor's ends reach as far as a share of the pictures do. The error of the logits on pictures that
+did not calibrate decides which share.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -108,17 +109,14 @@ def calibrate(graph: FoldedGraph, batches: Iterable[np.ndarray], advance: Callab
     seen = _extremes([floor for floor, _ in rules], look, batches, advance)
     pictures = len(seen.low)
     counts = _histograms(look, batches, seen, lambda done: advance(pictures + done))
-    tried = {name: tuple(_best_range(counts[i], seen.low[:, i].min(), seen.high[:, i].max(), *rules[i], _ends(seen, i, share))
-                         for share in _REACHES) for i, name in enumerate(names)}
+
+    def best(i: int, *ends: tuple[float, float]) -> tuple[float, float]:
+        return _best_range(counts[i], seen.low[:, i].min(), seen.high[:, i].max(), *rules[i], *ends)
+
+    tried = {name: tuple(best(i, seen.reach(i, share)) for share in _REACHES) if seen.is_odd(i) else (best(i),)
+             for i, name in enumerate(names)}
     return Calibration(choose_ranges(graph, tried, next(iter(batches)) if deciding is None else deciding), pictures,
                        _convergence(seen))
-
-
-def _ends(seen: _Seen, tensor: int, share: float) -> tuple[float, float]:
-    """How far a range may reach."""
-    if not seen.is_odd(tensor):
-        return -np.inf, np.inf
-    return seen.reach(tensor, share)
 
 
 def _convergence(seen: _Seen) -> tuple[RangeGrowth, ...]:
@@ -153,8 +151,7 @@ def _extremes(floors: Sequence[float | None], look: Look, batches: Iterable[np.n
 
 
 def _histograms(look: Look, batches: Iterable[np.ndarray], seen: _Seen, advance: Callable[[int], None]) -> np.ndarray:
-    """Counts (tensors, bins) of every tensor's values between its extremes, each picture's by the inverse of its power where
-    that is large."""
+    """Counts (tensors, bins) of every tensor's values between its extremes, odd pictures' for less."""
     low, high, weights = seen.low.min(axis=0), seen.high.max(axis=0), picture_weights(seen.power)
     counts = np.zeros((len(low), _BINS))
     done = 0

@@ -22,21 +22,26 @@ _BYTES = 4_000_000_000
 
 
 def choose_ranges(graph: FoldedGraph, tried: Mapping[str, Sequence[tuple[float, float]]], pixels: np.ndarray) -> Ranges:
-    """Chooses tensor by tensor, in order of computation, starting from the best choice that is the same for all.
+    """Chooses tensor by tensor, in order of computation, starting from the best choice that is the same for all of them.
 
     Args:
         graph: the network.
-        tried: ranges by tensor, as many for each, in the network's own units.
+        tried: ranges by tensor, in the network's own units: as many for each, or a single one where there is no choice.
         pixels: uint8 (n, height, width, 3) of pictures that decide; fewer are taken where memory is short.
 
     Returns:
         The ranges, those of hard-sigmoids included.
     """
+    gates = {op.name: (0.0, 1.0) for op in graph.ops if op.kind == "hard_sigmoid"}
+    count = max(map(len, tried.values()))
+    rules: list[Ranges] = [{name: ranges[min(i, len(ranges) - 1)] for name, ranges in tried.items()} | gates
+                           for i in range(count)]
+    if count == 1:
+        return rules[0]
     lowered = lower(graph)
     inputs = tf.constant(input_units(graph, pixels[:max(8, _BYTES // (count_values(lowered) * 4))]))
     wanted = LoweredNetwork(lowered).forward(inputs)
     last_use = {name: op.name for op in lowered.ops for name in op.inputs}
-    gates = {op.name: (0.0, 1.0) for op in graph.ops if op.kind == "hard_sigmoid"}
 
     def advance(network: LoweredNetwork, ops: Sequence[LoweredOp], outputs: dict[str, Any]) -> Any:
         """Computes operations, given the outputs before them that are still needed; returns the last one's."""
@@ -50,7 +55,6 @@ def choose_ranges(graph: FoldedGraph, tried: Mapping[str, Sequence[tuple[float, 
     def error(network: LoweredNetwork, ops: Sequence[LoweredOp], outputs: Mapping[str, Any]) -> float:
         return float(tf.reduce_mean(tf.abs(advance(network, ops, dict(outputs)) - wanted)))
 
-    rules = [{name: ranges[i] for name, ranges in tried.items()} | gates for i in range(len(next(iter(tried.values()))))]
     errors = [error(LoweredNetwork(lowered, rule), lowered.ops, {}) for rule in rules]
     least = min(errors)
     chosen: Ranges = dict(rules[errors.index(least)])
