@@ -31,7 +31,8 @@ NETWORKS = ("large", "small", "large_minimalistic", "small_minimalistic")
 @click.option("--std", type=float, nargs=3,
               help="Standard deviation of each channel as a share of 255, such as 0.229 0.224 0.225.")
 @click.option("--dropout", type=float, default=0.2, show_default=True,
-              help="Dropout before the classifier in training; PaddleClas scales its outputs by the rest.")
+              help="Dropout before the classifier in training, where a whole Keras model has none of its own; PaddleClas scales "
+                   "its outputs by the rest.")
 @click.option("--table", type=click.Path(), metavar="blocks.yaml", help="Block table of your own network.")
 @click.option("--out", required=True, type=click.Path(), metavar="MODEL.keras|RUN", help="File, or run folder, to write.")
 @click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE",

@@ -90,7 +90,7 @@ def import_weights(source: str | Path, origin: str | None = None, *, name: str |
         from mnv3_tf.weights.keras_models.loading import load_model
 
         return import_model(load_model(path, read.whole), labels=labels, mean=mean, std=std, input_size=input_size,
-                            classes=classes, source=path)
+                            classes=classes, dropout=dropout, source=path)
     origin = origin or "keras"
     if hints is None and origin == "timm":
         hints = read_hints(path)

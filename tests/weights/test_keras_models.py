@@ -43,7 +43,7 @@ def test_a_model_of_the_tutorials(case: str, tmp_path: Path) -> None:
     assert any("augmentation does nothing" in note for note in found.notes)
 
 
-def own_network(**changes: Any) -> Any:
+def own_network(flatten: bool = False) -> Any:
     """A small network of somebody's own, with what MobileNets are made of."""
     x = image = keras.Input((None, None, 3))
     x = L3.Resizing(24, 32)(x)
@@ -60,9 +60,8 @@ def own_network(**changes: Any) -> Any:
     x = L3.Multiply()([x, gate])
     z = L3.Conv2D(12, 1)(x)
     x = z * (keras.ops.relu6(z + 3.0) / 6.0)
-    x = L3.Flatten()(x) if changes.get("flatten") else L3.AveragePooling2D((6, 8))(x)
-    x = x if changes.get("flatten") else L3.Flatten()(x)
-    return randomized(keras.Model(image, L3.Dense(3)(x / 2.0), name="mine"))
+    x = L3.Flatten()(x if flatten else L3.AveragePooling2D((6, 8))(x))
+    return randomized(keras.Model(image, L3.Dense(3, name="logits")(x / 2.0), name="mine"))
 
 
 @pytest.mark.parametrize("flatten", [False, True])
@@ -108,6 +107,9 @@ def test_everything_that_stands_in_the_way_is_said_at_once(tmp_path: Path, capsy
 
 @pytest.mark.parametrize(("build", "options", "part"), [
     (lambda image, x: keras.Model(image, L3.Dense(3, activation="sigmoid")(x)), {}, "a picture may have several labels"),
+    (lambda image, x: keras.Model(image, L3.Dense(1, activation="relu")(x)), {}, "its one output comes from a ReLU"),
+    (lambda image, x: keras.Model(image, L3.Dense(3)(x) + L3.Dense(3)(L3.GlobalAveragePooling2D()(L3.Conv2D(8, 3)(image)))), {},
+     "takes the picture in another scale"),
     (lambda image, x: keras.Model(image, [L3.Dense(3)(x), L3.Dense(2)(x)]), {}, "has 1 inputs and 2 outputs"),
     (lambda image, x: keras.Model(image, L3.Dense(3)(x)), {"input_size": 64}, "its input is 32x32 pixels"),
     (lambda image, x: keras.Model(image, L3.Dense(3)(x)), {"mean": (0.5,) * 3, "std": (0.5,) * 3}, "rescales pixels itself"),

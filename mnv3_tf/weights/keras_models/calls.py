@@ -36,11 +36,6 @@ class Call:
     output: "Tensor"
     shape: tuple[int | None, ...]
 
-    @property
-    def is_layer(self) -> bool:
-        """Whether it is a layer with settings, and not an operator."""
-        return hasattr(self.layer, "get_config") and not hasattr(self.layer, "symbol") and hasattr(self.layer, "trainable")
-
 
 class Tensor(int):
     """The number of a tensor of the network, to tell it from constants."""

@@ -33,7 +33,7 @@ _RESIZED = ("how its pictures were resized is not known: taken is Keras's own wa
 
 def import_model(model: Any, *, labels: Sequence[str] | None = None, mean: Sequence[float] | None = None,
                  std: Sequence[float] | None = None, input_size: int | Sequence[int] | None = None, classes: int | None = None,
-                 source: str | Path | None = None, out: str | Path | None = None) -> Imported:
+                 dropout: float = 0.2, source: str | Path | None = None, out: str | Path | None = None) -> Imported:
     """Takes over a Keras model: MobileNetV3 or any network of layers that have an integer form here.
 
     What only training does is left out, Dense layers become 1x1 convolutions, a softmax is left to the reader of the answers, and
@@ -46,6 +46,7 @@ def import_model(model: Any, *, labels: Sequence[str] | None = None, mean: Seque
         mean, std: how pixels were brought to its input, as shares of 255, where the model does not rescale them itself.
         input_size: one side in pixels, or (height, width), where the model leaves it open; 224 otherwise.
         classes: the number of classes that it must have.
+        dropout: before the classifier, should it be trained on; where the model has none of its own.
         source: the file that it came from, for messages.
         out: where to write it too: a `.keras` file, or, without an ending, a run folder for the other commands.
 
@@ -75,6 +76,10 @@ def import_model(model: Any, *, labels: Sequence[str] | None = None, mean: Seque
                          "one label a picture is supported. Train it with a softmax.")
     _ask(where, found, labels, number, mean, std)
     if outputs == 1 and not features:
+        if not found.layers[-1].is_convolution:
+            kind = found.layers[-1].kind
+            raise InputError(f"{where}: its one output comes from a {kind}, so it is no logit of two classes. End it in "
+                             "Dense(1), without an activation or with a sigmoid, or in one output for each class.")
         _two_classes(found)
         notes.append("its one output z is kept as two logits, -z/2 and z/2, whose softmax is its sigmoid")
     scale, offset = found.rescaling or _rescaling(mean, std)
@@ -91,7 +96,7 @@ def import_model(model: Any, *, labels: Sequence[str] | None = None, mean: Seque
     spread = 1 / (255 * scale)
     imported = Imported(
         model=network, source=Path(where), origin="keras",
-        settings=config if found.dropout is None else dataclasses.replace(config, dropout=found.dropout),
+        settings=dataclasses.replace(config, dropout=dropout if found.dropout is None else found.dropout),
         include_top=not features, classes=number, labels=check_labels(Path(where), number, classes, labels),
         mean=tuple(map(float, 0.0 - offset * spread)), std=tuple(map(float, spread)),
         preprocessing=Preprocessing(height=found.height, width=found.width, resize="stretch"),

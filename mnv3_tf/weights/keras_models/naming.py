@@ -16,16 +16,17 @@ def match(found: Translation) -> Match | None:
     given = [(layer.weights[0].shape, layer.settings["strides"], acts.get(layer.name)) for layer in convolutions]
     follows = {layer.inputs[0]: layer for layer in found.layers if layer.inputs}
     norm = follows.get(convolutions[0].name) if convolutions else None
-    epsilon = norm.settings["epsilon"] if norm is not None and norm.kind == "BatchNormalization" else None
+    if norm is None or norm.kind != "BatchNormalization":
+        return None
+    adds = sum(layer.kind == "Add" for layer in found.layers)
     pads = any(layer.kind == "ZeroPadding2D" for layer in found.layers)
     for alpha in (*ALPHAS, *OTHER_ALPHAS):
         for name in SPECS:
             for dialect, details in DIALECTS.items():
                 parts = network_parts(find_spec(name, dialect), alpha, None)
                 fits = given[:len(parts)] == [(part.kernel, part.stride, part.activation) for part in parts]
-                fits = fits and len(given) >= len(parts)
-                adds = sum(layer.kind == "Add" for layer in found.layers) == sum(part.residual for part in parts)
-                if fits and adds and epsilon is not None and details.computes_like(pads, epsilon):
+                fits = fits and adds == sum(part.residual for part in parts)
+                if fits and details.computes_like(pads, norm.settings["epsilon"]):
                     return ModelConfig(name=name, alpha=alpha, dialect=dialect), parts  # type: ignore[arg-type]
     return None
 

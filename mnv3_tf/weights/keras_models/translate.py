@@ -2,6 +2,7 @@
 does, the activations as layers of their own, and vectors as maps of one place, so that a Dense is a 1x1 convolution."""
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mnv3_tf.weights.graphs.walk import same_pads
 from mnv3_tf.weights.keras_models.calls import Call, Tensor
 
 # What changes nothing when a network predicts.
@@ -19,6 +21,8 @@ _ACTIVATIONS = {"hard_silu": "hard_swish", "Relu": "relu", "Relu6": "relu6", "Ha
                 "HardSigmoid": "hard_sigmoid", "Sigmoid": "sigmoid", "Softmax": "softmax"}
 _ENDS = ("softmax", "sigmoid")
 _UNKNOWN = "unknown"
+# Layers that the network which is built has beside these.
+_OWN = {"image", "rescale", "logits"}
 
 
 class NotTranslated(Exception):
@@ -31,8 +35,8 @@ class Plain:
 
     Attributes:
         name: unique; that of the user's layer.
-        kind: the Keras class: Rescaling, Conv2D, DepthwiseConv2D, BatchNormalization, ReLU, Activation,
-            GlobalAveragePooling2D, Multiply, Add, ZeroPadding2D or Dropout.
+        kind: the Keras class: Conv2D, DepthwiseConv2D, BatchNormalization, ReLU, Activation, GlobalAveragePooling2D, Multiply,
+            Add or ZeroPadding2D.
         inputs: names; "" is the picture.
         settings: arguments of the class.
         weights: in the order of the Keras layer's.
@@ -124,7 +128,7 @@ class _Translator:
         self._formed: dict[tuple[str, str], str] = {}
         self._refused: list[str] = []
         self._rescaling: tuple[np.ndarray, np.ndarray] | None = None
-        self._rescaled = False
+        self._rescaled: tuple[np.ndarray, np.ndarray] | None = None  # what the first convolution sees, rescaled or not
         self._size = size
         self._dropout: float | None = None
         self._left: list[str] = []
@@ -233,7 +237,7 @@ class _Translator:
                 moved = np.einsum("hwcm,c->c" if is_depthwise else "hwio,i->o", kernel, shift)
                 bias = moved if bias is None else bias + moved
             kernel = kernel * along(value.scale)
-        pads, padding = self._padding(name, value, kernel.shape[:2], stride, padding)
+        pads, padding = self._padding(value, kernel.shape[:2], stride, padding)
         if pads is not None:
             source = self._put(Plain(f"{name}_pad", "ZeroPadding2D", (source,), {"padding": pads}), value.shape)
         lost = [side - 1 if padding == "valid" else 0 for side in kernel.shape[:2]]
@@ -250,7 +254,7 @@ class _Translator:
                       (kernel,) if bias is None else (kernel, bias))
         return _Value(self._put(layer, (height, width, outputs)), (height, width, outputs))
 
-    def _padding(self, name: str, value: _Value, kernel: tuple[int, ...], stride: int,
+    def _padding(self, value: _Value, kernel: tuple[int, ...], stride: int,
                  padding: str) -> tuple[tuple[tuple[int, int], tuple[int, int]] | None, str]:
         """The ZeroPadding2D that a convolution needs in front, and its own padding."""
         top, bottom, left, right = value.pads
@@ -258,11 +262,7 @@ class _Translator:
             return None, padding
         if padding != "valid":
             raise NotTranslated("pads a map that is padded already")
-        same = []
-        for side, length in zip(value.shape, kernel, strict=False):
-            total = max((-(-side // stride) - 1) * stride + length - side, 0)
-            same += [total // 2, total - total // 2]
-        if value.pads == tuple(same):
+        if value.pads == same_pads(value.shape[:2], kernel, stride):
             return None, "same"
         if value.pads != (kernel[0] // 2,) * 2 + (kernel[1] // 2,) * 2 or not (kernel[0] % 2 and kernel[1] % 2):
             raise NotTranslated(f"is padded by {value.pads} (top, bottom, left, right); only TensorFlow's SAME and "
@@ -274,10 +274,10 @@ class _Translator:
         scale, offset = (np.broadcast_to(amount, (3,)).astype(np.float64) for amount in (value.scale, value.offset))
         if (scale <= 0).any():
             raise NotTranslated("takes pixels that are turned negative")
-        if self._rescaled and (self._rescaling is None) != (not value.is_scaled):
+        if self._rescaled is not None and not np.array_equal(self._rescaled, (scale, offset)):
             raise NotTranslated("takes the picture in another scale than the first convolution")
-        self._rescaled = True
-        self._rescaling = (scale, offset) if value.is_scaled else None
+        self._rescaled = scale, offset
+        self._rescaling = self._rescaled if value.is_scaled else None
         return _Value("", value.shape, pads=value.pads)
 
     def _batchnorm(self, call: Call, value: _Value) -> _Value:
@@ -491,9 +491,9 @@ class _Translator:
 
     def _put(self, layer: Plain, shape: tuple[int, int, int]) -> str:
         layer.name = layer.name.replace("/", "_")
-        if layer.name in self._layers:
-            layer.name = next(name for number in range(1, len(self._layers) + 2)
-                              if (name := f"{layer.name}_{number}") not in self._layers)
+        taken = self._layers.keys() | _OWN
+        if layer.name in taken:
+            layer.name = next(name for number in itertools.count(1) if (name := f"{layer.name}_{number}") not in taken)
         layer.shape = shape
         self._layers[layer.name] = layer
         return layer.name
