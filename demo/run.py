@@ -55,7 +55,7 @@ def main() -> None:
     mnv3("convert", OUT / "run-qat", "--out", OUT / "phone.tflite")
     mnv3("bundle", OUT / "phone.tflite", "--out", OUT / "bundle", "--data", DATA)
     mnv3("bundle", "--check", OUT / "bundle")
-    scores = {name: evaluate(path) for name, path in files.items()}
+    scores = {name: evaluate(path, files["float32"]) for name, path in files.items()}
     with timed("The same trained weights in keras.applications, converted by TFLite's standard recipe"):
         peers = convert_peer(RUN / "model.keras")
         scores |= {name: evaluate_peer(path, files["float32"]) for name, path in peers.items()}
@@ -96,11 +96,11 @@ def mnv3(*arguments: object, capture: bool = False) -> str:
     return done.stdout or ""
 
 
-def evaluate(model: Path) -> tuple[float, "Agreement"]:
+def evaluate(model: Path, float_file: Path) -> tuple[float, "Agreement"]:
     """Test accuracy, and on how many pictures the answer is the float network's, by `mnv3 evaluate`."""
     from mnv3_tf.metrics import Agreement
 
-    scores = json.loads(mnv3("evaluate", model, "--data", DATA, "--against", RUN, "--json", capture=True))
+    scores = json.loads(mnv3("evaluate", model, "--data", DATA, "--against", float_file, "--json", capture=True))
     same = Agreement(**{key: value for key, value in scores["agreement"].items() if key != "model"})
     print(f"top-1 {scores['top1']:.4f} on {scores['samples']} pictures, the float network's answer on {same.in_words()}",
           flush=True)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
@@ -180,13 +181,19 @@ class _Quantization:
         self.validation = ContractPictures(dataset.split("val"), contract)
         self.kept = (self.graph, calibration.ranges)
 
+    @cached_property
+    def float_validation(self) -> np.ndarray:
+        """The float model's logits on the validation pictures, (n, classes)."""
+        return _logits(self.teacher, self.validation)
+
     def _score(self, logits: np.ndarray, pictures: ContractPictures) -> Scores | None:
         return score(logits, pictures.labels, self.class_names) if self.dataset.labelled else None
 
     def _scores(self, split: str) -> tuple[Scores | None, Agreement]:
         pictures = self.validation if split == "val" else ContractPictures(self.dataset.split(split), self.contract)
         logits = _logits(self.network, pictures)
-        return self._score(logits, pictures), compare_answers(logits, _logits(self.teacher, pictures))
+        wanted = self.float_validation if split == "val" else _logits(self.teacher, pictures)
+        return self._score(logits, pictures), compare_answers(logits, wanted)
 
     def fine_tune(self) -> None:
         """Quantization-aware training; afterwards `kept` holds the best epoch, and `facts` the history."""
@@ -198,7 +205,7 @@ class _Quantization:
             workers=self.config.data.workers)
         total = settings.epochs * batches.steps_per_epoch
         tuning = FineTuning(self.fake_quantized, self.teacher, self.config, frozen_layers(self.graph, settings.freeze), total)
-        best = BestEpoch(_logits(self.teacher, self.validation), settings.teacher_weight)
+        best = BestEpoch(self.float_validation, settings.teacher_weight)
         self.facts["history"] = best.history
         self._judge(best, math.nan)
         with self.progress.task("Fine-tuning", total) as advance, stop_on_signals() as stop:
