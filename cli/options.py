@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -77,10 +78,23 @@ def quiet_libraries() -> None:
     from mnv3_tf.tflite.runtime import captured_stderr
 
     with captured_stderr(is_noise=lambda line: any(part in line for part in _NOISE)), contextlib.suppress(ImportError):
-        import tensorflow as tf
-
+        with _hidden("matplotlib", "sklearn"):
+            import tensorflow as tf
         tf.config.list_physical_devices()
         tf.constant(0)
+
+
+@contextlib.contextmanager
+def _hidden(*packages: str) -> Iterator[None]:
+    """Not to be imported within: Keras imports these, where they are installed, for what the kit does not use, which takes a
+    third of TensorFlow's start-up."""
+    hidden = [package for package in packages if package not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for package in hidden:
+            del sys.modules[package]
 
 
 def quiet_libraries_for(*models: str | None) -> None:

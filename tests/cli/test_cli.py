@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from shared import COMMON, Shared, without_folders
+from shared import TINY, Shared, without_folders
 
 from mnv3_tf.cli.main import COMMANDS, cli, main
 
@@ -264,10 +264,8 @@ def quietly(*command: str) -> str:
 
 @pytest.fixture(scope="module")
 def road(pictures: Path, shared: Shared) -> Path:
-    """Small 0.25 from pictures to an int8 file; the run answers for a picture, too. The folder also has what was printed."""
-    settings = ("model.alpha=0.25", *COMMON, "train.epochs=8", "augment.brightness=0.1", "augment.contrast=0.1",
-                "augment.saturation=0.1", "quantize.learning_rate=2e-4", "quantize.calibration_pictures=48")
-    overrides = [part for setting in settings for part in ("-o", setting)]
+    """Four blocks from pictures to an int8 file; the run answers for a picture, too. The folder also has what was printed."""
+    overrides = [part for setting in TINY for part in ("-o", setting)]
 
     def build(folder: Path) -> None:
         run, quantized = folder / "run", folder / "q"

@@ -82,3 +82,18 @@ def test_tensorflow_is_loaded_quietly_for_what_it_opens(models: list[str | None]
     monkeypatch.setattr(options, "quiet_libraries", lambda: calls.append(True))
     options.quiet_libraries_for(*(None if model is None else str(tmp_path / model) for model in models))
     assert calls == [True] * needed
+
+
+def test_what_keras_imports_for_nothing_is_hidden_only_then() -> None:
+    with options._hidden("json", "turtle"):
+        import json  # noqa: F401  # imported before, and so it stays
+
+        with pytest.raises(ImportError):
+            import turtle  # noqa: F401
+    assert "turtle" not in sys.modules and sys.modules["json"]
+
+
+@pytest.mark.slow
+def test_tensorflow_starts_without_what_the_kit_does_not_use() -> None:
+    assert "tensorflow" in loaded_by("from mnv3_tf.cli.options import quiet_libraries; quiet_libraries()\n"
+                                     "assert not {'matplotlib', 'sklearn'} & set(sys.modules)\nimport matplotlib")
