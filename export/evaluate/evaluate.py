@@ -14,7 +14,7 @@ from mnv3_tf.artefacts.card_check import check_cards
 from mnv3_tf.data import PictureDataset, PictureError, Sample, clamp_top_k, evaluation_split, open_dataset
 from mnv3_tf.data.batches import EVALUATION_BATCH, collect, contract_batches, default_workers, ordered_parallel
 from mnv3_tf.data.check import check_pictures
-from mnv3_tf.data.folders import pictures_below
+from mnv3_tf.data.walk import pictures_below
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.evaluate.classifier import Answer, Classifier
 from mnv3_tf.files import write_text

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mnv3_tf.data.folders import class_folders, open_folders, open_unlabelled, pictures_below, split_folders, with_validation
+from mnv3_tf.data.folders import open_folders, open_unlabelled, split_folders, with_validation
 from mnv3_tf.data.lists import has_lists, open_lists
 from mnv3_tf.data.samples import NO_LABEL, LabelError, PictureDataset
+from mnv3_tf.data.walk import class_folders, pictures_below
 from mnv3_tf.errors import InputError
 from mnv3_tf.text import nearest
 

@@ -4,24 +4,17 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from natsort import natsorted
 
 from mnv3_tf.data.samples import NO_LABEL, LabelError, PictureDataset, Sample
+from mnv3_tf.data.walk import class_folders, entries, is_junk_file, walk
 from mnv3_tf.errors import InputError
 from mnv3_tf.text import counted, listed, suggestions
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_JUNK_NAMES = {"thumbs.db", "desktop.ini", "__macosx"}
-_JUNK_SUFFIXES = {".txt", ".json", ".csv", ".tsv", ".xml", ".md", ".yaml", ".yml", ".html", ".log"}
-
-
-def class_folders(folder: Path) -> list[Path]:
-    """The folders directly inside, in natural order (class2 before class10)."""
-    return _in_natural_order((Path(entry.path) for entry in _entries(folder) if entry.is_dir()), folder)
 
 
 def split_folders(root: Path, *, labelled: bool = True) -> dict[str, Path]:
@@ -95,17 +88,12 @@ def open_unlabelled(root: Path) -> PictureDataset:
         splits, layout = {"train": root}, "pictures"
     samples = {}
     for split, folder in splits.items():
-        pictures, junk = _walk(folder)
+        pictures, junk = walk(folder)
         notes += _junk_notes(folder.name, junk)
         samples[split] = tuple(Sample(path, NO_LABEL) for path in pictures)
     if not any(samples.values()):
         raise InputError(f"{root}: no pictures found.")
     return PictureDataset(root, (), samples, layout, tuple(notes))
-
-
-def pictures_below(folder: Path) -> list[Path]:
-    """Files of a folder that may be pictures, at any depth, in natural order."""
-    return _walk(folder)[0]
 
 
 def with_validation(dataset: PictureDataset, fraction: float, seed: int) -> PictureDataset:
@@ -150,12 +138,12 @@ def _place(seed: int, dataset: PictureDataset, sample: Sample) -> float:
 def _class_pictures(folder: Path, prefix: str, notes: list[str]) -> dict[str, list[Path]]:
     """Pictures by class name, classes without any left out; what was left out is added to `notes`."""
     classes: dict[str, list[Path]] = {}
-    loose = sum(not entry.is_dir() and not _is_junk_file(entry.name) for entry in _entries(folder))
+    loose = sum(not entry.is_dir() and not is_junk_file(entry.name) for entry in entries(folder))
     if loose:
         notes.append(f"{prefix or 'the root'}: {counted(loose, 'file')} beside the class folders left out")
     for below in class_folders(folder):
         name = unicodedata.normalize("NFC", below.name)
-        pictures, junk = _walk(below)
+        pictures, junk = walk(below)
         notes += _junk_notes(prefix + name, junk)
         if not pictures:
             notes.append(f"{prefix}{name}/: no pictures in it, so it is not a class")
@@ -169,42 +157,3 @@ def _class_pictures(folder: Path, prefix: str, notes: list[str]) -> dict[str, li
 def _junk_notes(folder: str, junk: Counter[str]) -> list[str]:
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(junk.items()))
     return [f"{folder}/: {counted(sum(junk.values()), 'file')} of no picture format left out ({kinds})"] if junk else []
-
-
-def _walk(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """Files that may be pictures, at any depth, in natural order; and counts of the other files, by suffix."""
-    pictures: list[Path] = []
-    junk: Counter[str] = Counter()
-    waiting, seen = [folder], set()
-    while waiting:
-        here = waiting.pop()
-        state = here.stat()
-        if (state.st_dev, state.st_ino) in seen:  # a link that leads back
-            continue
-        seen.add((state.st_dev, state.st_ino))
-        for entry in _entries(here):
-            if entry.is_dir():
-                waiting.append(Path(entry.path))
-            elif _is_junk_file(entry.name):
-                junk[Path(entry.name).suffix.lower()] += 1
-            else:
-                pictures.append(Path(entry.path))
-    return _in_natural_order(pictures, folder), junk
-
-
-def _in_natural_order(paths: Iterable[Path], folder: Path) -> list[Path]:
-    """class2 before class10; names that natural order takes as equal (class1, class01) in plain order."""
-    return natsorted(sorted(paths), key=lambda path: path.relative_to(folder).as_posix())
-
-
-def _is_junk_file(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in _JUNK_SUFFIXES
-
-
-def _entries(folder: Path) -> Iterable[os.DirEntry[str]]:
-    """What is in a folder, without hidden files and what operating systems leave behind."""
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in _JUNK_NAMES]
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error.strerror or error}).") from error
