@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mnv3_tf.data.folders import open_folders, open_unlabelled, split_folders, with_validation
+from mnv3_tf.data.folders import open_folders, open_unlabelled, refuse_unknown_splits, split_folders, with_validation
+from mnv3_tf.data.labels import read_labels
 from mnv3_tf.data.lists import has_lists, open_lists
 from mnv3_tf.data.samples import NO_LABEL, LabelError, PictureDataset
 from mnv3_tf.data.walk import class_folders, pictures_below
@@ -57,7 +58,14 @@ def open_dataset(root: str | Path, *, validation_fraction: float = 0.15, seed: i
 
 
 def _open_labelled(root: Path, class_names: Sequence[str] | None) -> PictureDataset:
-    dataset = open_lists(root, class_names) if has_lists(root) else open_folders(root, split_folders(root))
+    if has_lists(root):
+        dataset = open_lists(root, class_names)
+    else:
+        splits = split_folders(root)
+        if not splits:
+            labels = root / "labels.txt"
+            refuse_unknown_splits(root, class_names or (read_labels(labels) if labels.is_file() else ()))
+        dataset = open_folders(root, splits)
     if not any(dataset.splits.values()):
         if pictures_below(root):
             raise LabelError(root, "its pictures are in no class folder",

@@ -4,49 +4,97 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from natsort import natsorted
 
 from mnv3_tf.data.samples import NO_LABEL, LabelError, PictureDataset, Sample
-from mnv3_tf.data.walk import class_folders, entries, is_junk_file, walk
+from mnv3_tf.data.split_names import says_nothing, split_of
+from mnv3_tf.data.walk import class_folders, entries, is_junk_file, leftover_note, refuse_undecodable, walk
 from mnv3_tf.errors import InputError
-from mnv3_tf.text import counted, listed, suggestions
+from mnv3_tf.text import counted, few, listed, suggestions
 
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+# More folders than these are classes, whatever is in them.
+_MOST_SPLITS = 20
 
 
 def split_folders(root: Path, *, labelled: bool = True) -> dict[str, Path]:
-    """The split folders of a root: split -> folder; empty where it has class folders instead.
+    """The split folders of a root: split -> folder that holds the class folders; empty where the root holds them itself.
 
-    They are split folders where `train/` is one of them, or where there are no other folders; a lone `train/` that holds
-    pictures among other folders is a class. Without labels, `train/` is needed, and no class folders are.
+    Folders are named for a split as `split_of` says: `Training`, `test_set`, `valid`; with other words in the names
+    (`seg_train`, `seg_test`) these must be the same in all. They are split folders where training is one of them, or where there
+    are no other folders; a lone `train/` that holds pictures among other folders is a class. Without labels, training is
+    needed, and no class folders are.
 
     Raises:
         InputError: two folders for one split.
         LabelError: split folders without class folders.
     """
     inside = class_folders(root)
-    found: dict[str, Path] = {}
-    named = [folder for folder in inside if folder.name.lower() in SPLIT_FOLDERS]
-    if not named or ("train" not in {folder.name.lower() for folder in named} and len(named) < len(inside)):
-        return {}
-    for folder in named:
-        split = SPLIT_FOLDERS[folder.name.lower()]
-        if split in found:
-            raise InputError(f"{root}: both {found[split].name}/ and {folder.name}/ would be the {split} split. "
-                             "Keep one.")
-        found[split] = folder
-    if not labelled:
-        return found if "train" in found else {}
-    main = found.get("train", named[0])
-    if class_folders(main):
-        return found
-    if len(named) == len(inside):
-        raise LabelError(main, "no class folders in it", "Put the pictures of every class in a folder of its own: "
-                         f"{main.name}/cat/..., {main.name}/dog/...")
+    groups: dict[tuple[str, ...], list[tuple[str, Path]]] = {}
+    for folder in inside:
+        if (parsed := split_of(folder.name)) is not None:
+            groups.setdefault(parsed[1], []).append((parsed[0], folder))
+    for words, named in sorted(groups.items()):  # () first: names of nothing but the split
+        bases = [(split, _class_base(folder) if labelled else folder) for split, folder in named]
+        usable = [(split, base) for split, base in bases if not labelled or class_folders(base)]
+        kinds, whole = {split for split, _ in usable}, len(named) == len(inside) and labelled and not words
+        with_train = "train" in kinds and (not words or len(kinds) > 1)
+        if with_train or (whole and kinds and "train" not in dict(named)):
+            return _one_each(root, usable)
+        if whole:
+            main = dict(reversed(named)).get("train", named[0][1])
+            raise LabelError(main, "no class folders in it", "Put the pictures of every class in a folder of its own: "
+                             f"{main.name}/cat/..., {main.name}/dog/...")
     return {}
+
+
+def _one_each(root: Path, folders: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for split, folder in folders:
+        if split in found:
+            both = f"{found[split].relative_to(root)}/ and {folder.relative_to(root)}/"
+            raise InputError(f"{root}: both {both} would be the {split} split. Keep one.")
+        found[split] = folder
+    return found
+
+
+def _class_base(folder: Path) -> Path:
+    """The folder inside a split folder that holds its class folders: `seg_train/seg_train/`, `train/images/`, or itself."""
+    below = class_folders(folder)
+    while len(below) == 1 and class_folders(below[0]) and (
+            says_nothing(below[0].name) or split_of(below[0].name) == split_of(folder.name)):
+        folder, below = below[0], class_folders(below[0])
+    return folder
+
+
+def refuse_unknown_splits(root: Path, known: Iterable[str]) -> None:
+    """Refuses folders that hold the same class folders, which are hardly classes themselves.
+
+    Args:
+        root: whose folders would be the classes.
+        known: names that are classes for certain.
+
+    Raises:
+        LabelError: two or more look like splits under names that say nothing.
+    """
+    inside = class_folders(root)
+    if not 2 <= len(inside) <= _MOST_SPLITS or {folder.name for folder in inside} <= set(known):
+        return
+    names = {folder: {below.name for below in class_folders(folder)} for folder in inside}
+    most = max(names.values(), key=len)
+    alike = [folder for folder, below in names.items() if len(shared := below & most) >= 2 and 2 * len(shared) >= len(below)]
+    if len(alike) < 2:
+        return
+    folders, classes = few([f"{folder.name}/" for folder in alike]), few(natsorted(most))
+    if all(split_of(name) for name in most):
+        raise LabelError(root, f"{folders} each hold split folders ({classes})",
+                         f"Splits are outside and classes inside: train/{alike[0].name}/..., not {alike[0].name}/train/...")
+    raise LabelError(root, f"{folders} hold the same class folders ({classes}), so they look like splits and not like classes",
+                     "Name the split folders train, val and test. If they are the classes after all, write their names in "
+                     f"{root / 'labels.txt'}, one a line.")
 
 
 def open_folders(root: Path, splits: dict[str, Path]) -> PictureDataset:
@@ -57,12 +105,17 @@ def open_folders(root: Path, splits: dict[str, Path]) -> PictureDataset:
     """
     layout = "split folders" if splits else "class folders"
     notes: list[str] = []
+    leftovers: Counter[str] = Counter()
     listing: dict[str, dict[str, list[Path]]] = {}
     for split, folder in (splits or {"train": root}).items():
-        listing[split] = _class_pictures(folder, folder.relative_to(root).as_posix() + "/" if splits else "", notes)
+        listing[split] = _class_pictures(folder, folder.relative_to(root).as_posix() + "/" if splits else "", notes,
+                                         leftovers)
     if splits:
-        others = [path.name for path in class_folders(root) if path not in splits.values()]
-        notes += [f"{name}/ is beside the split folders and was left out" for name in others]
+        entries(root, leftovers)
+        others = [path for path in class_folders(root) if not any(path in (base, *base.parents) for base in splits.values())]
+        notes += [f"{path.name}/ is beside the split folders and was left out"
+                  + (", for it has no class folders" if split_of(path.name) else "") for path in others]
+    notes += leftover_note(leftovers)
     names = list(listing["train"]) if "train" in listing else natsorted(sorted(set().union(*listing.values())))
     for split, classes in listing.items():
         unknown = [name for name in classes if name not in names]
@@ -87,10 +140,12 @@ def open_unlabelled(root: Path) -> PictureDataset:
     if not splits:
         splits, layout = {"train": root}, "pictures"
     samples = {}
+    leftovers: Counter[str] = Counter()
     for split, folder in splits.items():
-        pictures, junk = walk(folder)
+        pictures, junk = walk(folder, leftovers)
         notes += _junk_notes(folder.name, junk)
         samples[split] = tuple(Sample(path, NO_LABEL) for path in pictures)
+    notes += leftover_note(leftovers)
     if not any(samples.values()):
         raise InputError(f"{root}: no pictures found.")
     return PictureDataset(root, (), samples, layout, tuple(notes))
@@ -135,15 +190,16 @@ def _place(seed: int, dataset: PictureDataset, sample: Sample) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def _class_pictures(folder: Path, prefix: str, notes: list[str]) -> dict[str, list[Path]]:
-    """Pictures by class name, classes without any left out; what was left out is added to `notes`."""
+def _class_pictures(folder: Path, prefix: str, notes: list[str], leftovers: Counter[str]) -> dict[str, list[Path]]:
+    """Pictures by class name, classes without any left out; what was left out is added to `notes` and `leftovers`."""
     classes: dict[str, list[Path]] = {}
-    loose = sum(not entry.is_dir() and not is_junk_file(entry.name) for entry in entries(folder))
+    loose = sum(not entry.is_dir() and not is_junk_file(entry.name) for entry in entries(folder, leftovers))
     if loose:
         notes.append(f"{prefix or 'the root'}: {counted(loose, 'file')} beside the class folders left out")
     for below in class_folders(folder):
         name = unicodedata.normalize("NFC", below.name)
-        pictures, junk = walk(below)
+        refuse_undecodable(below)
+        pictures, junk = walk(below, leftovers)
         notes += _junk_notes(prefix + name, junk)
         if not pictures:
             notes.append(f"{prefix}{name}/: no pictures in it, so it is not a class")

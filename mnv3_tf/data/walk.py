@@ -8,9 +8,14 @@ from pathlib import Path
 from natsort import natsorted
 
 from mnv3_tf.errors import InputError
+from mnv3_tf.text import counted, few
 
-_JUNK_NAMES = {"thumbs.db", "desktop.ini", "__macosx"}
-_JUNK_SUFFIXES = {".txt", ".json", ".csv", ".tsv", ".xml", ".md", ".yaml", ".yml", ".html", ".log"}
+# What operating systems, network drives and archives leave in folders, beside what begins with a dot.
+_LEFTOVERS = {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "icon\r", "__macosx", "__pycache__",
+              "@eadir", "@tmp", "@__thumb", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "recycler",
+              "lost+found", "system volume information", "network trash folder", "temporary items", "found.000"}
+_JUNK_SUFFIXES = {".txt", ".json", ".csv", ".tsv", ".xml", ".md", ".yaml", ".yml", ".html", ".log", ".ini", ".db",
+                  ".lnk", ".url", ".py", ".ipynb"}
 
 
 def class_folders(folder: Path) -> list[Path]:
@@ -23,8 +28,13 @@ def pictures_below(folder: Path) -> list[Path]:
     return walk(folder)[0]
 
 
-def walk(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """Files that may be pictures, at any depth, in natural order; and counts of the other files, by suffix."""
+def walk(folder: Path, leftovers: Counter[str] | None = None) -> tuple[list[Path], Counter[str]]:
+    """Files that may be pictures, at any depth, in natural order; and counts of the other files, by suffix.
+
+    Args:
+        folder: where to look.
+        leftovers: what systems leave behind is counted here, by name.
+    """
     pictures: list[Path] = []
     junk: Counter[str] = Counter()
     waiting, seen = [folder], set()
@@ -34,7 +44,7 @@ def walk(folder: Path) -> tuple[list[Path], Counter[str]]:
         if (state.st_dev, state.st_ino) in seen:  # a link that leads back
             continue
         seen.add((state.st_dev, state.st_ino))
-        for entry in entries(here):
+        for entry in entries(here, leftovers):
             if entry.is_dir():
                 waiting.append(Path(entry.path))
             elif is_junk_file(entry.name):
@@ -49,14 +59,38 @@ def in_natural_order(paths: Iterable[Path], folder: Path) -> list[Path]:
     return natsorted(sorted(paths), key=lambda path: path.relative_to(folder).as_posix())
 
 
+def refuse_undecodable(folder: Path) -> None:
+    """Refuses a class folder whose name no labels.txt can hold.
+
+    Raises:
+        InputError: the name is not UTF-8.
+    """
+    if any("\ud800" <= letter <= "\udfff" for letter in folder.name):
+        raise InputError(f"{os.fsencode(folder)!r}: the name of this class folder is not UTF-8, as archives of other systems "
+                         "leave it, and class names are written as UTF-8. Rename the folder.")
+
+
 def is_junk_file(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in _JUNK_SUFFIXES
 
 
-def entries(folder: Path) -> Iterable[os.DirEntry[str]]:
-    """What is in a folder, without hidden files and what operating systems leave behind."""
+def entries(folder: Path, leftovers: Counter[str] | None = None) -> Iterable[os.DirEntry[str]]:
+    """What is in a folder, without hidden files and what systems leave behind, which is counted in `leftovers`."""
     try:
         with os.scandir(folder) as found:
-            return [entry for entry in found if not entry.name.startswith(".") and entry.name.lower() not in _JUNK_NAMES]
+            kept = []
+            for entry in found:
+                if not entry.name.startswith(".") and entry.name.lower() not in _LEFTOVERS:
+                    kept.append(entry)
+                elif leftovers is not None:
+                    leftovers["._*" if entry.name.startswith("._") else entry.name.strip()] += 1
+            return kept
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror or error}).") from error
+
+
+def leftover_note(leftovers: Counter[str]) -> list[str]:
+    """One note about all that was counted, or none."""
+    kinds = [f"{count} {name}" for name, count in sorted(leftovers.items())]
+    return [f"{counted(leftovers.total(), 'hidden file or folder', 'hidden files and folders')} of operating systems and "
+            f"archives ignored ({few(kinds)})"] if kinds else []
