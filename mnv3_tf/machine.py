@@ -1,5 +1,6 @@
 """What this process may use of the machine, and what it is."""
 
+import functools
 import os
 import platform
 from pathlib import Path
@@ -47,3 +48,17 @@ def processor_in_words() -> str:
     """The CPU and whether it has integer dot products."""
     has = has_integer_dot_products()
     return cpu_model() + ("" if has is None else f", {'with' if has else 'without'} integer dot products")
+
+
+@functools.cache
+def memory_bytes() -> int:
+    """Memory of this machine, or what a container may use of it; 8 GiB where the system does not say."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows
+        memory = 8 << 30
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return memory
+    return min(memory, int(limit)) if limit.isdecimal() else memory

@@ -3,11 +3,12 @@
 Every entry of the kit (training, evaluation, prediction, calibration, the scan before training) decodes here, so a file
 gives the same pixels everywhere. The rules:
 
-- The format is found in the bytes, never in the name: JPEG, PNG, WebP, BMP and GIF.
-- Of several frames the first is used.
+- The format is found in the bytes, never in the name: JPEG, PNG, WebP, BMP, GIF and TIFF.
+- Of several frames or pages the first is used.
 - 16-bit channels keep their high byte (0..65535 becomes 0..255), as Android's decoder does.
 - CMYK and YCCK JPEG follow Adobe's inverted convention; R = (255-C)(255-K)/255, and so on.
 - Transparent pixels are blended onto a background: (alpha * colour + (255-alpha) * background) / 255, rounded.
+- Colours are sRGB: pixels with another colour profile are converted before they are blended (`mnv3_tf.data.colour`).
 - The EXIF orientation (not XMP) is applied last.
 
 Nothing here holds the interpreter lock for long or shares state, so threads may call it freely.
@@ -15,6 +16,10 @@ Nothing here holds the interpreter lock for long or shares state, so threads may
 
 import io
 import os
+import struct
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +27,22 @@ from PIL import (  # the plugins register themselves here, not in whichever thre
     BmpImagePlugin,
     GifImagePlugin,
     Image,
+    ImageFile,
     JpegImagePlugin,
     MpoImagePlugin,
     PngImagePlugin,
+    TiffImagePlugin,
     WebPImagePlugin,
 )
 
+from mnv3_tf.data.colour import to_srgb
+from mnv3_tf.data.signatures import kind_of
 from mnv3_tf.errors import InputError
+from mnv3_tf.machine import memory_bytes
 
-_PLUGINS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin)
-FORMATS = ("JPEG", "PNG", "WebP", "BMP", "GIF")
-_NAMES = {"JPEG": "JPEG", "MPO": "JPEG", "PNG": "PNG", "WEBP": "WebP", "BMP": "BMP", "DIB": "BMP", "GIF": "GIF"}
+_PLUGINS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
+FORMATS = ("JPEG", "PNG", "WebP", "BMP", "GIF", "TIFF")
+_NAMES = {"JPEG": "JPEG", "MPO": "JPEG", "PNG": "PNG", "WEBP": "WebP", "BMP": "BMP", "DIB": "BMP", "GIF": "GIF", "TIFF": "TIFF"}
 _SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".webp": "WebP",
              ".bmp": "BMP", ".gif": "GIF", ".tif": "TIFF", ".tiff": "TIFF", ".heic": "HEIC", ".avif": "AVIF"}
 _ORIENTATION_TAG = 0x0112
@@ -40,9 +50,22 @@ _TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: 
           5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
           8: Image.Transpose.ROTATE_90}
 MAX_FILE_BYTES = 1 << 29
+# No picture has more pixels than this; a decoded one needs up to 16 bytes for each while it is converted.
+_MOST_PIXELS = 1 << 29
+_BYTES_PER_PIXEL = 16
+# Larger pictures are decoded one at a time, whatever the number of threads.
+_LARGE = 1 << 25
+_large = threading.Lock()
+# Tags of TIFF; bit 0 of the kind: this page is a small one for a larger picture.
+_TIFF_KIND, _TIFF_BITS, _TIFF_PIXELS, _TIFF_DNG = 254, 258, 262, 50706
 WHITE = (255, 255, 255)
 
 PictureSource = str | os.PathLike[str] | bytes
+
+
+def most_pixels() -> int:
+    """Pixels that a picture may have: 537 million, or what this machine's memory holds."""
+    return min(_MOST_PIXELS, memory_bytes() // _BYTES_PER_PIXEL)
 
 
 class PictureError(InputError):
@@ -60,6 +83,10 @@ class PictureError(InputError):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
+
+
+class TooLargeError(PictureError):
+    """A picture that this machine has not the memory for; another one may."""
 
 
 def read_picture(source: PictureSource, *, background: tuple[int, int, int] = WHITE, draft: tuple[int, int] | None = None,
@@ -106,12 +133,12 @@ def decode(content: bytes, name: str, *, background: tuple[int, int, int] = WHIT
         raise PictureError(name, "the file is empty (zero bytes).")
     try:
         return _decode(content, name, background, draft)
-    except (PictureError, MemoryError):
+    except PictureError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureError(name, _too_large()) from error
-    except Image.UnidentifiedImageError as error:
-        raise PictureError(name, f"not a picture of an allowed format ({', '.join(FORMATS)}).") from error
+    except MemoryError as error:
+        raise TooLargeError(name, "there is not enough memory to decode it. Make it smaller.") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # of Pillow's, for GIF and WebP
+        raise PictureError(name, f"{error} Make it smaller, or save it as JPEG.") from error
     except Exception as error:  # damaged files make the decoders raise nearly anything
         said = str(error).strip().rstrip(".") or type(error).__name__
         state = "truncated" if "truncated" in said.lower() else "damaged"
@@ -119,20 +146,23 @@ def decode(content: bytes, name: str, *, background: tuple[int, int, int] = WHIT
 
 
 def as_rgb(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Image.Image:
-    """A picture of any mode as 8-bit RGB, by the rules at the top of this module. RGB comes back as it is.
+    """A picture of any mode as 8-bit sRGB, by the rules at the top of this module. RGB without a profile comes back as it is.
 
     Raises:
         PictureError: a mode that no picture file of the allowed formats has, such as 32-bit float.
     """
+    convert = to_srgb(image).convert or (lambda picture: picture)
     if image.mode == "I" or image.mode.startswith("I;16"):
-        return _grey16_as_rgb(image, background)
+        return _grey16_as_rgb(image, background, convert)
     if image.has_transparency_data:
         rgba = _with_scaled_key(image).convert("RGBA")
         canvas = Image.new("RGB", image.size, background)
-        canvas.paste(rgba, mask=rgba.getchannel("A"))
+        canvas.paste(convert(rgba.convert("RGB")), mask=rgba.getchannel("A"))
         return canvas
+    if image.mode == "CMYK" and to_srgb(image).convert:
+        return convert(image)
     if image.mode in ("RGB", "1", "L", "P", "CMYK", "YCbCr", "RGBX", "LAB", "HSV"):
-        return image if image.mode == "RGB" else image.convert("RGB")
+        return convert(image if image.mode == "RGB" else image.convert("RGB"))
     raise PictureError("picture", f"pixels of mode {image.mode} are not supported. Convert it to 8-bit RGB.")
 
 
@@ -164,21 +194,27 @@ def picture_bytes(path: str | os.PathLike[str]) -> bytes:
         raise PictureError(name, f"cannot be read ({error.strerror or error}).") from error
 
 
-def _too_large() -> str:
-    return (f"more pixels than a picture may have ({Image.MAX_IMAGE_PIXELS:,}): a decompression bomb, or a picture to "
-            "make smaller first.")
-
-
 def _decode(content: bytes, name: str, background: tuple[int, int, int],
             draft: tuple[int, int] | None) -> tuple[Image.Image, str, tuple[str, ...]]:
     image = _open(content, name)
-    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise PictureError(name, _too_large())
     orientation = _orientation(image)  # before the pixels: a draft needs to know
     if draft is not None and image.format in ("JPEG", "MPO"):
         height, width = draft if orientation < 5 else draft[::-1]
         image.draft(None, (2 * width, 2 * height))
+    pixels = image.width * image.height
+    if pixels > most_pixels():
+        raise TooLargeError(name, f"{image.width} x {image.height} pixels are more than this machine's memory is good for "
+                                  f"({most_pixels():,}): a decompression bomb, or a picture to make smaller first.")
+    with _large if pixels > _LARGE else nullcontext():
+        return _pixels(content, name, image, background)
+
+
+def _pixels(content: bytes, name: str, image: ImageFile.ImageFile,
+            background: tuple[int, int, int]) -> tuple[Image.Image, str, tuple[str, ...]]:
     frames = getattr(image, "n_frames", 1)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tiff(image, name)
+    turned = image.format == "TIFF" and image.getexif().get(_ORIENTATION_TAG, 1) != 1  # Pillow applies it while loading
     image.load()
     image.info["png_bits"] = content[24] if image.format == "PNG" else 8  # a channel, by the file's header
     turn = _TURNS.get(_orientation(image))  # again: a PNG's record may come after its pixels
@@ -187,21 +223,38 @@ def _decode(content: bytes, name: str, background: tuple[int, int, int],
     notes = _notes(image, frames)
     picture = picture.copy() if picture is image else picture
     picture.info.clear()
-    return picture, _NAMES[image.format or ""], notes
+    return picture, _NAMES[image.format or ""], (*notes, "TIFF orientation applied") if turned else notes
 
 
-def _open(content: bytes, name: str) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF"))
-    except Image.UnidentifiedImageError:
+def _check_tiff(image: TiffImagePlugin.TiffImageFile, name: str) -> None:
+    """Refuses a TIFF that only looks like a picture, and keeps what is needed to read its pixels."""
+    tags = image.tag_v2
+    if _TIFF_DNG in tags or (isinstance(kind := tags.get(_TIFF_KIND, 0), int) and kind & 1):
+        raise PictureError(name, "holds a camera's raw file, whose first page is only a small preview. Export it as JPEG.")
+    if image.mode in ("I", "F"):
+        raise PictureError(name, "a TIFF of 32-bit, signed or floating-point numbers, which have no fixed black and white. "
+                                 "Save it with 8 bits a channel.")
+    if image.mode.startswith("I;16"):
+        image.info["grey_bits"] = tags.get(_TIFF_BITS, (16,))[0]
+        image.info["white_is_zero"] = tags.get(_TIFF_PIXELS) == 0
+
+
+def _open(content: bytes, name: str) -> ImageFile.ImageFile:
+    """The picture, not decoded yet: by Pillow's plugins, without Pillow's limit of pixels."""
+    for format_name in ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF"):
+        factory, accept = Image.OPEN[format_name]
         try:
-            other = Image.open(io.BytesIO(content)).format  # only to name it
+            if accept is None or accept(content[:16]) is True:
+                return factory(io.BytesIO(content), "")
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue
+    kind = kind_of(content)
+    if kind is None:
+        try:
+            kind = str(Image.open(io.BytesIO(content)).format), "Save it as one of these."  # only to name it
         except Exception:
-            other = None
-        if other is None:
-            raise
-        raise PictureError(name, f"holds {other}, which is not an allowed format ({', '.join(FORMATS)}). "
-                                 "Save it as one of these.") from None
+            raise PictureError(name, f"not a picture of an allowed format ({', '.join(FORMATS)}).") from None
+    raise PictureError(name, f"holds {kind[0]}, which is not an allowed format ({', '.join(FORMATS)}). {kind[1]}")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -221,12 +274,16 @@ def _orientation(image: Image.Image) -> int:
 def _notes(image: Image.Image, frames: int) -> tuple[str, ...]:
     """What a person who prepared this picture may want to know, from a loaded picture."""
     notes = []
+    bits = image.info.get("grey_bits", image.info["png_bits"])
     deep = image.info["png_bits"] == 16
-    if deep:
-        notes.append("16-bit, scaled to 8")
+    if bits > 8:
+        notes.append(f"{bits}-bit, scaled to 8")
     if frames > 1:
-        notes.append(f"{frames} frames, the first is used")
-    if image.mode == "CMYK":
+        notes.append(f"{frames} {'pages' if image.format == 'TIFF' else 'frames'}, the first is used")
+    profile = to_srgb(image).note
+    if profile:
+        notes.append(profile)
+    if image.mode == "CMYK" and not to_srgb(image).convert:
         notes.append("CMYK, converted to RGB")
     elif image.mode in ("1", "L") or image.mode.startswith("I"):
         notes.append("grey, the three channels are equal")
@@ -256,10 +313,13 @@ def _with_scaled_key(image: Image.Image) -> Image.Image:
     return image
 
 
-def _grey16_as_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def _grey16_as_rgb(image: Image.Image, background: tuple[int, int, int],
+                   convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-    grey = (values >> 8).astype(np.uint8)
-    pixels = np.repeat(grey[..., None], 3, axis=-1)
+    grey = (values >> (image.info.get("grey_bits", 16) - 8)).astype(np.uint8)
+    if image.info.get("white_is_zero"):
+        grey = 255 - grey
+    pixels = np.array(convert(Image.fromarray(np.repeat(grey[..., None], 3, axis=-1))))
     key = image.info.get("transparency")
     if isinstance(key, int):
         pixels[values == key] = background

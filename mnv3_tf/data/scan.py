@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mnv3_tf.data.batches import ordered_parallel
-from mnv3_tf.data.decode import PictureError, decode, name_note, picture_bytes
+from mnv3_tf.data.decode import PictureError, TooLargeError, decode, name_note, picture_bytes
 from mnv3_tf.data.samples import PictureDataset, Sample
 from mnv3_tf.data.scan_cache import Outcome, ScanCache, default_cache_path
 from mnv3_tf.errors import InputError
@@ -201,6 +201,8 @@ def _examine(path: Path, cache: ScanCache) -> Outcome:
         return replace(known, stamp=stamp)
     try:
         _, format_name, notes = decode(content, str(path))
+    except TooLargeError as error:  # not remembered: with more memory it may be decoded
+        return Outcome(None, "", error.reason)
     except PictureError as error:
         return Outcome(stamp, digest, error.reason)
     return Outcome(stamp, digest, None, format_name, notes)

@@ -11,7 +11,7 @@ from PIL import __version__ as pillow_version
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.files import cache_folder, read_bytes, write_text
 
-_HEADER = {"kind": "mnv3-tf scan", "version": 1, "pillow": pillow_version}
+_HEADER = {"kind": "mnv3-tf scan", "version": 2, "pillow": pillow_version}
 # Size in bytes and time of change in nanoseconds: while both stay, a file is taken as unchanged.
 Stamp = tuple[int, int]
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from mnv3_tf.data import PictureError, Preprocessing, read_picture
+from mnv3_tf.data import decode as decoding
 from mnv3_tf.data.decode import decode, name_note
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import plain
@@ -96,7 +98,7 @@ def noise(format: str) -> bytes:
 
 @pytest.mark.parametrize(("content", "reason"), [
     (b"", "zero bytes"), (b"hello, no picture", "not a picture"), (noise("JPEG")[:600], "truncated"),
-    (noise("PNG")[:600], "truncated|damaged"), (encoded(RED, "TIFF"), "TIFF.*not an allowed format"),
+    (noise("PNG")[:600], "truncated|damaged"), (noise("TIFF")[:600], "truncated|damaged"),
 ], ids=["empty", "text", "jpeg", "png", "tiff"])
 def test_unusable_pictures_are_named(content: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.jpg"
@@ -106,9 +108,84 @@ def test_unusable_pictures_are_named(content: bytes, reason: str, tmp_path: Path
 
 
 def test_a_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(PictureError, match="decompression bomb"):
+    monkeypatch.setattr(decoding, "memory_bytes", lambda: 16 * 10)
+    with pytest.raises(PictureError, match=r"8 x 6 pixels .* \(10\): a decompression bomb"):
         read_picture(encoded(RED, "PNG"))
+    huge = bytearray(encoded(RED, "PNG"))
+    huge[16:24] = (60000).to_bytes(4, "big") * 2
+    huge[29:33] = zlib.crc32(huge[12:29]).to_bytes(4, "big")
+    monkeypatch.undo()
+    with pytest.raises(PictureError, match=r"60000 x 60000 pixels .*decompression bomb"):
+        read_picture(bytes(huge))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("width", "height"), [(12000, 9000), (16320, 12240)])
+def test_photos_of_108_and_200_megapixels(width: int, height: int, tmp_path: Path) -> None:
+    path = tmp_path / "108MP.jpg"
+    Image.new("RGB", (width, height), (120, 130, 90)).save(path, quality=40)
+    small = read_picture(path, draft=(290, 290))  # what training does
+    assert small.size == (width // 8, height // 8)
+    whole = Preprocessing(height=32, width=32).load(path)  # what everything else does
+    assert np.abs(np.asarray(small.resize((32, 32))).astype(int) - whole).max() <= 1
+
+
+def tiff(image: Image.Image, **options: object) -> bytes:
+    return encoded(image, "TIFF", **options)
+
+
+def test_tiff_of_every_depth() -> None:
+    noted = {"agricultural": tiff(RED, compression="tiff_lzw"), "grey": tiff(Image.new("L", (4, 4), 77)),
+             "jpeg": tiff(Image.new("RGB", (16, 16), (200, 30, 20)), compression="jpeg"),
+             "16": tiff(Image.fromarray(np.full((4, 4), 128 * 256 + 7, np.uint16))),
+             "inverse": tiff(Image.fromarray(np.full((4, 4), 128 * 256 + 7, np.uint16)), tiffinfo={262: 0}),
+             "alpha": tiff(Image.new("RGBA", (4, 4), (5, 5, 5, 0))), "cmyk": tiff(Image.new("CMYK", (4, 4), (255, 0, 0, 0)))}
+    expected = {"agricultural": (200, 30, 20), "grey": (77,) * 3, "jpeg": (200, 30, 20), "16": (128,) * 3, "inverse": (127,) * 3,
+                "alpha": (255,) * 3, "cmyk": (0, 255, 255)}
+    for name, content in noted.items():
+        assert np.allclose(colour(content), expected[name], atol=3 if name == "jpeg" else 0), name
+        assert decode(content, name)[1] == "TIFF"
+    assert decode(noted["16"], "16")[2] == ("16-bit, scaled to 8", "grey, the three channels are equal")
+    pages = tiff(RED, save_all=True, append_images=[Image.new("RGB", (8, 6))])
+    assert colour(pages) == (200, 30, 20) and decode(pages, "x")[2] == ("2 pages, the first is used",)
+
+
+def test_tiff_is_turned_upright_once() -> None:
+    wide = Image.new("RGB", (8, 6), (255, 0, 0))
+    wide.putpixel((0, 0), (0, 0, 255))
+    picture, _, notes = decode(tiff(wide, tiffinfo={0x0112: 6}), "x")  # shown turned clockwise: top left becomes top right
+    assert picture.size == (6, 8) and picture.getpixel((5, 0)) == (0, 0, 255) and notes == ("TIFF orientation applied",)
+    contract = Preprocessing(height=8, width=6, resize="stretch", interpolation="nearest")
+    opened = Image.open(io.BytesIO(tiff(wide, tiffinfo={0x0112: 6})))
+    assert np.array_equal(contract.prepare(opened), np.asarray(picture))
+
+
+@pytest.mark.parametrize(("content", "what"), [
+    (tiff(Image.new("F", (4, 4))), "floating-point"), (tiff(Image.new("I", (4, 4))), "32-bit"),
+    (tiff(RED, tiffinfo={254: 1}), "a camera's raw file"), (tiff(RED, tiffinfo={50706: b"\1\4\0\0"}), "a camera's raw file"),
+    (tiff(RED).replace(b"\6\1\3\0\1\0\0\0\2", b"\6\1\3\0\1\0\0\0\7"), "a TIFF of a kind that is not read"),
+], ids=["float", "32-bit", "nef", "dng", "unknown colours"])
+def test_tiff_that_is_no_picture_is_named(content: bytes, what: str) -> None:
+    with pytest.raises(PictureError, match=what):
+        read_picture(content)
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".jpg"])
+@pytest.mark.parametrize(("start", "what"), [
+    (b"\0\0\0\x24ftypheic\0\0\0\0mif1heicmiaf", "HEIC.*Most Compatible"), (b"\0\0\0\x24ftypmif1\0\0\0\0mif1heic", "HEIC"),
+    (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif", "AVIF"), (b"\0\0\0\x1cftypavif\0\0\0\0", "AVIF"),
+    (b"\0\0\0\x18ftypcrx ", "raw file"), (b"\0\0\0\x18ftypmp42", "video"), (b"II*\0\x10\0\0\0CR\2\0", r"raw file \(CR2\)"),
+    (b"8BPS\0\1", "Photoshop"), (b"%PDF-1.7", "PDF"), (b'<?xml version="1.0"?>\n<svg xmlns="', "SVG"),
+    (b"<!DOCTYPE html><html>", "web page"),
+    (b"PK\3\4", "archive"), (b"\0\0\0\x0cJXL ", "JPEG XL"), (b"\0\0\0\x0cjP  ", "JPEG 2000"), (b"\0" * 128 + b"DICM", "DICOM"),
+    (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"), (b"\0\5\x16\7\0\2", "AppleDouble"),
+    (b"\0" * 600, "zero bytes"), (b"\x93NUMPY", "NumPy"), (b"P6\n2 2\n255\n", "pixmap"),
+])
+def test_what_is_no_picture_is_named_for_what_it_is(start: bytes, what: str, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"IMG_0001{suffix}"
+    path.write_bytes(start + b"\0" * 400)
+    with pytest.raises(PictureError, match=rf"IMG_0001\{suffix}: holds .*{what}"):
+        read_picture(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@ package org.mnv3.demo
 import android.content.ContentResolver
 import android.graphics.Bitmap
 import android.graphics.BitmapFactory
+import android.graphics.ColorSpace
 import android.graphics.Matrix
 import android.net.Uri
+import android.os.Build
 import androidx.exifinterface.media.ExifInterface
 import org.mnv3.demo.core.Pixels
 
@@ -21,9 +23,16 @@ fun Bitmap.turned(degrees: Int): Bitmap {
     return Bitmap.createBitmap(this, 0, 0, width, height, Matrix().apply { postRotate(degrees.toFloat()) }, false)
 }
 
-/** A picture from the gallery at its full size, upright by its EXIF orientation; null where it is none. */
+/**
+ * A picture from the gallery at its full size, upright by its EXIF orientation; null where it is none.
+ *
+ * Photos in Display P3 or another colour space become sRGB, as in training. Android 7 knows no colour spaces.
+ */
 fun ContentResolver.uprightPicture(uri: Uri): Bitmap? {
-    val options = BitmapFactory.Options().apply { inPreferredConfig = Bitmap.Config.ARGB_8888 }
+    val options = BitmapFactory.Options().apply {
+        inPreferredConfig = Bitmap.Config.ARGB_8888
+        if (Build.VERSION.SDK_INT >= Build.VERSION_CODES.O) inPreferredColorSpace = ColorSpace.get(ColorSpace.Named.SRGB)
+    }
     val stored = openInputStream(uri)?.use { BitmapFactory.decodeStream(it, null, options) } ?: return null
     val orientation = openInputStream(uri)?.use {
         ExifInterface(it).getAttributeInt(ExifInterface.TAG_ORIENTATION, ExifInterface.ORIENTATION_NORMAL)
