@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import io
 import sys
 from typing import Any
 
@@ -59,6 +60,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits: 0 done, 1 failed, 2 usage, 3 a check or limit failed, 4 no device that
     could be measured, 130 stopped."""
     gc.set_threshold(50_000, 20, 100)  # what TensorFlow makes stays: looking at it again and again takes a tenth of the time
+    for stream in (sys.stdout, sys.stderr):  # names of files and classes that the console has no letters for
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     from mnv3_tf.errors import KitError
 
     try:

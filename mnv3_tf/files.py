@@ -58,8 +58,9 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes UTF-8 text atomically."""
-    write_bytes(path, text.encode("utf-8"))
+    """Writes UTF-8 text atomically. What a file name holds that is not UTF-8 becomes an escape such as ``\\udce9``, which JSON
+    reads back as it was."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def plain(value: Any) -> Any:

@@ -20,6 +20,8 @@ from mnv3_tf.machine import usable_cores
 from mnv3_tf.text import counted, listed
 
 TINY_CLASS = 10
+# Pictures, at least, after which a scan saves what it found.
+_SAVED_EVERY = 500
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ def scan_dataset(dataset: PictureDataset, *, cache_path: str | Path | None = Non
     Args:
         dataset: what to scan.
         cache_path: the cache file; None for one per dataset folder below `~/.cache/mnv3-tf/scan` (or
-            `$XDG_CACHE_HOME`). A file whose size and time have not changed is not read again.
+            `$XDG_CACHE_HOME`). A file whose size and time have not changed is not read again. It is saved as the scan goes, and
+            when it is stopped.
         workers: threads; None for one per usable core.
         progress: called now and then as progress(done, total), from the calling thread.
 
@@ -159,13 +162,17 @@ def scan_dataset(dataset: PictureDataset, *, cache_path: str | Path | None = Non
     cache = ScanCache.open(default_cache_path(dataset.root) if cache_path is None else Path(cache_path))
     paths = list(dict.fromkeys(sample.path for samples in dataset.splits.values() for sample in samples))
     outcomes: dict[Path, Outcome] = {}
-    step = max(1, len(paths) // 100)
+    step, saved = max(1, len(paths) // 100), max(_SAVED_EVERY, len(paths) // 20)
     found = ordered_parallel(lambda path: _examine(path, cache), paths, workers or usable_cores(), ahead=100)
-    for done, (path, outcome) in enumerate(zip(paths, found, strict=True), 1):
-        outcomes[path] = outcome
-        if progress is not None and (done % step == 0 or done == len(paths)):
-            progress(done, len(paths))
-    cache.save(outcomes)
+    try:
+        for done, (path, outcome) in enumerate(zip(paths, found, strict=True), 1):
+            outcomes[path] = outcome
+            if progress is not None and (done % step == 0 or done == len(paths)):
+                progress(done, len(paths))
+            if done % saved == 0:
+                cache.save(outcomes, whole=False)
+    finally:  # whoever stops a scan keeps what it did
+        cache.save(outcomes, whole=len(outcomes) == len(paths))
     return _report(dataset, outcomes, tuple(cache.notes))
 
 

@@ -71,22 +71,27 @@ class ScanCache:
         cache.contents = {outcome.content: outcome for outcome in cache.known.values()}
         return cache
 
-    def save(self, outcomes: dict[Path, Outcome]) -> None:
-        """Adds outcomes and writes the file where something is new; files that are gone are forgotten.
+    def save(self, outcomes: dict[Path, Outcome], *, whole: bool = True) -> None:
+        """Adds outcomes and writes the file where something is new.
 
         A cache that cannot be written is a note, not an error.
+
+        Args:
+            outcomes: by path.
+            whole: the scan is through; files that are gone are then forgotten.
         """
         new = {os.path.abspath(path): replace(outcome, fresh=False)
                for path, outcome in outcomes.items() if outcome.stamp is not None}
         if all(self.known.get(key) == outcome for key, outcome in new.items()):
             return
-        kept = {key: outcome for key, outcome in self.known.items() if key not in new and os.path.exists(key)}
+        kept = {key: outcome for key, outcome in self.known.items() if key not in new and (not whole or os.path.exists(key))}
         records = [[key, *(outcome.stamp or ()), outcome.content, outcome.error, outcome.format, outcome.notes]
                    for key, outcome in (kept | new).items()]
         try:
             write_text(self.path, "".join(f"{json.dumps(record)}\n" for record in [_HEADER, *records]))
         except (KitError, OSError) as error:
-            self.notes.append(f"{self.path}: the scan cache could not be written ({error})")
+            note = f"{self.path}: the scan cache could not be written ({error})"
+            self.notes += [note] if note not in self.notes else []
 
 
 def _parse(line: str) -> tuple[str, Outcome]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mnv3_tf.data import clamp_top_k, evaluation_split, open_dataset, read_labels, scan_dataset, write_labels
+from mnv3_tf.data import clamp_top_k, evaluation_split, open_dataset, read_labels, scan, scan_dataset, write_labels
 from mnv3_tf.data.labels import split_list_line
 from mnv3_tf.data.samples import NO_LABEL, LabelError, PictureDataset
 from mnv3_tf.data.scan import Place
@@ -197,6 +197,35 @@ def test_a_changed_picture_is_scanned_again(classes: Path, tmp_path_factory: pyt
     (classes / "class1" / "3.png").write_bytes(b"broken now")
     report = scan_dataset(open_dataset(classes), cache_path=cache)
     assert [remark.place.path.name for remark in report.broken] == ["3.png"]
+
+
+def test_a_scan_that_is_stopped_keeps_what_it_did(classes: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    cache = tmp_path_factory.mktemp("scan") / "cache"
+
+    def stop(done: int, total: int) -> None:
+        if done == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scan_dataset(open_dataset(classes), cache_path=cache, progress=stop)
+    assert scan_dataset(open_dataset(classes), cache_path=cache).decoded == 10
+
+
+def test_a_scan_that_is_killed_keeps_what_it_saved(classes: Path, tmp_path_factory: pytest.TempPathFactory,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the file holds after twelve pictures is what a process leaves that never comes to its end."""
+    cache = tmp_path_factory.mktemp("scan") / "cache"
+    monkeypatch.setattr(scan, "_SAVED_EVERY", 6)
+    kept: list[bytes] = []
+
+    def look(done: int, total: int) -> None:
+        if done == 13:
+            kept.append(cache.read_bytes())
+
+    scan_dataset(open_dataset(classes), cache_path=cache, progress=look)
+    cache.write_bytes(kept[0])
+    again = scan_dataset(open_dataset(classes), cache_path=cache)
+    assert again.decoded == 18 and not again.notes
 
 
 def test_a_damaged_cache_is_rebuilt_and_said(classes: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mnv3_tf.data import open_dataset
+from mnv3_tf.data import open_dataset, scan_dataset
 from mnv3_tf.data.samples import LabelError
 from mnv3_tf.data.split_names import split_of
 from mnv3_tf.errors import InputError
+from mnv3_tf.files import read_json, write_json
 
 FRUITS = ("apple", "banana", "cherry")
 
@@ -131,7 +132,14 @@ def test_what_systems_leave_behind_is_ignored_and_counted(where: str, tmp_path: 
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     fruits(tmp_path)
     os.rename(tmp_path / "apple" / "a.png", os.fsencode(tmp_path / "apple") + b"/caf\xe9.png")
-    assert sum(map(len, open_dataset(tmp_path).splits.values())) == 6
+    dataset = open_dataset(tmp_path)
+    assert sum(map(len, dataset.splits.values())) == 6
+    (broken,) = (path for path in map(Path, map(os.fsdecode, os.listdir(os.fsencode(tmp_path / "apple")))) if "caf" in str(path))
+    (tmp_path / "apple" / broken).write_bytes(b"no picture")
+    report = scan_dataset(dataset, cache_path=tmp_path / "cache")
+    write_json(tmp_path / "scan.json", report)  # valid UTF-8, and the name comes back
+    assert read_json(tmp_path / "scan.json")["broken"][0]["place"]["path"] == str(tmp_path / "apple" / broken)
+    assert scan_dataset(dataset, cache_path=tmp_path / "cache").decoded == 0
     os.rename(tmp_path / "banana", os.fsencode(tmp_path) + b"/\xb9\xb7")
     with pytest.raises(InputError, match=re.escape(r"\xb9\xb7")) as caught:
         open_dataset(tmp_path)
