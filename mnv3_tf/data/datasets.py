@@ -7,16 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from mnv3_tf.data.folders import open_folders, open_unlabelled, refuse_unknown_splits, split_folders, with_validation
+from mnv3_tf.data.label_rows import label_file
 from mnv3_tf.data.labels import read_labels
-from mnv3_tf.data.lists import has_lists, open_lists
+from mnv3_tf.data.lists import find_lists, open_lists
 from mnv3_tf.data.samples import NO_LABEL, LabelError, PictureDataset
-from mnv3_tf.data.walk import class_folders, pictures_below
+from mnv3_tf.data.signatures import HEAD_BYTES, holds_many, kind_of
+from mnv3_tf.data.tables import ENDINGS, RULE, find_tables, open_tables, read_table
+from mnv3_tf.data.walk import class_folders, entries, pictures_below
 from mnv3_tf.errors import InputError
-from mnv3_tf.text import nearest
+from mnv3_tf.text import counted, nearest
 
 LAYOUTS = """Layouts that are understood:
   train_list.txt, val_list.txt, labels.txt    a picture's path and class id a line
   train/CLASS/..., val/CLASS/..., test/...    class folders in split folders
+  train.csv, or labels.csv                    a picture's path and class a row
   CLASS/...                                   class folders, split by the kit"""
 
 
@@ -24,12 +28,13 @@ def open_dataset(root: str | Path, *, validation_fraction: float = 0.15, seed: i
                  class_names: Sequence[str] | None = None, labels_needed: bool = True) -> PictureDataset:
     """Lists the pictures of a folder; no picture is opened.
 
-    The layout is found: PaddleClas label lists; `train/`, `val/` (or `valid/`, `validation/`) and `test/` with class
-    folders; or class folders alone. Classes of folders are in natural order. Without validation pictures a part of every
-    class is taken from train, by a hash of (seed, class, relative path): adding pictures moves no other.
+    The layout is found: label lists as PaddleClas has them; `train/`, `val/` and `test/` (or names like these) with class
+    folders; tables with a picture and its class a row; or class folders alone. Classes of folders are in natural order.
+    Without validation pictures a part of every class is taken from train, by a hash of (seed, class, relative path): adding
+    pictures moves no other.
 
     Args:
-        root: the folder.
+        root: the folder, or a .csv file of labels.
         validation_fraction: 0..1, the part to take where there is no validation split. 0 takes none; 1 takes all, to
             evaluate on every picture.
         seed: of that choice.
@@ -45,11 +50,11 @@ def open_dataset(root: str | Path, *, validation_fraction: float = 0.15, seed: i
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
         raise InputError(f"validation_fraction is {fraction!r}; allowed: numbers from 0 to 1.")
     root = Path(root)
-    _check_folder(root)
+    _check_root(root)
     try:
         dataset = _open_labelled(root, class_names)
     except LabelError as error:
-        if labels_needed:
+        if labels_needed or not root.is_dir():
             raise
         dataset = _open_unlabelled(root, error.what)
     if "val" not in dataset.splits and "train" in dataset.splits:
@@ -58,29 +63,83 @@ def open_dataset(root: str | Path, *, validation_fraction: float = 0.15, seed: i
 
 
 def _open_labelled(root: Path, class_names: Sequence[str] | None) -> PictureDataset:
-    if has_lists(root):
-        dataset = open_lists(root, class_names)
-    else:
-        splits = split_folders(root)
-        if not splits:
-            labels = root / "labels.txt"
-            refuse_unknown_splits(root, class_names or (read_labels(labels) if labels.is_file() else ()))
-        dataset = open_folders(root, splits)
-    if not any(dataset.splits.values()):
-        if pictures_below(root):
-            raise LabelError(root, "its pictures are in no class folder",
-                             "Labels are needed: put the pictures of every class in a folder of its own.")
-        raise InputError(f"{root}: no pictures found. {LAYOUTS}")
-    if class_names is not None:
-        return dataset.with_class_names(class_names)
-    if len(dataset.class_names) < 2:
-        raise _single_class(dataset)
-    return dataset
+    try:
+        dataset = _open_layout(root, class_names)
+        if not any(dataset.splits.values()):
+            if pictures_below(root):
+                raise LabelError(root, "its pictures are in no class folder",
+                                 "Labels are needed: put the pictures of every class in a folder of its own.")
+            raise LabelError(root, "no pictures found", LAYOUTS)
+        if class_names is not None:
+            return dataset.with_class_names(class_names)
+        if len(dataset.class_names) < 2:
+            raise _single_class(dataset)
+        return dataset
+    except LabelError as error:
+        raise _explained(root, error) from None
+
+
+def _open_layout(root: Path, class_names: Sequence[str] | None) -> PictureDataset:
+    """What there is, in this order: label lists, split folders with class folders, tables, class folders."""
+    if root.suffix.lower() in ENDINGS and root.is_file():
+        try:
+            return open_tables(root.parent, [read_table(root, root.parent)], class_names)
+        except ValueError as error:
+            raise LabelError(root, str(error), RULE) from None
+    if lists := find_lists(root):
+        return open_lists(root, lists, class_names)
+    try:
+        splits, failure = split_folders(root), None
+    except LabelError as error:
+        splits, failure = {}, error
+    if splits:
+        return open_folders(root, splits)
+    tables, left = find_tables(root)
+    if tables:
+        dataset = open_tables(root, tables, class_names)
+        rest = len(pictures_below(root)) - len({sample.path for samples in dataset.splits.values() for sample in samples})
+        return replace(dataset, notes=(*dataset.notes, f"{counted(rest, 'file')} without a label left out")) if rest else dataset
+    if failure:
+        raise failure
+    names = label_file(root)
+    refuse_unknown_splits(root, class_names or (read_labels(names) if names else ()))
+    dataset = open_folders(root, {})
+    return replace(dataset, notes=(*dataset.notes, *(f"left out: {table}" for table in left)))
+
+
+def _explained(root: Path, error: LabelError) -> InputError:
+    """The error about a folder without labels, or a nearer one: of what it holds instead."""
+    if not root.is_dir():
+        return error
+    files = [path for path in (Path(entry.path) for folder in (root, *class_folders(root)) for entry in entries(folder))
+             if path.is_file()][:100]
+    kinds = {path: kind for path in files if (kind := kind_of(_head(path))) and holds_many(kind)}
+    if kinds:
+        first, (what, remedy) = next(iter(kinds.items()))
+        return LabelError(root, f"{first.relative_to(root)} is {what}, which is not read"
+                          + (f", and so are {len(kinds) - 1} more files" if len(kinds) > 1 else ""), remedy)
+    for table in find_tables(root)[1]:
+        if isinstance(table, LabelError):
+            return table
+        error = LabelError(root, error.what, f"{error.remedy}\n{table}.")
+    return error
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError:
+        return b""
 
 
 def _open_unlabelled(root: Path, why: str) -> PictureDataset:
-    if has_lists(root):
-        listed = open_lists(root, None)
+    try:
+        lists = find_lists(root)
+        listed = open_lists(root, lists, None) if lists else None
+    except LabelError:
+        listed = None
+    if listed:
         splits = {name: tuple(replace(sample, label=NO_LABEL) for sample in samples) for name, samples in listed.splits.items()}
         dataset = replace(listed, class_names=(), splits=splits)
     else:
@@ -88,21 +147,23 @@ def _open_unlabelled(root: Path, why: str) -> PictureDataset:
     return replace(dataset, notes=(f"no labels are used: {why}", *dataset.notes))
 
 
-def _check_folder(root: Path) -> None:
-    if root.is_dir():
+def _check_root(root: Path) -> None:
+    if root.is_dir() or (root.is_file() and root.suffix.lower() in ENDINGS):
         return
     if not root.exists():
         parent = root.parent
         beside = [path.name for path in parent.iterdir()] if parent.is_dir() else []
         raise InputError(f"{root}: no such folder{nearest(root.name, beside) or '.'} Give the dataset's folder.")
-    if zipfile.is_zipfile(root) or tarfile.is_tarfile(root):
-        raise InputError(f"{root}: is an archive, not a folder. Unpack it, and give the folder.")
-    raise InputError(f"{root}: is a file, not a folder. Give the folder that holds the pictures.")
+    kind = kind_of(_head(root))
+    if zipfile.is_zipfile(root) or tarfile.is_tarfile(root) or (kind and holds_many(kind)):
+        what, remedy = kind or ("an archive", "Unpack it.")
+        raise InputError(f"{root}: is {what}, not a folder. {remedy.removesuffix('.')}, and give the folder.")
+    raise InputError(f"{root}: is a file, not a folder. Give the folder that holds the pictures, or a .csv file of labels.")
 
 
 def _single_class(dataset: PictureDataset) -> LabelError:
     name = dataset.class_names[0]
     inner, remedy = dataset.root / name, LAYOUTS
-    if dataset.layout == "class folders" and (has_lists(inner) or class_folders(inner)):
+    if dataset.layout == "class folders" and (find_lists(inner) or class_folders(inner)):
         remedy = f"Its folder has folders or label lists of its own: perhaps the dataset is {inner}."
     return LabelError(dataset.root, f"only one class, {name!r}; a classifier needs two or more", remedy)

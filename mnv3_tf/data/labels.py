@@ -8,7 +8,8 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_bytes, write_text
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
-_LIST_LINE = re.compile(r"(.*[^ \t])[ \t]+([^ \t]+)[ \t]*", re.DOTALL)
+_LIST_LINE = re.compile(r"(.*[^ \t])[ \t]+([^ \t]+)", re.DOTALL)
+_TABBED_LINE = re.compile(r"(.*[^ \t])[ ]*\t[ \t]*([^\t]+)", re.DOTALL)
 _NUMBERED = re.compile(r"([0-9]+)[ \t]+(.*\S)")
 
 
@@ -60,31 +61,38 @@ def read_lines(path: str | Path) -> list[str]:
     """The lines of a UTF-8 text file without their ends; a byte-order mark is dropped.
 
     Raises:
+        InputError: as :func:`read_text`.
+    """
+    return _LINE_END.split(read_text(path))
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file without its byte-order mark.
+
+    Raises:
         InputError: it cannot be read or is not UTF-8; the message names the line.
     """
     content = read_bytes(path)
     try:
-        return _LINE_END.split(content.decode("utf-8-sig"))
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}, line {line}: not UTF-8 text. Save the file as UTF-8.") from error
 
 
-def split_list_line(line: str) -> tuple[str, int]:
-    """Parts a line of a label list, `relative/path.jpg 3`: (path, class id).
+def split_list_line(line: str) -> tuple[str, str]:
+    """Parts a line of a label list, `relative/path.jpg 3`: (path, class id or name).
 
-    The last run of spaces or tabs is the separator, so a path may hold spaces.
+    The last tab is the separator, or else the last run of spaces, so a path may hold spaces.
 
     Raises:
         ValueError: what is wrong, in words.
     """
-    match = _LIST_LINE.fullmatch(line)
+    line = line.rstrip(" \t")
+    match = _TABBED_LINE.fullmatch(line) or _LIST_LINE.fullmatch(line)
     if not match:
         raise ValueError(f"{line.strip()!r} has no class id")
-    path, label = match.groups()
-    if not re.fullmatch(r"[+-]?[0-9]+", label):
-        raise ValueError(f"label {label!r} is not a whole number")
-    return path, int(label)
+    return match[1], match[2]
 
 
 def _refuse_duplicates(path: str | Path, names: Sequence[str]) -> None:

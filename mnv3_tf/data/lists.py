@@ -1,89 +1,93 @@
-"""The layout of PaddleClas: `train_list.txt`, `val_list.txt`, `test_list.txt` and `labels.txt` beside the pictures."""
+"""Label lists beside the pictures: PaddleClas's `train_list.txt`, `val_list.txt` and `labels.txt`, or `train.txt`, `val.txt`."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mnv3_tf.data.labels import read_labels, read_lines, split_list_line
-from mnv3_tf.data.samples import PictureDataset, Sample
+from mnv3_tf.data.label_rows import Row, is_several, label_dataset, several_labels
+from mnv3_tf.data.labels import read_lines, split_list_line
+from mnv3_tf.data.samples import PictureDataset
+from mnv3_tf.data.split_names import split_of
 from mnv3_tf.errors import InputError
-from mnv3_tf.text import counted, listed
+from mnv3_tf.text import counted
 
-LISTS = {"train": "train_list.txt", "val": "val_list.txt", "test": "test_list.txt"}
-MAX_CLASSES = 100_000  # where no labels.txt says how many
-
-
-def has_lists(root: Path) -> bool:
-    """Whether a folder holds at least one label list."""
-    return any((root / name).is_file() for name in LISTS.values())
+_PADDLE = ("train_list.txt", "val_list.txt", "test_list.txt")
+_PICTURE = re.compile(r"(?i)\.(?:jpe?g|jpe|jfif|png|webp|bmp|gif|tiff?)(?=\s|$)")
+_ALONE = re.compile(r"(?i)[/\\].*\.(?:jpe?g|jpe|jfif|png|webp|bmp|gif|tiff?)\s*$")
+_FLAGS = re.compile(rf"{_PICTURE.pattern}(?:[ \t]+[+-]?[01])+")
 
 
-def open_lists(root: Path, class_names: Sequence[str] | None) -> PictureDataset:
-    """Reads every label list of a folder.
+def find_lists(root: Path) -> dict[str, Path]:
+    """The label lists of a folder, by split: those of PaddleClas, and others named for a split that begin with a picture's path.
+
+    Raises:
+        InputError: two lists for one split, none of them by PaddleClas's name.
+    """
+    found: dict[str, Path] = {}
+    others: dict[str, Path] = {}
+    for path in sorted(root.glob("*.txt")):
+        parsed = split_of(path.stem)
+        if parsed is None or parsed[1] or not path.is_file():
+            continue
+        if path.name in _PADDLE:
+            found[parsed[0]] = path
+        elif _names_pictures(path) and others.setdefault(parsed[0], path) != path:
+            both = f"{others[parsed[0]].name} and {path.name}"
+            raise InputError(f"{root}: both {both} would be the {parsed[0]} list. Keep one.")
+    return others | found if found or "train" in others else {}
+
+
+def open_lists(root: Path, lists: dict[str, Path], class_names: Sequence[str] | None) -> PictureDataset:
+    """Reads label lists.
 
     Args:
         root: the folder; paths in the lists are relative to it.
+        lists: of :func:`find_lists`.
         class_names: what ids mean where there is no `labels.txt`.
 
     Raises:
         InputError: lines that cannot be used, all of them, each with its file, its line and what is wrong.
+        LabelError: lists with several labels a picture.
     """
     notes: list[str] = []
-    labels = root / "labels.txt"
-    names = read_labels(labels, numbered=True) if labels.is_file() else None
-    known = names or (tuple(class_names) if class_names else None)
-    splits, bad = {}, []
-    for split, file_name in LISTS.items():
-        if (root / file_name).is_file():
-            splits[split], wrong, more_notes = _read_list(root, file_name, len(known) if known else None)
+    rows: dict[str, list[Row]] = {}
+    bad: list[str] = []
+    for split in ("train", "val", "test"):
+        if split in lists:
+            rows[split], wrong, more_notes = _read_list(root, lists[split])
             bad += wrong
             notes += more_notes
-    if bad:
-        raise InputError(f"{root}: {counted(len(bad), 'line')} of the label files cannot be used:\n  {listed(bad)}\n"
-                         "A line is a picture's path, relative to this folder, then a space or tab and the class id. "
-                         "Correct the lines or take them out.")
-    if known is None:
-        count = 1 + max((sample.label for samples in splits.values() for sample in samples), default=-1)
-        known = tuple(map(str, range(count)))
-        notes.append("no labels.txt: the classes are named by their ids")
-    elif names is None:
-        notes.append("no labels.txt: the ids are taken in the order of the model's classes")
-    return PictureDataset(root, known, splits, "label files", tuple(notes))
+    return label_dataset(root, rows, bad, class_names, notes, ids=True, rule="A line is a picture's path, relative to this "
+                         "folder, then a space or tab and the class id or name.")
 
 
-def _read_list(root: Path, file_name: str, classes: int | None) -> tuple[tuple[Sample, ...], list[str], list[str]]:
-    """(samples, bad lines, notes) of one list."""
-    samples, bad = [], []
-    limit = MAX_CLASSES if classes is None else classes
-    blank = backslashes = 0
-    lines = read_lines(root / file_name)
+def _names_pictures(path: Path) -> bool:
+    """Whether the first line that is not blank has a picture's path in it."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            return bool(_PICTURE.search(next((line for line in file if line.strip()), "")))
+    except OSError:
+        return False
+
+
+def _read_list(root: Path, path: Path) -> tuple[list[Row], list[str], list[str]]:
+    """(rows, bad lines, notes) of one list."""
+    rows, bad, blank = [], [], 0
+    lines = read_lines(path)
+    alone = all(_ALONE.search(line) for line in lines if line.strip())  # paths and no labels: their folders say the class
     for number, line in enumerate(lines, 1):
         if not line.strip():
             blank += number < len(lines)  # what follows the last line end is no line
             continue
-        try:
-            path, label = split_list_line(line)
-            if not 0 <= label < limit:
-                raise ValueError(f"class id {label} is out of range, which is 0 to {limit - 1}")
-            found, moved = _find(root, path)
-        except ValueError as error:
-            bad.append(f"{file_name}, line {number}: {error}")
+        if alone:
+            rows.append(Row(line.strip(), re.split(r"[/\\]", line.strip())[-2], f"{path.name}:{number}"))
             continue
-        backslashes += moved
-        samples.append(Sample(found, label, f"{file_name}:{number}"))
-    notes = [f"{file_name}: {counted(blank, 'blank line')} skipped"] if blank else []
-    if backslashes:
-        notes.append(f"{file_name}: {counted(backslashes, 'path')} with backslashes read as folders")
-    return tuple(samples), bad, notes
-
-
-def _find(root: Path, path: str) -> tuple[Path, bool]:
-    """(the file, whether backslashes had to be read as folders)."""
-    try:
-        if (root / path).is_file():
-            return root / path, False
-        moved = root / path.replace("\\", "/")
-        if "\\" in path and moved.is_file():
-            return moved, True
-    except (OSError, ValueError):  # a name too long for the file system, or with a zero in it
-        pass
-    raise ValueError(f"no file {path!r}")
+        try:
+            picture, label = split_list_line(line)
+        except ValueError as error:
+            bad.append(f"{path.name}, line {number}: {error}")
+            continue
+        if is_several(label) or _FLAGS.search(picture):
+            raise several_labels(f"{path}, line {number}", line.strip() if _FLAGS.search(picture) else label)
+        rows.append(Row(picture, label, f"{path.name}:{number}"))
+    return rows, bad, [f"{path.name}: {counted(blank, 'blank line')} skipped"] if blank else []

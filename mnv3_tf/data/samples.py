@@ -17,13 +17,15 @@ NO_LABEL = -1
 class LabelError(InputError):
     """Pictures that have no labels which fit.
 
-    Attributes:
-        what: is wrong with them, without the folder and the remedy.
+    Args:
+        root: the folder, or the place in a file.
+        what: is wrong with them.
+        remedy: a sentence.
     """
 
-    def __init__(self, root: Path, what: str, remedy: str):
+    def __init__(self, root: Path | str, what: str, remedy: str):
         super().__init__(f"{root}: {what}. {remedy}")
-        self.what = what
+        self.what, self.remedy = what, remedy
 
 
 @dataclass(frozen=True)

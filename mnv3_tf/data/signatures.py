@@ -70,3 +70,8 @@ def kind_of(head: bytes) -> tuple[str, str] | None:
     """
     head = head[:HEAD_BYTES]
     return next(((name, remedy) for pattern, name, remedy in _COMPILED if pattern.match(head)), None)
+
+
+def holds_many(kind: tuple[str, str]) -> bool:
+    """Whether a kind of :func:`kind_of` is made to hold many pictures: an archive, records, a table."""
+    return kind[1] in (_UNPACK, _RECORDS)

@@ -107,7 +107,7 @@ def test_all_bad_lines_are_listed_at_once(lists: Path) -> None:
 @given(path=st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1).map(lambda s: f"a {s} b.jpg"),
        label=st.integers(0, 99999), separator=st.sampled_from([" ", "\t", "  "]))
 def test_any_path_survives_a_list_line(path: str, label: int, separator: str) -> None:
-    assert split_list_line(f"{path}{separator}{label}") == (path, label)
+    assert split_list_line(f"{path}{separator}{label}") == (path, str(label))
 
 
 def test_lists_without_labels_txt_use_ids(lists: Path) -> None:
