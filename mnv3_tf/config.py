@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
+from mnv3_tf import paddle_config
 from mnv3_tf.coercion import coerce
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import plain, write_text
@@ -333,6 +334,9 @@ def differences(old: Config, new: Config) -> list[str]:
 
 def _of_file(path: str | Path) -> Iterator[Setting]:
     document = read_yaml(path)
+    if paddle_config.is_paddle(document.value):
+        raise InputError(f"{path}: is a configuration of PaddleClas. In this kit, as far as it has the same: "
+                         f"{paddle_config.command_for(document.value)}")
     for section, values in ({} if document.value is None else document.mapping(set(_SECTIONS))).items():
         if values is not None and not isinstance(values, Mapping):
             raise InputError(f"{path}, line {document.line(section)}: section {section!r} must hold key: value lines, got "
@@ -347,6 +351,10 @@ def _of_override(override: str) -> Setting:
     where = f"-o {override}"
     if not equals or not dot:
         raise InputError(f"{where}: an override is written section.key=value, such as train.epochs=40.")
+    if section in paddle_config.SECTIONS:
+        here = paddle_config.KEYS.get(name.strip())
+        raise InputError(f"{where}: {name.strip()} is a key of PaddleClas; "
+                         f"{f'here it is {here}' if here else 'this kit has none for it'}. Sections: {', '.join(_SECTIONS)}.")
     if section not in _SECTIONS:
         raise InputError(f"{where}: there is no section {section!r}{nearest(section, _SECTIONS)}. "
                          f"Sections: {', '.join(_SECTIONS)}.")
@@ -360,6 +368,9 @@ def _of_override(override: str) -> Setting:
 def _setting(section: str, key: str, value: Any, where: str, folder: Path) -> Setting:
     """A checked setting; a path in it is meant from `folder`."""
     fields = {entry.name: entry for entry in dataclasses.fields(_SECTIONS[section])}
+    if (section, key) == ("data", "channels"):
+        raise InputError(f"{where}: networks take three channels; grey pictures are read as three equal ones (docs/pictures.md). "
+                         "Leave the key out.")
     if key not in fields:
         raise InputError(f"{where}: section {section!r} has no key {key!r}{nearest(key, fields)}. Keys: {', '.join(fields)}.")
     name, rules = f"{section}.{key}", fields[key].metadata

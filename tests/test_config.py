@@ -1,5 +1,6 @@
 """Settings: by type, with errors that name the place and the nearest key."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -232,3 +233,43 @@ def test_differences_in_the_order_of_the_sections() -> None:
     assert differences(Config(), new) == [
         "model.alpha: 1.0 -> 0.5", "data.image_size: 224 -> [224, 160]", "train.xla: None -> True"]
     assert differences(new, new) == []
+
+
+PADDLE = """
+Global: {output_dir: ./output/, epochs: 120, image_shape: [3, 224, 224], class_id_map_file: labels.txt, seed: 3}
+Arch: {name: MobileNetV3_small_x0_35, class_num: 102}
+AMP: {use_amp: true}
+Optimizer:
+  name: Momentum
+  momentum: 0.9
+  lr: {name: Cosine, learning_rate: 0.65, warmup_epoch: 5}
+  regularizer: {name: L2, coeff: 0.00002}
+DataLoader:
+  Train:
+    dataset: {name: ImageNetDataset, image_root: ./my flowers/, cls_label_path: train_list.txt}
+    sampler: {batch_size: 256}
+"""
+
+
+def test_a_configuration_of_paddleclas_is_said_in_our_settings(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(PADDLE)
+    with pytest.raises(InputError, match=r"p\.yaml: is a configuration of PaddleClas.* mnv3 train ") as caught:
+        load_config(tmp_path / "p.yaml")
+    words = shlex.split(str(caught.value).partition("same: ")[2])
+    assert words[:6] == ["mnv3", "train", "--data", "./my flowers/", "--out", "./output/"]
+    config = load_config(None, [word for word in words[6:] if word != "-o"])
+    assert (config.model.name, config.model.alpha, config.model.dialect) == ("small", 0.35, "paddle")
+    train = config.train
+    assert (train.epochs, train.batch_size, train.optimizer, train.learning_rate) == (120, 256, "sgd", 0.65)
+    assert (train.warmup_epochs, train.weight_decay, train.seed) == (5, 0.00002, 3)
+    assert config.data.height_width == (224, 224) and config.train.mixed_precision is True
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("Global.epochs=1", "here it is train.epochs"), ("Arch.name=MobileNetV3_small_x0_35", "here it is model.name"),
+    ("Global.device=gpu", "this kit has none for it"), ("DataLoader.Train.sampler.batch_size=4", "here it is train.batch_size"),
+    ("data.channels=1", "networks take three channels; grey pictures are read as three equal ones"),
+])
+def test_keys_of_others_are_said_in_ours(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_config(None, [override])
