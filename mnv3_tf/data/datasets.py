@@ -1,5 +1,6 @@
 """Datasets: opened from a folder, whichever of the usual layouts it has."""
 
+import itertools
 import tarfile
 import zipfile
 from collections.abc import Sequence
@@ -111,9 +112,8 @@ def _explained(root: Path, error: LabelError) -> InputError:
     """The error about a folder without labels, or a nearer one: of what it holds instead."""
     if not root.is_dir():
         return error
-    files = [path for path in (Path(entry.path) for folder in (root, *class_folders(root)) for entry in entries(folder))
-             if path.is_file()][:100]
-    kinds = {path: kind for path in files if (kind := kind_of(_head(path))) and holds_many(kind)}
+    inside = (Path(entry.path) for folder in (root, *class_folders(root)) for entry in entries(folder) if entry.is_file())
+    kinds = {path: kind for path in itertools.islice(inside, 100) if (kind := kind_of(_head(path))) and holds_many(kind)}
     if kinds:
         first, (what, remedy) = next(iter(kinds.items()))
         return LabelError(root, f"{first.relative_to(root)} is {what}, which is not read"
