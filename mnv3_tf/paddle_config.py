@@ -22,7 +22,7 @@ _OPTIMIZERS = {"Momentum": "sgd", "SGD": "sgd", "AdamW": "adamw", "Adam": "adamw
 
 def is_paddle(document: Any) -> bool:
     """Whether what a YAML file holds is a configuration of PaddleClas."""
-    return isinstance(document, Mapping) and "Arch" in document and len(SECTIONS & set(document)) >= 2
+    return isinstance(document, Mapping) and bool({"Arch", "Global"} & set(document)) and len(SECTIONS & set(document)) >= 2
 
 
 def command_for(document: Mapping[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Datasets: opened from a folder, whichever of the usual layouts it has."""
 
-import itertools
 import tarfile
 import zipfile
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from mnv3_tf.data.lists import find_lists, open_lists
 from mnv3_tf.data.samples import NO_LABEL, LabelError, PictureDataset
 from mnv3_tf.data.signatures import HEAD_BYTES, holds_many, kind_of
 from mnv3_tf.data.tables import ENDINGS, RULE, find_tables, open_tables, read_table
-from mnv3_tf.data.walk import class_folders, entries, pictures_below
+from mnv3_tf.data.walk import class_folders, pictures_below
 from mnv3_tf.errors import InputError
 from mnv3_tf.text import counted, nearest
 
@@ -112,12 +111,11 @@ def _explained(root: Path, error: LabelError) -> InputError:
     """The error about a folder without labels, or a nearer one: of what it holds instead."""
     if not root.is_dir():
         return error
-    inside = (Path(entry.path) for folder in (root, *class_folders(root)) for entry in entries(folder) if entry.is_file())
-    kinds = {path: kind for path in itertools.islice(inside, 100) if (kind := kind_of(_head(path))) and holds_many(kind)}
+    kinds = {path: kind for path in pictures_below(root)[:100] if (kind := kind_of(_head(path))) and holds_many(kind)}
     if kinds:
         first, (what, remedy) = next(iter(kinds.items()))
-        return LabelError(root, f"{first.relative_to(root)} is {what}, which is not read"
-                          + (f", and so are {len(kinds) - 1} more files" if len(kinds) > 1 else ""), remedy)
+        more = f" ({counted(len(kinds) - 1, 'more file')} like it)" if len(kinds) > 1 else ""
+        return LabelError(root, f"{first.relative_to(root)} is {what}, which is not read{more}", remedy)
     for table in find_tables(root)[1]:
         if isinstance(table, LabelError):
             return table

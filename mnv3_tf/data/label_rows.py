@@ -41,6 +41,23 @@ def is_several(label: str) -> bool:
     return bool(_NUMBERS.fullmatch(label.strip()))
 
 
+def several_of(labels: set[str], *, plural: bool) -> set[str]:
+    """Labels that are several, such as "0;3"; or "clear primary", where "clear" and "primary" are met in other labels too.
+
+    Args:
+        labels: all of a data set.
+        plural: their column says so itself, such as "tags"; only then may blanks part labels.
+    """
+    found = {label for label in labels if is_several(label) or label.startswith("[")}
+    for separator in ";|, " if plural else ";|,":
+        parts = {label: {part.strip() for part in label.split(separator)} for label in labels}
+        met = Counter(part for each in parts.values() for part in each)
+        composite = {label for label, each in parts.items() if separator in label}
+        if separator in ";|" or all(met[part] > 1 for label in composite for part in parts[label]):
+            found |= composite
+    return found
+
+
 def label_file(root: Path) -> Path | None:
     """The file of class names beside the pictures: `labels.txt`, or one of a few other names; None where there is none, or
     several of the other names."""
@@ -136,6 +153,9 @@ def label_dataset(root: Path, rows: dict[str, list[Row]], bad: list[str], class_
     if named and named.name != "labels.txt":
         notes.append(f"class names are from {named.name}")
     labels = {row.label for split in rows.values() for row in split}
+    several = several_of(labels, plural=False).difference(known or ())
+    for row in (row for split in rows.values() for row in split if row.label in several):
+        raise several_labels(f"{root / row.line.replace(':', ', line ')}", row.label)
     numbers = [label for label in labels if _WHOLE.fullmatch(label)]
     are_ids = bool(numbers) if ids else len(numbers) == len(labels)
     if known is None and class_names and are_ids and not labels <= set(class_names):

@@ -2,12 +2,11 @@
 
 import csv
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mnv3_tf.data.label_rows import Pictures, Row, is_several, label_dataset, several_labels
+from mnv3_tf.data.label_rows import Pictures, Row, label_dataset, several_labels, several_of
 from mnv3_tf.data.labels import read_text
 from mnv3_tf.data.samples import LabelError, PictureDataset
 from mnv3_tf.data.split_names import split_of
@@ -132,6 +131,8 @@ def read_table(path: Path, root: Path) -> Table:
         rows.setdefault(parsed[0] if parsed else default, []).append(row)
     if not rows:
         raise ValueError("has no row with a picture and a label")
+    if len(seen) > 10 and len(set(seen.values())) == len(seen):
+        raise ValueError("gives every picture a label of its own")
     table = Table(path, rows, bad)
     try:
         Pictures(root).find(table.first.path, next(iter(rows)), anywhere=True)
@@ -190,7 +191,7 @@ def _labels(path: Path, columns: _Columns, body: list[tuple[int, list[str]]]) ->
     """
     if columns.label is not None:
         labels = [_at(cells, columns.label) for _, cells in body]
-        several = _several(set(labels), columns.plural)
+        several = several_of(set(labels), plural=columns.plural)
         for (number, _), label in zip(body, labels, strict=True):
             if label in several:
                 raise several_labels(f"{path}, line {number}", label)
@@ -216,20 +217,3 @@ def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, [cell.strip() for cell in cells]
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not a table of text ({error}).") from error
-
-
-def _several(labels: set[str], plural: bool) -> set[str]:
-    """Labels that are several, such as "0;3"; or "clear primary", where "clear" and "primary" are met in other labels too.
-
-    Args:
-        labels: all of a table.
-        plural: the column says so itself, such as "tags"; only then may blanks part labels.
-    """
-    found = {label for label in labels if is_several(label) or label.startswith("[")}
-    for separator in ";|, " if plural else ";|,":
-        parts = {label: {part.strip() for part in label.split(separator)} for label in labels}
-        met = Counter(part for each in parts.values() for part in each)
-        composite = {label for label, each in parts.items() if separator in label}
-        if separator in ";|" or all(met[part] > 1 for label in composite for part in parts[label]):
-            found |= composite
-    return found

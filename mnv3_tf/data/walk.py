@@ -13,9 +13,11 @@ from mnv3_tf.text import counted, few
 # What operating systems, network drives and archives leave in folders, beside what begins with a dot.
 _LEFTOVERS = {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "icon\r", "__macosx", "__pycache__",
               "@eadir", "@tmp", "@__thumb", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "recycler",
-              "lost+found", "system volume information", "network trash folder", "temporary items", "found.000"}
+              "lost+found", "system volume information", "network trash folder", "temporary items", "found.000", "~snapshot",
+              "_gsdata_"}
+_LEFTOVER_ENDS = ("@synoeastream", "@synoresource", "zone.identifier", "~")
 _JUNK_SUFFIXES = {".txt", ".json", ".csv", ".tsv", ".xml", ".md", ".yaml", ".yml", ".html", ".log", ".ini", ".db",
-                  ".lnk", ".url", ".py", ".ipynb"}
+                  ".lnk", ".url", ".py", ".ipynb", ".tmp", ".bak", ".part", ".crdownload", ".download"}
 
 
 def class_folders(folder: Path) -> list[Path]:
@@ -80,10 +82,12 @@ def entries(folder: Path, leftovers: Counter[str] | None = None) -> Iterable[os.
         with os.scandir(folder) as found:
             kept = []
             for entry in found:
-                if not entry.name.startswith(".") and entry.name.lower() not in _LEFTOVERS:
+                name = entry.name.lower()
+                if not name.startswith(".") and name not in _LEFTOVERS and not name.endswith(_LEFTOVER_ENDS):
                     kept.append(entry)
                 elif leftovers is not None:
-                    leftovers["._*" if entry.name.startswith("._") else entry.name.strip()] += 1
+                    end = next((end for end in _LEFTOVER_ENDS if name.endswith(end)), None)
+                    leftovers["._*" if name.startswith("._") else f"*{end}" if end else entry.name.strip()] += 1
             return kept
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror or error}).") from error

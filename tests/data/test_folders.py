@@ -111,7 +111,7 @@ def test_folders_inside_of_classes_that_differ_are_fine(tmp_path: Path) -> None:
 
 LEFTOVERS = (".DS_Store", "._a.png", "Thumbs.db", "desktop.ini", "@eaDir/a.png/x.jpg", "__MACOSX/x.jpg",
              ".ipynb_checkpoints/a.png", "#recycle/old.png", "lost+found/x", ".Trash-1000/files/a.png", ".git/HEAD",
-             "$RECYCLE.BIN/x.png", "System Volume Information/x")
+             "$RECYCLE.BIN/x.png", "System Volume Information/x", "a.png:Zone.Identifier", "a.png@SynoEAStream", "a.png~")
 
 
 @pytest.mark.parametrize("where", ["", "apple", "train", "train/apple"])

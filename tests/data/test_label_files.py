@@ -94,7 +94,8 @@ def test_a_text_that_is_no_list_is_none(tmp_path: Path) -> None:
     assert open_dataset(tmp_path).layout == "class folders"
 
 
-@pytest.mark.parametrize("line", ["images/x1.jpg\t1,0,1", "images/x1.jpg 0 1 1", "images/x1.jpg\t3,7", "images/x1.jpg -1 1"])
+@pytest.mark.parametrize("line", ["images/x1.jpg\t1,0,1", "images/x1.jpg 0 1 1", "images/x1.jpg\t3,7", "images/x1.jpg -1 1",
+                                  "images/x1.jpg cat,dog\nimages/x2.jpg cat\nimages/x3.jpg dog", "images/x1.jpg\tcat;dog"])
 def test_lists_with_several_labels_a_picture(line: str, flat: Path) -> None:
     (flat / "train_list.txt").write_text(f"{line}\n")
     with pytest.raises(LabelError, match=r"train_list\.txt, line 1: .*several labels a picture \(multi-label\)") as caught:
@@ -206,6 +207,7 @@ def test_one_label_of_several_words(label: str, flat: Path) -> None:
     ("image,height,weight\nx1.jpg,3,4\n", "has no column of labels"),
     ("image,label\nfar.jpg,cat\n", "its first picture, 'far.jpg', is not here"),
     ("image,label\n", "has no rows"), ("", "has no rows"),
+    ("image,text\n" + "".join(f"x{number}.jpg,number {number}\n" for number in range(1, 20)), "a label of its own"),
 ])
 def test_tables_that_do_not_help_are_said(table: str, why: str, flat: Path) -> None:
     (flat / "x.csv").write_text(table)
