@@ -95,16 +95,18 @@ def _open_layout(root: Path, class_names: Sequence[str] | None) -> PictureDatase
     if splits:
         return open_folders(root, splits)
     tables, left = find_tables(root)
+    remarks = tuple(f"left out: {table}" for table in left)
     if tables:
         dataset = open_tables(root, tables, class_names)
         rest = len(pictures_below(root)) - len({sample.path for samples in dataset.splits.values() for sample in samples})
-        return replace(dataset, notes=(*dataset.notes, f"{counted(rest, 'file')} without a label left out")) if rest else dataset
+        remarks += (f"{counted(rest, 'file')} without a label left out",) if rest else ()
+        return replace(dataset, notes=(*dataset.notes, *remarks))
     if failure:
         raise failure
     names = label_file(root)
     refuse_unknown_splits(root, class_names or (read_labels(names) if names else ()))
     dataset = open_folders(root, {})
-    return replace(dataset, notes=(*dataset.notes, *(f"left out: {table}" for table in left)))
+    return replace(dataset, notes=(*dataset.notes, *remarks))
 
 
 def _explained(root: Path, error: LabelError) -> InputError:
@@ -116,11 +118,9 @@ def _explained(root: Path, error: LabelError) -> InputError:
         first, (what, remedy) = next(iter(kinds.items()))
         more = f" ({counted(len(kinds) - 1, 'more file')} like it)" if len(kinds) > 1 else ""
         return LabelError(root, f"{first.relative_to(root)} is {what}, which is not read{more}", remedy)
-    for table in find_tables(root)[1]:
-        if isinstance(table, LabelError):
-            return table
-        error = LabelError(root, error.what, f"{error.remedy}\n{table}.")
-    return error
+    left = find_tables(root)[1]
+    several = next((table for table in left if isinstance(table, LabelError)), None)
+    return several or (LabelError(root, f"{error.what}; {'; '.join(map(str, left))}", RULE) if left else error)
 
 
 def _head(path: Path) -> bytes:

@@ -74,6 +74,8 @@ def find_tables(root: Path) -> tuple[list[Table], list[str | LabelError]]:
             else:
                 left.append(f"{path.relative_to(root)} gives labels, but its first picture, {table.first.path!r}, is not here")
     named = [table for table in tables if "" not in table.rows]
+    left += [f"{table.path.relative_to(root)} does not say the split, as others do"
+             for table in tables if named and table not in named]
     return named or tables, left
 
 
@@ -126,9 +128,12 @@ def read_table(path: Path, root: Path) -> Table:
             continue
         if seen.setdefault(picture, label) != label:
             raise several_labels(f"{path}, line {number}", f"{picture}: {seen[picture]}, {label}")
-        parsed = split_of(_at(cells, columns.split)) if columns.split is not None else None
+        parsed = split_of(_at(cells, columns.split)) if columns.split is not None else (default, ())
+        if parsed is None:
+            bad.append(f"{place}, line {number}: split {_at(cells, columns.split or 0)!r} is none of train, val and test")
+            continue
         row = Row((base / picture).as_posix() if base.parts else picture, label, f"{place}:{number}")
-        rows.setdefault(parsed[0] if parsed else default, []).append(row)
+        rows.setdefault(parsed[0], []).append(row)
     if not rows:
         raise ValueError("has no row with a picture and a label")
     if len(seen) > 10 and len(set(seen.values())) == len(seen):
@@ -167,8 +172,8 @@ def _columns(names: list[str], heads: list[str], body: list[tuple[int, list[str]
         raise ValueError("has no column of pictures (such as path, filename or image_id)")
     rest = [at for at in range(len(names)) if at != picture and not (headed and names[at] in _INDEX)]
     values = {at: {_at(cells, at) for _, cells in body} for at in rest}
-    split = next((at for at in rest if (names[at] in _SPLIT or (not headed and len(rest) > 1))
-                  and all((parsed := split_of(value)) and not parsed[1] for value in values[at])), None)
+    split = next((at for at in rest if (names[at] in _SPLIT and any(map(split_of, values[at])))
+                  or (not headed and len(rest) > 1 and all(map(split_of, values[at])))), None)
     rest = [at for at in rest if at != split]
     label = next((at for name in _LABEL for at in rest if names[at] == name), rest[0] if len(rest) == 1 else None)
     if label is not None:
@@ -213,6 +218,8 @@ def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
     reader = csv.reader(text.splitlines(keepends=True), delimiter=separator, skipinitialspace=True)
     try:
         for cells in reader:
+            if any("\n" in cell for cell in cells):
+                raise InputError(f"{path}, line {reader.line_num}: a line end inside of a cell. Close the quote before it.")
             if any(cell.strip() for cell in cells):
                 yield reader.line_num, [cell.strip() for cell in cells]
     except csv.Error as error:

@@ -160,6 +160,25 @@ def test_a_column_of_splits_and_tables_in_split_folders(flat: Path, tmp_path_fac
     assert labels_of(open_dataset(other)) == {split: {"a.jpg": "dog", "b.jpg": "cat"} for split in ("train", "val")}
 
 
+@pytest.mark.parametrize(("table", "message"), [
+    ("path,label,split\nx1.jpg,a,train\nx2.jpg,b,extra\n", "line 3: split 'extra' is none of train, val and test"),
+    ('path,label\nx1.jpg,"a\nx2.jpg,b\n', "line 3: a line end inside of a cell"),
+])
+def test_tables_that_are_half_right(table: str, message: str, flat: Path) -> None:
+    (flat / "all.csv").write_text(table)
+    with pytest.raises(InputError, match=rf"all\.csv, {message}"):
+        open_dataset(flat)
+
+
+def test_a_table_without_splits_beside_others_is_left_out(flat: Path) -> None:
+    (flat / "train.csv").write_text("path,label\nx1.jpg,a\nx2.jpg,b\n")
+    (flat / "val.csv").write_text("path,label\nx3.jpg,a\n")
+    (flat / "all.csv").write_text("path,label\nx4.jpg,a\n")
+    dataset = open_dataset(flat)
+    assert {split: len(samples) for split, samples in dataset.splits.items()} == {"train": 2, "val": 1}
+    assert "left out: all.csv does not say the split, as others do" in dataset.notes
+
+
 def test_numbers_are_names_or_ids(flat: Path) -> None:
     (flat / "train.csv").write_text("image,level\nx1.jpg,10\nx2.jpg,2\n")
     dataset = open_dataset(flat, validation_fraction=0)
