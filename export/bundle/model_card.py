@@ -26,7 +26,7 @@ def model_card(file: Path, contract: Mapping[str, Any], labels: Sequence[str], f
              *_row("classes", len(labels)), *_row("file", stored),
              *_row("format", card.get("format")), *_row("XNNPACK partitions", facts["partitions"]), "",
              "## Input and output", "",
-             f"An RGB picture of {rule['width']} x {rule['height']} pixels ({rule['resize']}, {rule['interpolation']}; upright "
+             f"An sRGB picture of {rule['width']} x {rule['height']} pixels ({rule['resize']}, {rule['interpolation']}; upright "
              f"by its EXIF orientation). {given['rule']}", "",
              f"{made['classes']} values ({made['dtype']}). {made['rule']} preprocessing.json has it for programs, labels.txt the "
              "names in the order of the outputs.", ""]

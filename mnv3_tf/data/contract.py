@@ -31,7 +31,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 class Preprocessing:
     """How a picture becomes uint8 pixels (height, width, 3), and what those pixels mean.
 
-    The picture is decoded as `mnv3_tf.data.decode` says (8-bit RGB, upright) and is W x H pixels from there on; the input
+    The picture is decoded as `mnv3_tf.data.decode` says (8-bit sRGB, upright) and is W x H pixels from there on; the input
     is w = `width` by h = `height`. Exactly one resampling step follows, from a box of the source:
 
     - "stretch": the box (left, top, right, bottom) = (0, 0, W, H) becomes w x h.

@@ -42,7 +42,10 @@ def walk(folder: Path, leftovers: Counter[str] | None = None) -> tuple[list[Path
     waiting, seen = [folder], set()
     while waiting:
         here = waiting.pop()
-        state = here.stat()
+        try:
+            state = here.stat()
+        except OSError as error:
+            raise InputError(f"{here}: cannot be read ({error.strerror or error}).") from error
         if (state.st_dev, state.st_ino) in seen:  # a link that leads back
             continue
         seen.add((state.st_dev, state.st_ino))
