@@ -9,7 +9,7 @@ import numpy as np
 
 from mnv3_tf.export.convert.placement import Placed, detect_lowering, place
 from mnv3_tf.files import plain_fields
-from mnv3_tf.quantization.fake_quantized import LoweredNetwork, input_units, picture_weights
+from mnv3_tf.quantization.fake_quantized import LoweredNetwork, input_units
 from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.lowering import LoweredGraph, lower, range_rule
 from mnv3_tf.tflite.file import TfliteFile, parse_tflite
@@ -44,8 +44,7 @@ class LayerRow:
     Attributes:
         name: of the layer that makes it, such as "block_07/depthwise".
         kind: of the operation.
-        sqnr_db: signal to noise against the float model's tensor, with all the noise from before; a few pictures on
-            which the tensor is far larger than on all others count for less.
+        sqnr_db: signal to noise against the float model's tensor, with all the noise from before, on the median picture.
         own_sqnr_db: signal to noise that this operation adds: the float operation on the file's own inputs is the reference.
         low, high: the range of the file's 8 bits; None where the tensor is no 8-bit one.
         seen_low, seen_high: extremes of the float model's tensor on the pictures.
@@ -187,15 +186,22 @@ class _Tensor:
     def layer(self, lowered: LoweredGraph, file: TfliteFile) -> LayerRow:
         """The sums in the units of the report."""
         op, floor, powers = self.item.op, self.floor, np.concatenate(self.powers, axis=1)
-        signal, noise = (powers[:2] * picture_weights(powers[0])).sum(axis=1)
-        own_signal, own_noise = (powers[2:] * picture_weights(powers[2])).sum(axis=1)
         return LayerRow(
-            name=op.name, kind=op.kind, sqnr_db=ratio_db(float(signal), float(noise)),
-            own_sqnr_db=ratio_db(float(own_signal), float(own_noise)), low=self.range[0], high=self.range[1],
+            name=op.name, kind=op.kind, sqnr_db=_median_db(*powers[:2]), own_sqnr_db=_median_db(*powers[2:]),
+            low=self.range[0], high=self.range[1],
             seen_low=self.seen_low, seen_high=self.seen_high,
             needed_low=min(0.0, self.seen_low if floor is None else max(floor, self.seen_low)),
             needed_high=max(0.0, self.seen_high), saturated=self.outside / max(self.values, 1),
             channels=_channels(self.item, lowered, file) if op.kind in ("conv", "depthwise") else None)
+
+
+def _median_db(signal: np.ndarray, noise: np.ndarray) -> float:
+    """The median picture's signal to noise: by sums, a few odd pictures would be all that is looked at.
+
+    A picture on which the tensor is smaller than usual has the usual signal: 8 bits are no finer for it.
+    """
+    usual = np.median(signal) or signal.mean()
+    return ratio_db(1.0, float(np.median(noise / np.maximum(signal, usual)))) if usual else ratio_db(0.0, float(noise.sum()))
 
 
 def _channels(item: Placed, lowered: LoweredGraph, file: TfliteFile) -> Channels:
