@@ -47,3 +47,9 @@ def processor_in_words() -> str:
     """The CPU and whether it has integer dot products."""
     has = has_integer_dot_products()
     return cpu_model() + ("" if has is None else f", {'with' if has else 'without'} integer dot products")
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that programs may still take; None where the system does not say."""
+    kilobytes = _listed(Path("/proc/meminfo"), "MemAvailable").split()
+    return int(kilobytes[0]) * 1024 if kilobytes and kilobytes[0].isdigit() else None
