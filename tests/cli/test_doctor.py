@@ -144,10 +144,10 @@ def test_the_cache_is_cleared_of_what_the_kit_made_and_of_nothing_else(tmp_path:
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_a_console_that_is_not_utf8(encoding: str, tmp_path: Path) -> None:
     """A name that it cannot show is written in escapes, and JSON stays JSON."""
-    name = "Łódź.tflite"
-    done = [subprocess.run([sys.executable, "-m", "mnv3_tf.cli.main", "inspect", name], cwd=tmp_path, capture_output=True,
-                           env={**os.environ, "PYTHONIOENCODING": encoding})]
-    assert done[0].returncode == 2 and b"Traceback" not in done[0].stderr
+    surroundings = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-m", "mnv3_tf.cli.main", "inspect", "Łódź.tflite"], cwd=tmp_path, capture_output=True,
+                          env=surroundings)
+    assert done.returncode == 2 and b"Traceback" not in done.stderr
     script = "from mnv3_tf.cli.options import print_json; print_json({'a': 'Łódź'})"
-    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, env=surroundings)
     assert json.loads(printed.stdout) == {"a": "Łódź"}
