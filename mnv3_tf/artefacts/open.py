@@ -148,7 +148,7 @@ def open_artefact(path: str | Path) -> Artefact:
     """
     path = Path(path)
     what = describe(path)
-    if what and not what.startswith("a run folder") and path.suffix != ".tflite" and path.name != "quantized.npz":
+    if what and not what.startswith(("a run folder", "a folder;")) and path.suffix != ".tflite" and path.name != "quantized.npz":
         raise InputError(f"{path}: is {what}.")
     if path.is_dir():
         run = open_run(path)
