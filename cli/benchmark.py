@@ -49,6 +49,20 @@ class Targets(click.ParamType):
         return parts
 
 
+class Shapes(click.ParamType):
+    """A shape, such as 1x1280."""
+
+    name = "1xN[x...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        sizes = str(value).replace(",", "x").split("x")
+        if not all(size.isascii() and size.isdigit() and 0 < int(size) < 1 << 31 for size in sizes):
+            self.fail(f"{value!r} is not a shape: give whole numbers with x between, such as 1x1280.", param, ctx)
+        return tuple(map(int, sizes))
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
 @click.option("--target", "targets", type=Targets(), default="host", show_default=True,
@@ -77,6 +91,8 @@ class Targets(click.ParamType):
 @click.option("--fixed-performance", is_flag=True,
               help="Use Android's mode of steady clocks during the measurement, and reset it afterwards.")
 @click.option("--profile", is_flag=True, help="Also time every operator and layer, in separate runs.")
+@click.option("--input-shape", "input_shapes", type=Shapes(), multiple=True,
+              help="On this machine: the shape of an input whose sizes the file leaves open; one for each such input.")
 @click.option("--use-cache", is_flag=True, help="Let benchmark_model keep XNNPACK's packed weights in a file.")
 @click.option("--against", type=click.Path(), metavar="FILE",
               help="Baseline of the ratios; measured too if it is not one of the files.  [default: the first file]")
@@ -104,6 +120,9 @@ def benchmark(files: tuple[str, ...], targets: tuple[str, ...], cores: str, min_
     files, baseline = _with_baseline(files, against)
     settings = BenchmarkSettings(cores=tuple(choice.strip() for choice in cores.split(";")),
                                  min_seconds=10.0 if min_seconds is None else min_seconds, **options)
+    if settings.input_shapes and (targets != (HOST,) or settings.profile):
+        raise InputError("--input-shape is for times on this machine. For devices and --profile, convert the file with fixed "
+                         "sizes.")
     results: list[Result] = []
     if HOST in targets or "all" in targets:
         if settings.delegate not in DELEGATES and targets == (HOST,):

@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": "Compare two sets of benchmark results; exit code 3 on a regression.",
     "bundle": "Make or check the folder that an Android app needs.",
     "summary": "Show a model's layers, parameters and MACs.",
+    "doctor": "Say what this machine has for the kit and what that means; for bug reports.",
 }
 
 
@@ -60,8 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits: 0 done, 1 failed, 2 usage, 3 a check or limit failed, 4 no device that
     could be measured, 130 stopped."""
     gc.set_threshold(50_000, 20, 100)  # what TensorFlow makes stays: looking at it again and again takes a tenth of the time
-    for stream in (sys.stdout, sys.stderr):  # names of files and classes that the console has no letters for
-        if isinstance(stream, io.TextIOWrapper):
+    for stream in (sys.stdout, sys.stderr):  # a console that lacks a character, as those of Windows may, is no reason to stop
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
     from mnv3_tf.errors import KitError
 

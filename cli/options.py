@@ -60,7 +60,14 @@ def print_json(value: Any) -> None:
     """Prints a JSON document of anything that :func:`mnv3_tf.files.plain` takes."""
     from mnv3_tf.files import json_text
 
-    click.echo(json_text(value))
+    text = json_text(value)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:  # the same document in ASCII
+        import json
+
+        text = json.dumps(json.loads(text), indent=2)
+    click.echo(text)
 
 
 def quiet_libraries() -> None:

@@ -96,9 +96,9 @@ def main() -> None:
     with os.fdopen(os.dup(1), "wb") as answer:
         os.dup2(2, 1)
         parent, function, args = pickle.load(sys.stdin.buffer)
-        with contextlib.suppress(OSError, AttributeError):  # Linux has it
+        with contextlib.suppress(OSError, AttributeError, TypeError):  # Linux has it
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
+        if os.name == "posix" and os.getppid() != parent:  # on Windows a launcher may stand between
             return
         try:
             found: tuple[KitError | None, Any] = None, function(*args)

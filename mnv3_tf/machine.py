@@ -62,3 +62,9 @@ def memory_bytes() -> int:
     except OSError:
         return memory
     return min(memory, int(limit)) if limit.isdecimal() else memory
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that programs may still take; None where the system does not say."""
+    kilobytes = _listed(Path("/proc/meminfo"), "MemAvailable").split()
+    return int(kilobytes[0]) * 1024 if kilobytes and kilobytes[0].isdigit() else None

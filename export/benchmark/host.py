@@ -80,7 +80,8 @@ class HostRunner:
             InputError: the file cannot be used.
             KitError: the runtime cannot load or run it.
         """
-        model = LiteRTModel(job.file, threads=job.threads, delegate=self.settings.delegate, fix_batch=True)
+        model = LiteRTModel(job.file, threads=job.threads, delegate=self.settings.delegate, fix_batch=True,
+                            input_shapes=self.settings.input_shapes)
         model.fill_random(self.settings.seed)
         started = time.perf_counter_ns()
         model.invoke()
@@ -116,7 +117,10 @@ def _warnings(model: LiteRTModel) -> list[str]:
     if model.delegate != NO_DELEGATE and (model.partitions > 1 or outside):
         lines.append(f"the XNNPACK delegate runs it as {counted(model.partitions, 'partition')}"
                      f"{f', with {outside} outside of it' if outside else ''}")
-    if model.dynamic_batch:
+    if model.given_shapes:
+        shapes = " and ".join("x".join(map(str, shape)) for shape in model.given_shapes)
+        lines.append(f"it was run with inputs of {shapes}, sizes that the file leaves open")
+    elif model.dynamic_batch:
         lines.append("its batch size is open; it was run as 1. Delegates refuse open sizes: convert with batch 1")
     if model.threads > usable_cores():
         lines.append(f"more threads than the {usable_cores()} usable cores")

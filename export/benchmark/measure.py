@@ -40,6 +40,7 @@ class BenchmarkSettings:
         cool_down: seconds to wait at most, in all, for a device that is warmer than at the start.
         fixed_performance: Android's mode of steady clocks during the measurement; always reset.
         profile: every operator is timed too, in runs of their own.
+        input_shapes: of inputs with open sizes, on this machine.
         use_cache: benchmark_model keeps XNNPACK's packed weights in a file.
 
     Raises:
@@ -60,6 +61,7 @@ class BenchmarkSettings:
     fixed_performance: bool = False
     profile: bool = False
     use_cache: bool = False
+    input_shapes: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         for name, number, least in (("runs", self.runs, 1), ("rounds", self.rounds, 1), ("warmup", self.warmup, 0)):

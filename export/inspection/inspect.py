@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.inspection.worker import Run, run_apart
+from mnv3_tf.export.inspection.worker import OPEN_SIZES, Run, run_apart
 from mnv3_tf.files import plain
 from mnv3_tf.text import counted
 from mnv3_tf.tflite.delegate_rules import CONTROL, reason
@@ -121,7 +121,8 @@ class Inspection:
                 found += self.conversions
                 found += ["it has open sizes, which delegates refuse"] if self.dynamic_shapes else []
             if self.run.refused:
-                found.append(f"the runtime refuses it: {self.run.refused}")
+                is_open = self.run.refused.startswith(OPEN_SIZES)
+                found.append(self.run.refused if is_open else f"the runtime refuses it: {self.run.refused}")
             if requirement != "one-partition" or self.run.refused:
                 continue
             left = dict.fromkeys(f"{item.name} ({item.reason})" for item in _inside(self.file, self.outside))

@@ -9,6 +9,7 @@ from mnv3_tf.tflite.delegate_rules import preparation_failure
 from mnv3_tf.tflite.file import TfliteFile
 
 _SECONDS = 120
+OPEN_SIZES = "not run, because it has open sizes"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ def run_apart(content: bytes, threads: int, file: TfliteFile) -> Run:
     found = _apart(content, threads, True)
     if not found.refused:
         return found
+    is_open = [tensor for tensor in file.inputs if any(size < 0 for size in tensor.shape_signature)]
+    if is_open and not re.search(r"custom op|TensorFlow op\(s\)", found.refused):
+        shape = " x ".join(map(str, is_open[0].shape_signature))
+        return Run(f"{OPEN_SIZES}: the input {is_open[0].name!r} ({shape}) is stored as 1 where it is open, which does not run. "
+                   "mnv3 benchmark --input-shape gives it a size", None, ())
     hint = "" if _apart(content, threads, False).refused else " (without XNNPACK it runs)"
     return Run(_plain(found.refused, file) + hint, None, ())
 

@@ -11,6 +11,7 @@ from mnv3_tf.artefacts.run_folder import RunFolder, open_run
 from mnv3_tf.config import Config, load_config
 from mnv3_tf.data import Preprocessing, read_labels
 from mnv3_tf.errors import InputError
+from mnv3_tf.weights.formats.foreign import describe
 
 if TYPE_CHECKING:
     import keras
@@ -146,6 +147,9 @@ def open_artefact(path: str | Path) -> Artefact:
         InputError: it is missing, or of another kind.
     """
     path = Path(path)
+    what = describe(path)
+    if what and not what.startswith(("a run folder", "a folder;")) and path.suffix != ".tflite" and path.name != "quantized.npz":
+        raise InputError(f"{path}: is {what}.")
     if path.is_dir():
         run = open_run(path)
         return Artefact(path, "quantized run", run.quantized) if run.is_quantized else Artefact(path, "float run", run.model)
@@ -154,7 +158,8 @@ def open_artefact(path: str | Path) -> Artefact:
     kinds: dict[str, Kind] = {".keras": ".keras file", ".tflite": ".tflite file"}
     kind = "quantized run" if path.name == "quantized.npz" else kinds.get(path.suffix)
     if kind is None:
-        raise InputError(f"{path}: is not a run folder, .keras or .tflite file. Give one of these.")
+        raise InputError(f"{path}: is not a run folder, .keras or .tflite file. Give one of these; `mnv3 import-weights` makes "
+                         "a .keras file of other frameworks' weights.")
     return Artefact(path, kind, path)
 
 

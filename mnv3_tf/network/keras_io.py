@@ -10,6 +10,7 @@ from mnv3_tf.backend import prefers_xla
 from mnv3_tf.data.batches import EVALUATION_BATCH
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import atomic_path, read_bytes
+from mnv3_tf.weights.formats.foreign import no_model
 
 # By layer, by variable: "kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance".
 Tensors = Mapping[str, Mapping[str, np.ndarray]]
@@ -21,8 +22,12 @@ def load_keras(path: Path) -> keras.Model:
     Raises:
         InputError: the file is not a Keras model, or needs code that is not here.
     """
-    if not read_bytes(path).startswith(b"PK"):
-        raise InputError(f"{path}: is not a .keras file (not a zip archive); it may be truncated.")
+    content = read_bytes(path)
+    if content.startswith(b"\x89HDF"):
+        raise InputError(f"{path}: is an HDF5 file, as Keras 2 and model.save_weights write them, not a .keras file. `mnv3 "
+                         "import-weights` makes one of it.")
+    if not content.startswith(b"PK"):
+        raise InputError(f"{path}: is not a .keras file ({no_model(content) or 'not a zip archive; it may be truncated'}).")
     try:
         model = keras.models.load_model(path, compile=False)
     except Exception as error:

@@ -17,6 +17,7 @@ import numpy as np
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_bytes
+from mnv3_tf.weights.formats.foreign import describe, no_model
 
 IDENTIFIER = b"TFL3"
 FLOAT_TYPES = frozenset({"float16", "float32", "float64", "bfloat16"})
@@ -151,14 +152,18 @@ def check_tflite_bytes(name: str | Path, content: bytes) -> None:
     elif content[:8] == b"\x89HDF\r\n\x1a\n":
         reason = "this is an HDF5 file (an old Keras model or weights), not a TFLite file. Convert it: mnv3 convert"
     else:
-        reason = ("not a TFLite file (no TFL3 identifier at byte 4). Give a .tflite file; mnv3 convert makes one from "
-                  "a Keras model")
+        found = describe(name) or no_model(content)
+        reason = f"not a TFLite file, but {found}" if found else (
+            "not a TFLite file (no TFL3 identifier at byte 4). Give a .tflite file; mnv3 convert makes one from a Keras model")
     raise InputError(f"{name}: {reason}.")
 
 
 def read_tflite_bytes(path: str | Path) -> bytes:
     """Reads a file that should be a TFLite model; see :func:`check_tflite_bytes` for what is refused."""
     if Path(path).is_dir():
+        what = describe(path)
+        if what and not what.startswith(("a folder", "a run")):
+            raise InputError(f"{path}: {what}.")
         raise InputError(f"{path}: this is a folder, not a TFLite file. Convert a run folder first with mnv3 convert, "
                          "and give the .tflite file.")
     content = read_bytes(path)

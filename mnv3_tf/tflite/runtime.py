@@ -11,13 +11,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mnv3_tf.errors import InputError, KitError
+from mnv3_tf.text import counted
 from mnv3_tf.tflite.file import check_tflite_bytes, dequantize, read_tflite_bytes
 
 DELEGATES = ("xnnpack", "none")
@@ -40,6 +41,7 @@ class LiteRTModel:
             there end the process instead of raising (met with an int8 SOFTMAX over 1,000 nearly equal scores), so run
             files of unknown origin this way in a process of their own.
         fix_batch: take a file whose batch size is open as batch 1, instead of refusing it.
+        input_shapes: a shape for each input that leaves sizes open, in their order; none: such a file is refused.
         keep_tensors: every tensor keeps its value after a run, for :meth:`real_values`; needs `delegate` "none".
 
     Attributes:
@@ -59,7 +61,8 @@ class LiteRTModel:
     """
 
     def __init__(self, source: str | Path | bytes, *, threads: int = 1, delegate: str = "xnnpack",
-                 reference_kernels: bool = False, fix_batch: bool = False, keep_tensors: bool = False) -> None:
+                 reference_kernels: bool = False, fix_batch: bool = False, keep_tensors: bool = False,
+                 input_shapes: Sequence[tuple[int, ...]] = ()) -> None:
         if delegate not in DELEGATES:
             raise InputError(f"delegate {delegate!r} is unknown: choose one of {', '.join(DELEGATES)}.")
         if threads < 1:
@@ -69,6 +72,7 @@ class LiteRTModel:
         check_tflite_bytes(self.name, content)
         self.threads = threads
         wanted = "none" if reference_kernels else delegate
+        self.fix_batch, self.given_shapes = fix_batch, tuple(input_shapes)
         self._load(content, wanted, reference_kernels, keep_tensors)
         self._details: dict[int, dict[str, Any]] | None = None
         self._inputs = self._interpreter.get_input_details()
@@ -76,7 +80,6 @@ class LiteRTModel:
         self.input_dtype, self.input_shape, self.input_quantization = _facts(self._inputs)
         self.output_dtype, self.output_shape, self.output_quantization = _facts(self._outputs)
         self.dynamic_batch = any(_open_sizes(entry) for entry in self._inputs)
-        self._refuse_open_sizes(fix_batch)
         self.partitions, outside = executed(self._interpreter)
         self.undelegated_operators = tuple(name for _, name in outside)
         self.delegate = "xnnpack" if self.partitions else NO_DELEGATE
@@ -95,6 +98,7 @@ class LiteRTModel:
                 self._interpreter = Interpreter(model_content=content, num_threads=self.threads,
                                                 experimental_op_resolver_type=resolver,
                                                 experimental_preserve_all_tensors=keep_tensors)
+                self._set_open_sizes()
                 self._interpreter.allocate_tensors()
             except (RuntimeError, ValueError) as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
@@ -103,14 +107,27 @@ class LiteRTModel:
             self.init_ms = (time.perf_counter_ns() - started) / 1e6
         self.messages = tuple(lines)
 
-    def _refuse_open_sizes(self, fix_batch: bool) -> None:
-        for entry in self._inputs:
-            sizes = _open_sizes(entry)
-            if sizes and (sizes != [0] or not fix_batch):
-                raise InputError(
-                    f"{self.name}: the input {entry['name']!r} has an open size (shape "
-                    f"{[int(size) for size in entry['shape_signature']]}), which delegates refuse. Convert it with "
-                    "fixed sizes and batch 1, for example from a model with keras.Input(batch_shape=(1, 224, 224, 3)).")
+    def _set_open_sizes(self) -> None:
+        """Gives open inputs their shapes, or refuses them. It comes before memory is planned: at the stored sizes, all 1, a
+        filter of 512 samples has no place."""
+        inputs = [entry for entry in self._interpreter.get_input_details() if _open_sizes(entry)]
+        if self.given_shapes and len(self.given_shapes) != len(inputs):
+            raise InputError(f"{self.name}: {counted(len(self.given_shapes), 'input shape')} given, and "
+                             f"{counted(len(inputs), 'input')} with open sizes. Give one for each of these, and for no other.")
+        for number, entry in enumerate(inputs):
+            wanted = [int(size) for size in entry["shape_signature"]]
+            about = f"{self.name}: the input {entry['name']!r} has an open size (shape {wanted})"
+            if self.given_shapes:
+                shape = self.given_shapes[number]
+                if len(shape) != len(wanted) or any(size not in (-1, given) for size, given in zip(wanted, shape, strict=True)):
+                    raise InputError(f"{about}, which {'x'.join(map(str, shape))} does not fit. Give as many numbers, and "
+                                     "other ones only for -1.")
+                self._interpreter.resize_tensor_input(int(entry["index"]), shape, strict=True)
+            elif not self.fix_batch or _open_sizes(entry) != [0]:
+                way = "Give it one with --input-shape, or convert it with fixed sizes and batch 1" if self.fix_batch else \
+                    ("Convert it with fixed sizes and batch 1, for example from a model with "
+                     "keras.Input(batch_shape=(1, 224, 224, 3))")
+                raise InputError(f"{about}, which delegates refuse. {way}.")
 
     @property
     def takes_pixels(self) -> bool:
@@ -201,6 +218,8 @@ class LiteRTModel:
                 data = random.integers(limits.min, limits.max, size=shape, dtype=dtype, endpoint=True)
             else:
                 data = (random.random(shape) * 255.0).astype(dtype)
+            if dtype.kind not in "iufcb":
+                raise InputError(f"{self.name}: the input {entry['name']!r} takes {dtype}, which no random numbers stand for.")
             self._interpreter.set_tensor(entry["index"], data)
 
     def real_values(self, index: int) -> Any:

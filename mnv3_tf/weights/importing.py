@@ -58,11 +58,12 @@ def import_weights(source: str | Path, origin: str | None = None, *, name: str |
         InputError: the file cannot be read, or two of the arguments contradict each other, or it is not of that network: every
             tensor that does not fit is named, and the variant that does.
     """
-    from mnv3_tf.weights.formats.read import read_source
+    from mnv3_tf.weights.formats.read import read_source, refuse_foreign
 
     if origin is not None and origin not in ORIGINS:
         raise InputError(f"--from {origin}: there is no such origin{nearest(origin, ORIGINS)}. Allowed: {', '.join(ORIGINS)}.")
     path, hints = Path(source), None
+    refuse_foreign(path)
     if not path.exists() and path.suffix.lower() not in SUFFIXES:
         from mnv3_tf.weights.sources.registry import fetch, find_published
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "benchmark": "benchmark {file} --runs 1 --rounds 1 --warmup 0 --min-seconds 0 --out {new}",
     "report": "report {results} --out {new}",
     "compare": "compare {results} {results}",
+    "doctor": "doctor",
 }
 
 

@@ -115,6 +115,30 @@ def test_several_dicts_of_tensors_need_a_choice(tmp_path):
     assert list(read_tensors(path, part="teacher")) == ["w"]
 
 
+@pytest.mark.parametrize(("prefixes", "said"), [
+    (["module."], 1), (["model._orig_mod."], 2), (["model.module."], 2), (["module.model.net."], 3), (["ema_model.module."], 2),
+    (["_orig_mod.module."], 2)])
+def test_wrappers_of_wrappers_are_taken_off(prefixes, said, tmp_path):
+    path = tmp_path / "w.pdparams"
+    names = ("conv.weight", "bn.weight", "bn.num_batches_tracked")
+    path.write_bytes(pickle.dumps({f"{prefixes[0]}{name}": np.ones(3, np.float32) for name in names[:2]}
+                                  | {f"{prefixes[0]}{names[2]}": np.int64(3) * np.ones((), np.int64)}, 4))
+    source = read_source(path)
+    assert list(source.tensors) == list(names[:2])
+    assert sum("prefix" in note for note in source.notes) == said
+
+
+def test_of_a_network_and_its_averaged_copy_the_copy_is_taken(tmp_path):
+    path = tmp_path / "w.pdparams"
+    both = {"model.w": np.zeros(2, np.float32), "ema_model.module.w": np.ones(2, np.float32)}
+    path.write_bytes(pickle.dumps({"state_dict": both, "epoch": 3, "pytorch-lightning_version": "2.0"}, 4))
+    source = read_source(path)
+    np.testing.assert_array_equal(source.tensors["w"], [1, 1])
+    assert any("averaged" in note and "'model.'" in note for note in source.notes)
+    path.write_bytes(pickle.dumps({"student.w": np.zeros(2, np.float32), "net.w": np.ones(2, np.float32)}, 4))
+    assert list(read_tensors(path)) == ["student.w", "net.w"]  # which of them is meant is not known
+
+
 def test_the_content_decides_not_the_suffix(tmp_path):
     for name in ("zip.pth", "protocol4.pdparams", "float32.safetensors"):
         path = tmp_path / f"{name}.h5"
@@ -147,7 +171,7 @@ def test_no_file_a_folder_and_another_zip(tmp_path):
     with pytest.raises(InputError, match="a folder"):
         read_source(tmp_path)
     np.savez(tmp_path / "w.npz", a=np.ones(2))
-    with pytest.raises(InputError, match=r"w.npz: a zip, but not one of torch.save or Keras"):
+    with pytest.raises(InputError, match=r"w.npz: a NumPy archive"):
         read_source(tmp_path / "w.npz")
 
 

@@ -75,16 +75,25 @@ def find_adb() -> str:
     return found
 
 
+# A phone found by mDNS has a blank in its name after a reconnect: "adb-SERIAL-x (2)._adb-tls-connect._tcp". So what stands
+# before a known state is the serial, and only before an unknown one the first word.
+_KNOWN = "device|offline|unauthorized|authorizing|connecting|bootloader|recovery|rescue|sideload|host|detached|unknown"
+_LINES = tuple(map(re.compile, (
+    r"(\S.*?)\s+(no permissions)\b(.*)$", rf"(\S.*?)\s+({_KNOWN})((?:;|\s+\S+:\S|\s+[\d-]+\s).*|\s*)$",
+    r"(\S+)\s+([\w-]+)(.*)$")))
+_CHATTER = re.compile(r"\*|List of devices|adb server |adb: |error\b")
+
+
 def parse_devices(text: str) -> tuple[DeviceEntry, ...]:
     """Reads what `adb devices -l` prints, whatever the starting daemon says in between."""
     entries = []
     for line in text.replace("\r", "").splitlines():
-        match = re.match(r"(\S+)\s+(no permissions|\S+)(.*)$", line)
-        if match is None or line.startswith(("*", "List of devices", "adb", "error")):
+        match = next(filter(None, (form.match(line) for form in _LINES)), None)
+        if match is None or _CHATTER.match(line):
             continue
         serial, state, rest = match.groups()
         model = re.search(r"\bmodel:(\S+)", rest)
-        entries.append(DeviceEntry(serial, state.rstrip(";"), model.group(1).replace("_", " ") if model else ""))
+        entries.append(DeviceEntry(serial, state, model.group(1).replace("_", " ") if model else ""))
     return tuple(entries)
 
 

@@ -4,6 +4,7 @@ A client's exit code says little: the machine may vanish in the middle of a comm
 command is quoted word by word, ends with a line that carries its exit code, and counts as failed without that line.
 """
 
+import contextlib
 import hashlib
 import re
 import shlex
@@ -16,7 +17,7 @@ from pathlib import Path
 from mnv3_tf.errors import KitError
 from mnv3_tf.files import sha256
 
-_SENTINEL = "MNV3-EXIT:"
+_BEGIN, _SENTINEL = "MNV3-BEGIN", "MNV3-EXIT:"
 SECONDS = 30.0
 _PUSH_ERRORS = (
     ("no space left", "the device is full. Free some space there, and run again."),
@@ -45,10 +46,12 @@ class RemoteDevice(ABC):
         kind: "adb" for an Android device, "ssh" for a board, "host" for this machine.
         name: what messages call it.
         base: a folder there that may be written to.
+        other_bases: folders to take where that one does not let programs run; `$HOME` is the device's.
     """
 
     kind = ""
     base = "/tmp"
+    other_bases: tuple[str, ...] = ()
 
     def __init__(self, name: str):
         self.name = name
@@ -90,8 +93,11 @@ class RemoteDevice(ABC):
             KitError: the client refused.
         """
         script = command if isinstance(command, str) else shlex.join(command)
-        output, errors = (text.replace("\r", "") for text in self.execute(f"{script}\necho {_SENTINEL}$?", seconds))
-        match = re.search(rf"\n?{_SENTINEL}(\d+)\s*$", output)
+        framed = f"echo {_BEGIN}\n{script}\necho {_SENTINEL}$?"
+        output, errors = (text.replace("\r", "") for text in self.execute(framed, seconds))
+        # What a login shell greets with stands before the first mark, and what it says at the end behind the last.
+        output = output.partition(f"{_BEGIN}\n")[2] or output
+        match = next(reversed(list(re.finditer(rf"\n?{_SENTINEL}(\d+)$", output, re.MULTILINE))), None)
         if match is None:
             doing = repr(script.splitlines()[0][:60])
             self.raise_if_lost(errors + output, doing)
@@ -113,12 +119,12 @@ class RemoteDevice(ABC):
         return answer.output
 
     def compare_digest(self, local: Path, remote: str, printed: str) -> None:
-        """Compares what :func:`digest_script` printed with a file here.
+        """Compares what :func:`digest_script` printed, after any greeting, with a file here.
 
         Raises:
             KitError: they differ.
         """
-        found = (printed.split() or [""])[0].lstrip("\\")
+        found = (re.findall(r"^\\?([0-9a-f]{64}|[0-9a-f]{32}|\d+)(?:\s|$)", printed, re.MULTILINE) or [""])[-1]
         if len(found) == 64:
             wanted = sha256(local)
         elif len(found) == 32:
@@ -160,8 +166,9 @@ def run_client(words: Sequence[str], what: str, seconds: float, *,
     Raises:
         DeviceLost: it took longer than `seconds`.
     """
-    with open(given or "/dev/null", "rb") as source, subprocess.Popen(
-            words, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as child:
+    with open(given, "rb") if given else contextlib.nullcontext(subprocess.DEVNULL) as source, subprocess.Popen(
+            words, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)) as child:
         try:
             output, errors = child.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:

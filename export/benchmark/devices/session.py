@@ -20,7 +20,7 @@ _NAMES = _PREFIX + "[0-9a-f]" * 2 * _BYTES  # of these folders and no other prog
 _STALE_MINUTES = 60
 _TRIES = 3
 _CLEANING_SECONDS = 8.0
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDING = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if name in signal.Signals.__members__)
 
 _open: set["DeviceSession"] = set()
 _stopping = threading.Event()
@@ -75,15 +75,33 @@ class DeviceSession:
         self._opened = True
         _open.add(self)
         self.device.shell(f"find {self.device.base} -maxdepth 1 -name '{_NAMES}' -mmin +{_STALE_MINUTES} -exec rm -rf {{}} +")
-        answer = self.device.shell(["mkdir", self.folder])
-        if answer.code:
-            raise KitError(f"{self.device.name}: {self.device.base} cannot be written to ("
-                           f"{last_line(answer.errors or answer.output)}). It must have free space and be writable for the user "
-                           "that commands run as; restarting the device helps where it became read-only.")
+        self._make_folder()
         if self._closed:  # closed by another thread before the folder was there
             self._clean()
         self._refuse_closed()
         return self
+
+    def _make_folder(self) -> None:
+        """Makes the folder in the first place that lets programs run, where there are several."""
+        device, answer = self.device, Answer("", "", 1)
+        for base in (device.base, *device.other_bases):
+            script = f"b={base}; d=$b/{_PREFIX}{self.token}; mkdir \"$d\""
+            if device.other_bases:
+                script += (' && { case $d in *[!a-zA-Z0-9_./-]*) echo "its name has blanks" >&2; false;; '
+                           '*) echo exit 0 > "$d/try" && chmod 755 "$d/try" && "$d/try" && rm "$d/try";; esac '
+                           '|| { rm -rf "$d"; false; }; }')
+            found = device.shell(f"{script} && echo \"$d\"")
+            if found.code == 0:
+                self.folder = found.output.strip() or self.folder
+                if base != device.base:
+                    self.say(f"{device.name}: {device.base} is not used ({last_line(answer.errors or answer.output)}); "
+                             f"{self.folder} is")
+                return
+            answer = answer if answer.errors or answer.output else found
+        raise KitError(f"{device.name}: {', '.join((device.base, *device.other_bases))} cannot be written to ("
+                       f"{last_line(answer.errors or answer.output)}). {'One' if device.other_bases else 'It'} must have free "
+                       "space, let programs run, and be writable for the user that commands run as; restarting the device helps "
+                       "where it became read-only.")
 
     def _refuse_closed(self) -> None:
         if self._closed or _stopping.is_set():
@@ -131,7 +149,7 @@ class DeviceSession:
     def _clean(self) -> str:
         # The token is never written next to the prefix here, so that pkill does not find this script itself.
         script = "\n".join([
-            *self._undo, f"b={self.device.base}/{_PREFIX}", f't={self.token}',
+            *self._undo, f"b={self.folder.removesuffix(self.token)}", f't={self.token}',
             'for p in "$b$t"/*.pid; do [ -f "$p" ] && kill -9 $(cat "$p"); done 2>/dev/null',
             f"pkill -9 -f '{_PREFIX[:-1]}[-]{self.token}' 2>/dev/null",
             'rm -rf "$b$t"; [ ! -e "$b$t" ]'])

@@ -24,6 +24,7 @@ class SshDevice(RemoteDevice):
     """
 
     kind = "ssh"
+    other_bases = ("/var/tmp", "$HOME", "/dev/shm")
 
     def __init__(self, host: str):
         if not re.fullmatch(r"[\w.@:%\[\]-]+", host) or host.startswith("-"):

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import fcntl
 import functools
 import hashlib
 import io
@@ -87,7 +86,15 @@ def build_runner(architecture: str, progress: Progress) -> RunnerBundle:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Lets one thread of one process at a time make what is missing in a folder; the others find it made."""
+    """Lets one thread of one process at a time make what is missing in a folder; the others find it made.
+
+    Windows has no such lock: there it may be made twice.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network file systems have no such locks; then it may be made twice
@@ -117,7 +124,7 @@ def _compile(architecture: str, folder: Path, progress: Progress) -> Path:
         made = Path(store) / PROGRAM
         words = [sys.executable, "-m", "ziglang", "cc", "-O2", "-s", "-std=c11", "-D_GNU_SOURCE", "-rdynamic", "-target",
                  f"{architecture}-linux-gnu.{_GLIBC}", _SOURCES[0], "-o", str(made), "-ldl"]
-        done = subprocess.run(words, cwd=_HERE, capture_output=True, text=True)
+        done = subprocess.run(words, cwd=_HERE, capture_output=True, encoding="utf-8", errors="replace")
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no message"]
             reason = next((line for line in lines if "error:" in line), lines[-1])
@@ -141,7 +148,7 @@ def _library(architecture: str, version: str, folder: Path, progress: Progress) 
         platforms = [word for name in _WHEEL_PLATFORMS[architecture] for word in ("--platform", name)]
         words = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps",
                  "--only-binary=:all:", *platforms, "--dest", store, f"ai-edge-litert=={version}"]
-        done = subprocess.run(words, capture_output=True, text=True)
+        done = subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace")
         wheels = list(Path(store).glob("*.whl"))
         if done.returncode or not wheels:
             raise KitError(f"ai-edge-litert {version} for {architecture} cannot be downloaded by pip: "

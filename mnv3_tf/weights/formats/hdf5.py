@@ -9,7 +9,6 @@ import io
 import itertools
 import json
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,11 +77,11 @@ def read_h5(path: Path, content: bytes) -> tuple[str, tuple[Group, ...], WholeMo
     except subprocess.TimeoutExpired:
         raise InputError(f"{path}: damaged: reading it did not end within {seconds} s. Download or save it again.") from None
     except ChildFailed as error:
-        if error.code == -signal.SIGKILL:
+        if error.how.endswith("SIGKILL"):
             raise InputError(f"{path}: what read it was killed (SIGKILL), as where memory runs out. Close other programs, or "
                              "take a smaller file.") from None
         if error.code < 0:
-            raise InputError(f"{path}: damaged: HDF5 itself failed over it ({signal.Signals(-error.code).name}). Download or "
+            raise InputError(f"{path}: damaged: HDF5 itself failed over it ({error.how.split()[-1]}). Download or "
                              "save it again.") from None
         raise InputError(f"{path}: cannot be read ({(error.said or error.how)[:150]}). It is damaged, or there is too little "
                          "memory for it. Download or save it again.") from None

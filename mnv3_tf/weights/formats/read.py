@@ -18,6 +18,7 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_bytes
 from mnv3_tf.text import nearest
 from mnv3_tf.weights.formats import torch_files
+from mnv3_tf.weights.formats.foreign import describe, no_model
 from mnv3_tf.weights.formats.hdf5 import Group, WholeModel, read_h5
 from mnv3_tf.weights.formats.keras_archive import read_keras_archive
 from mnv3_tf.weights.formats.pickles import PickledArray, SafeUnpickler, remedy
@@ -27,7 +28,9 @@ _MAX_BYTES = 1 << 31
 # Where checkpoints of training scripts keep a model's tensors; averaged weights first, as they are what is evaluated.
 _PARTS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model_state", "model", "net",
           "network", "params", "module")
-_PREFIXES = ("module.", "_orig_mod.", "model.")
+# What training code wraps a network in, outermost or within each other.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "ema_model.", "model_ema.", "ema.", "net.", "network.", "_model.", "student.",
+             "base_model.")
 _COUNTERS = re.compile(r"(^|[./])(num_batches_tracked|n_averaged|iterations?|step|seed_generator_state)$|seed_generator")
 _SAFE_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": ml_dtypes.bfloat16, "I64": "<i8", "I32": "<i4", "I16": "<i2",
                 "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}
@@ -71,6 +74,7 @@ def read_source(path: str | Path, part: str | None = None) -> Source:
         InputError: it is not one of these, damaged, not safe to read, or holds no weights.
     """
     path = Path(path)
+    refuse_foreign(path)
     content = _content(path)
     kind = sniff(path, content)
     if kind == "zip":
@@ -85,6 +89,17 @@ def read_source(path: str | Path, part: str | None = None) -> Source:
     if kind == "torch legacy":
         return _from_object(path, kind, torch_files.read_legacy(path, content), part)
     return _from_object(path, kind, _joined(path, SafeUnpickler(path, content).load()), part)
+
+
+def refuse_foreign(path: str | Path) -> None:
+    """Refuses what another framework exported, and archives, by their name.
+
+    Raises:
+        InputError: what it is, and the way out.
+    """
+    what = describe(path)
+    if what:
+        raise InputError(f"{path}: {what}.")
 
 
 def sniff(path: str | Path, content: bytes) -> str:
@@ -103,19 +118,11 @@ def sniff(path: str | Path, content: bytes) -> str:
 
 
 def _looks_like(content: bytes) -> str:
-    start = content[:512].lstrip().lower()
-    if not content:
-        return "an empty file; download it again"
-    if start.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS, not the file itself; fetch that with `git lfs pull`, or with the site's download button"
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "a web page, not weights; the download gave an error page or a page about the file, so take its direct link"
-    if content[257:262] == b"ustar":
-        return "a tar archive; unpack it first (a model of torch before 0.4 must be saved again by a newer torch)"
-    if content.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf")):
-        return "a compressed file; unpack it first"
+    known = no_model(content)
+    if known:
+        return known
     if content[4:8] == b"TFL3":
-        return "a TFLite model, not a file of weights"
+        return "a TFLite model, not a file of weights; --from tflite takes the MobileNetV3 in it"
     if all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in content[:512]):
         return f"text ({content[:60].decode('ascii', 'replace')!r}), not weights"
     return "no known format of weights, or cut short at its start"
@@ -187,11 +194,7 @@ def _from_object(path: Path, kind: str, value: Any, part: str | None) -> Source:
     if others:
         notes.sentences.append(f"entries left out that are not tensors: {len(others)}, such as {others[0][:80]}")
     named = {str(key): item for key, item in chosen.items() if _is_tensor(item)}
-    for prefix in _PREFIXES:
-        names = [name for name in named if not _COUNTERS.search(name) or name.startswith(prefix)]
-        if names and all(name.startswith(prefix) for name in names):
-            named = {name.removeprefix(prefix): item for name, item in named.items()}
-            notes.sentences.append(f"the prefix {prefix!r} of every name is left out")
+    named = _unwrapped(named, notes)
     left = most_bytes(path.stat().st_size)  # a storage can be described any number of times
     tensors = {}
     for name, item in named.items():
@@ -205,6 +208,23 @@ def _from_object(path: Path, kind: str, value: Any, part: str | None) -> Source:
     if not tensors:
         raise InputError(f"{path}: holds no weights, only counters.")
     return Source(path, kind, tensors, notes=notes.all())
+
+
+def _unwrapped(named: dict[str, Any], notes: _Notes) -> dict[str, Any]:
+    """The tensors without the prefixes of what the network was wrapped in; of two copies of it, the averaged one."""
+    while True:
+        names = [name for name in named if not _COUNTERS.search(name) or name.startswith(_PREFIXES)]
+        used = [prefix for prefix in _PREFIXES if any(name.startswith(prefix) for name in names)]
+        if not used or not all(name.startswith(_PREFIXES) for name in names):
+            return named
+        chosen = next((prefix for prefix in used if "ema" in prefix), used[0])
+        others = [prefix for prefix in used if prefix != chosen]
+        if others and ("ema" not in chosen or len(others) > 1):
+            return named
+        named = {name.removeprefix(chosen): item for name, item in named.items()
+                 if name.startswith(chosen) or not name.startswith(_PREFIXES)}
+        notes.sentences.append(f"the averaged tensors, with the prefix {chosen!r}, were taken, and not those with {others[0]!r}"
+                               if others else f"the prefix {chosen!r} of every name is left out")
 
 
 def _from_groups(path: Path, kind: str, groups: tuple[Group, ...], whole: WholeModel | None, part: str | None) -> Source:

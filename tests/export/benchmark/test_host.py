@@ -291,3 +291,39 @@ def test_what_is_no_tflite_file_is_one_line(tmp_path):
         run = CliRunner().invoke(benchmark, [str(path)])
         assert isinstance(run.exception, KitError)
         assert text in str(run.exception) and "\n" not in str(run.exception)
+
+
+def test_open_sizes_are_given(tmp_path: Path) -> None:
+    """A filter of 16 samples has no place at the size that an open one is stored as."""
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec([1, None, 1])])
+    def filtered(samples):
+        return tf.nn.conv1d(samples, tf.ones((16, 1, 2)), 4, "VALID")
+
+    path = tmp_path / "open.tflite"
+    path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([filtered.get_concrete_function()]).convert())
+    few = BenchmarkSettings(runs=2, rounds=1, warmup=0, min_seconds=0)
+    row, = benchmark_host([path], replace(few, input_shapes=((1, 64, 1),))).rows
+    assert row["runs"] >= 2 and any("1x64x1" in line for line in row["warnings"])
+    for shapes, words in (((), "--input-shape"), (((1, 64),), "1x64 does not fit"), (((2, 64, 1),), "does not fit"),
+                          (((1, 64, 1),) * 2, "2 input shapes given, and 1 input with")):
+        with pytest.raises(InputError, match=words):
+            benchmark_host([path], replace(few, input_shapes=shapes))
+    from mnv3_tf.export.inspection.inspect import inspect_file
+
+    found = inspect_file(path)
+    assert "not run, because it has open sizes" in found.run.refused and "--input-shape" in found.run.refused
+    assert not any("refuses it" in line for line in (*found.problems, *found.failures(["int8", "one-partition"])))
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--input-shape", "1x0"], "is not a shape"), (["--input-shape", "axb"], "is not a shape"),
+    (["--input-shape", "1x2", "--target", "adb"], "for times on this machine"),
+    (["--input-shape", "1x2", "--profile"], "for times on this machine")])
+def test_input_shapes_that_cannot_be_used(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from mnv3_tf.cli.main import main
+
+    with pytest.raises(SystemExit) as stopped:
+        main(["benchmark", "none.tflite", *words])
+    assert stopped.value.code == 2 and said in capsys.readouterr().err

@@ -32,6 +32,40 @@ def test_the_list_of_devices_is_read_whatever_the_daemon_says() -> None:
     assert parse_devices("List of devices attached\n\n") == ()
 
 
+@pytest.mark.parametrize(("line", "serial", "state", "model"), [
+    ("adb-ZY22MGW35T-Z3uXXq._adb-tls-connect._tcp device product:v model:moto_g device:v transport_id:3",
+     "adb-ZY22MGW35T-Z3uXXq._adb-tls-connect._tcp", "device", "moto g"),
+    ("adb-ZY22MGW35T-Z3uXXq (2)._adb-tls-connect._tcp device product:v model:moto_g device:v transport_id:3",
+     "adb-ZY22MGW35T-Z3uXXq (2)._adb-tls-connect._tcp", "device", "moto g"),
+    ("adb-A-b (2)._adb-tls-connect._tcp.\toffline", "adb-A-b (2)._adb-tls-connect._tcp.", "offline", ""),
+    ("adb-A-b (3)._adb-tls-connect._tcp unauthorized transport_id:12", "adb-A-b (3)._adb-tls-connect._tcp", "unauthorized", ""),
+    ("adb-A-b (2)._adb-tls-connect._tcp no permissions (user in plugdev group; are your udev rules wrong?); see [http://x]",
+     "adb-A-b (2)._adb-tls-connect._tcp", "no permissions", ""),
+    ("[fe80::1%eth0]:5555     device product:p model:M device:d", "[fe80::1%eth0]:5555", "device", "M"),
+    ("adb-device-x device usb:1-1 model:M", "adb-device-x", "device", "M"), ("R58 device 3-1 model:M", "R58", "device", "M"),
+    ("my device (2) device transport_id:1", "my device (2)", "device", ""), ("R58                    host", "R58", "host", ""),
+    ("R58 negotiating transport_id:2", "R58", "negotiating", "")])
+def test_every_form_of_a_line(line: str, serial: str, state: str, model: str) -> None:
+    assert parse_devices(f"List of devices attached\n{line}\n\n") == (DeviceEntry(serial, state, model),)
+
+
+@pytest.mark.parametrize("line", [
+    "* daemon started successfully *", "adb server version (40) doesn't match this client (41); killing...",
+    "adb server is out of date.  killing...", "error: could not install *smartsocket* listener", ""])
+def test_what_the_client_says_of_itself_is_no_device(line: str) -> None:
+    assert parse_devices(f"{line}\nList of devices attached\n{line}\n") == ()
+
+
+def test_a_phone_found_by_mdns_is_named_whole_to_adb(tmp_path: Path) -> None:
+    serial = "adb-ZY22MGW35T-Z3uXXq (2)._adb-tls-connect._tcp"
+    adb = client(tmp_path, f"""case $1 in
+devices) printf 'List of devices attached\\n%s device model:M\\n' '{serial}';;
+*) printf '%s\\nMNV3-EXIT:0\\n' "$2";; esac""")
+    for wanted in (None, serial):
+        assert adb.choose(wanted).serial == serial
+    assert AdbDevice(adb, serial).check("true").strip() == serial
+
+
 @pytest.mark.parametrize(("state", "words"), [
     ("unauthorized", "Allow USB debugging"), ("authorizing", "Allow USB debugging"), ("offline", "Reconnect the cable"),
     ("no permissions", "udev rules"), ("bootloader", "fastboot reboot"), ("recovery", "Start Android"), ("rescue", "'rescue'")])

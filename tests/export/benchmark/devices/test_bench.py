@@ -312,7 +312,7 @@ def test_a_delegate_that_only_phones_have(phone: Phone, files: dict[str, Path], 
 
 
 # What the phone is in the middle of when the signal comes: a pattern of the command or copy that it does not finish.
-MOMENTS = {"asking who it is": "getprop", "making the folder": "^mkdir", "copying": r"libLiteRt\.so$", "measuring": "",
+MOMENTS = {"asking who it is": "getprop", "making the folder": r"\bmkdir\b", "copying": r"libLiteRt\.so$", "measuring": "",
            "asking for its state": "MNV3-SECTION", "cleaning up": "pkill"}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnv3_tf.errors import InputError, NoDeviceError
+from mnv3_tf.errors import InputError, KitError, NoDeviceError
 from mnv3_tf.export.benchmark.devices.bench import benchmark_device, open_target
 from mnv3_tf.export.benchmark.devices.remote import DeviceLost
 from mnv3_tf.export.benchmark.devices.session import opened
@@ -65,6 +65,40 @@ def test_bytes_pass_both_ways(client: Path, tmp_path: Path) -> None:
     board.pull(str(tmp_path / "there $x"), tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == (tmp_path / "a b'c").read_bytes()
     assert board.shell("exit_is() { return 7; }; exit_is").code == 7
+
+
+def test_greetings_of_a_board_are_no_part_of_what_a_command_says(client: Path, tmp_path: Path) -> None:
+    says(client, 'while [ "$1" = -o ]; do shift 2; done; shift; printf "\\n*** Welcome to 42 ***\\n7 updates\\n"; '
+                 'sh -c "$*"; code=$?; echo "logout at 5"; exit $code')
+    board = SshDevice("board")
+    assert board.check("echo one; echo two") == "one\ntwo" and board.shell("printf x; false").code == 1
+    content = np.arange(256, dtype=np.uint8).tobytes()
+    (tmp_path / "a").write_bytes(content)
+    board.push(tmp_path / "a", str(tmp_path / "there"))
+    board.pull(str(tmp_path / "there"), tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == content
+
+
+def test_a_folder_that_lets_no_program_run_is_left_for_the_next(client: Path, tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder whose mount has `noexec` is played by a `chmod` that does nothing there."""
+    noexec, odd, good = (tmp_path / name for name in ("noexec", "with blank", "good"))
+    for folder in (noexec, odd, good):
+        folder.mkdir()
+    says(client.with_name("chmod"), f'case "$2" in {noexec}/*) exit 0;; *) exec /bin/chmod "$@";; esac')
+    monkeypatch.setattr(SshDevice, "base", str(noexec))
+    monkeypatch.setattr(SshDevice, "other_bases", ("/proc", "$HOME", str(good)))
+    monkeypatch.setenv("HOME", str(odd))
+    said: list[str] = []
+    with opened(SshDevice("board"), said.append) as session:
+        assert Path(session.folder).parent == good and session.run(["pwd"], seconds=9).output.strip() == session.folder
+    assert not any(list(folder.iterdir()) for folder in (noexec, odd, good))
+    assert said == [f"board: {noexec} is not used ({said[0].partition('(')[2].partition(')')[0]}); {session.folder} is"]
+    assert "Permission denied" in said[0]
+    monkeypatch.setattr(SshDevice, "other_bases", ("/proc",))
+    with pytest.raises(KitError, match=r"noexec, /proc cannot be written to \(.*Permission denied.*\).*let programs run"), \
+            opened(SshDevice("board")):
+        pass
 
 
 @pytest.mark.parametrize(("text", "error", "words"), [
