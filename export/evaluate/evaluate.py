@@ -3,7 +3,6 @@
 import csv
 import io
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from mnv3_tf.data.check import check_pictures
 from mnv3_tf.data.folders import pictures_below
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.evaluate.classifier import Answer, Classifier
-from mnv3_tf.files import write_text
+from mnv3_tf.files import check_writable, json_text, write_text
 from mnv3_tf.metrics import Agreement, Scores, compare_answers, score
 from mnv3_tf.progress import Progress
 
@@ -124,9 +123,10 @@ def predict(classifier: Classifier, pictures: Sequence[str | Path], top_k: int, 
 
 
 def check_answers_file(path: str | Path) -> None:
-    """Raises InputError where answers cannot be written to a file of such a name."""
+    """Raises InputError where answers are not written to files of such a name, or KitError where they cannot be."""
     if Path(path).suffix not in (".csv", ".jsonl"):
         raise InputError(f"{path}: answers are written as .csv or .jsonl. Give the file one of these endings.")
+    check_writable(path)
 
 
 def write_answers(path: str | Path, answers: Sequence[Answer]) -> None:
@@ -138,7 +138,7 @@ def write_answers(path: str | Path, answers: Sequence[Answer]) -> None:
     check_answers_file(path)
     text = io.StringIO()
     if Path(path).suffix == ".jsonl":
-        text.writelines(f"{json.dumps(answer.to_dict(), ensure_ascii=False)}\n" for answer in answers)
+        text.writelines(f"{json_text(answer.to_dict(), None)}\n" for answer in answers)
     else:
         ranks = range(1, 1 + max((len(answer.predictions) for answer in answers), default=1))
         rows = csv.writer(text)

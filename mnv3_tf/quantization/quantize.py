@@ -244,7 +244,6 @@ class _Quantization:
         self.fake_quantized = LoweredNetwork(lower(graph), ranges)
         self.fake_quantized.round_biases()
         self.network = QuantizedNetwork(self.fake_quantized)
-        self.target.path.mkdir(parents=True, exist_ok=True)
         self.target.write_head(self.config, self.contract, self.class_names)
         write_json(self.target.calibration, self.looked_at)  # first, so that no network is without what calibrated it
         save_graph(self.target.quantized, self.fake_quantized.folded_graph(), ranges)

@@ -1,14 +1,14 @@
 """The resumable state of a training run: weights, optimizer, averages, random state and counters in one atomic file."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.files import atomic_path
+from mnv3_tf.files import json_text, save_arrays
 
 
 @dataclass
@@ -49,9 +49,8 @@ def save_state(path: Path, variables: list[Any], ema: list[np.ndarray] | None, c
     """
     arrays: dict[str, Any] = {f"variable_{i:04d}": np.asarray(v) for i, v in enumerate(variables)}
     arrays.update({f"ema_{i:04d}": value for i, value in enumerate(ema or [])})
-    arrays["counters"] = np.frombuffer(json.dumps(asdict(counters)).encode(), np.uint8)
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+    arrays["counters"] = np.frombuffer(json_text(counters, None).encode(), np.uint8)
+    save_arrays(path, arrays)
 
 
 @dataclass(frozen=True)

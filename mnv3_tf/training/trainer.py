@@ -68,7 +68,6 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
         answers = TeacherAnswers(open_teacher(config.train.teacher), dataset.class_names, config.data.height_width)
     dataset, report = check_pictures(dataset, strict=config.data.strict, progress=progress, report_path=run.path / "scan.json")
     training = _Training(dataset, data_facts(dataset, report), config, run, progress, start, answers)
-    run.path.mkdir(parents=True, exist_ok=True)
     write_json(run.path / "scan.json", report)
     run.write_head(config, training.contract, dataset.class_names)
     return training.run()
