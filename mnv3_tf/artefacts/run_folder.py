@@ -29,7 +29,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
-        """The scores of its card, by split: "top1", "samples" and "loss"; none without labels."""
+        """The scores of its card, by split ("top1", "loss", "f1" and others); none without labels."""
         return (read_card(self.path) or {}).get("metrics", {})
 
     @property
@@ -94,8 +94,7 @@ class RunFolder:
     def write_scores(self, scores: Mapping[str, Scores | None]) -> dict[str, dict[str, float]]:
         """Writes `metrics.json`, whole scores by split, None without labels; returns the few of them that the card repeats."""
         write_json(self.path / "metrics.json", scores)
-        return {split: {"top1": values.top1, "samples": values.samples, "loss": values.loss}
-                for split, values in scores.items() if values is not None}
+        return {split: values.summary() for split, values in scores.items() if values is not None}
 
     def write_card(self, **facts: Any) -> None:
         """Writes the card of the finished run, from `facts` (see :func:`make_card`) and from what lies in the folder."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,7 +20,7 @@ def load_keras(path: Path) -> keras.Model:
     """A Keras model.
 
     Raises:
-        InputError: the file is not a Keras model, or needs code that is not here.
+        InputError: the file is not a Keras model, needs code that is not here, or has weights that are no finite numbers.
     """
     if not read_bytes(path).startswith(b"PK"):
         raise InputError(f"{path}: is not a .keras file (not a zip archive); it may be truncated.")
@@ -28,8 +29,25 @@ def load_keras(path: Path) -> keras.Model:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: Keras cannot load it ({reason}).") from error
+    refuse_infinite(path, {variable.path: variable for variable in model.weights})
     model.jit_compile = prefers_xla()
     return model
+
+
+def refuse_infinite(source: str | Path, tensors: Mapping[str, Any]) -> None:
+    """Refuses weights that hold NaN or an infinity: no answer of theirs means anything.
+
+    Args:
+        source: what has them.
+        tensors: by name.
+
+    Raises:
+        InputError: names the first.
+    """
+    for name, tensor in tensors.items():
+        if not np.isfinite(keras.ops.convert_to_numpy(tensor)).all():
+            raise InputError(f"{source}: its weights are not finite (NaN in {name}): its training diverged. Train again, with a "
+                             "lower learning rate.")
 
 
 def save_keras(model: keras.Model, path: Path) -> None:
