@@ -13,9 +13,9 @@ from mnv3_tf.data import Preprocessing, read_labels
 from mnv3_tf.errors import InputError
 
 if TYPE_CHECKING:
-    import keras
     import numpy as np
 
+    from mnv3_tf.backend import keras
     from mnv3_tf.quantization.graph import FoldedGraph
 
 Kind = Literal["float run", "quantized run", ".keras file", ".tflite file"]

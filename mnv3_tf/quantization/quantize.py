@@ -7,11 +7,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
-import keras
 import numpy as np
 
 from mnv3_tf.artefacts.card import data_facts
 from mnv3_tf.artefacts.run_folder import RunFolder, open_run
+from mnv3_tf.backend import keras, own_settings
 from mnv3_tf.config import Config, QuantizeConfig
 from mnv3_tf.data import PictureDataset, Preprocessing, Sample, evaluation_split, fingerprint_samples
 from mnv3_tf.data.batches import ContractPictures
@@ -47,6 +47,7 @@ _DECIDING_PICTURES = 64
 _RECONSTRUCTION_BYTES = 6_000_000_000
 
 
+@own_settings()
 def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: str | Path, *, method: Method = "qat",
              smoke: bool = False, progress: Progress) -> RunFolder:
     """Makes the 8-bit form of a trained run.

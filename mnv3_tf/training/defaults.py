@@ -5,10 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import keras
 import numpy as np
 
-from mnv3_tf.backend import device_notes, has_accelerator, prefers_xla
+from mnv3_tf.backend import device_notes, has_accelerator, keras, prefers_xla
 from mnv3_tf.config import TrainConfig
 from mnv3_tf.training.learning_rates import AdamByLayer, LaterSchedule, RMSpropByLayer, SGDByLayer
 

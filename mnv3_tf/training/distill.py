@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from PIL import Image
 
 from mnv3_tf.artefacts.open import open_artefact
+from mnv3_tf.backend import keras
 from mnv3_tf.data.batches import EVALUATION_BATCH
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import sha256

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from mnv3_tf.artefacts.card import data_facts
 from mnv3_tf.artefacts.run_folder import RunFolder, contract_from
+from mnv3_tf.backend import keras, own_settings
 from mnv3_tf.config import Config
 from mnv3_tf.data import PictureDataset, Preprocessing, Sample, evaluation_split
 from mnv3_tf.data.batches import ContractPictures
@@ -43,6 +43,7 @@ _EMA_EVERY = 4
 _EXAMINED = 256
 
 
+@own_settings()
 def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: bool = False, progress: Progress) -> RunFolder:
     """Trains a network on the training split and keeps the weights that score best on the validation split.
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import keras
 import numpy as np
 
+from mnv3_tf.backend import keras
 from mnv3_tf.errors import InputError
 from mnv3_tf.network.keras_io import assign_tensors, refuse_infinite
 from mnv3_tf.progress import Progress
