@@ -10,6 +10,9 @@ from mnv3_tf.progress import Terminal
 if TYPE_CHECKING:
     from mnv3_tf.metrics import Scores
 
+# Classes that are printed.
+_SHOWN_CLASSES = 100
+
 
 @click.command()
 @click.argument("model", type=click.Path())
@@ -45,14 +48,20 @@ def evaluate(model: str, data: str, split: str | None, strict: bool, against: st
 
 
 def _print(scores: "Scores", split: str, skipped: int) -> None:
-    table = new_table("class", "pictures", "recall", "most often taken for")
-    names = [name for name, _, _ in scores.per_class]
-    for index, (name, count, recall) in enumerate(scores.per_class):
-        row = list(scores.confusion[index])
-        row[index] = 0
-        wrong = f"{names[row.index(max(row))]} ({max(row)})" if max(row) else ""
-        table.add_row(name, str(count), "-" if recall is None else f"{recall:.3f}", wrong)
+    table = new_table("class", "pictures", "recall", "precision", "F1", "most often taken for")
+    commonest = {label: (answer, count) for label, answer, count in reversed(scores.mistakes)}
+    found = list(enumerate(scores.per_class))
+    if len(found) > _SHOWN_CLASSES:
+        found = sorted(found, key=lambda entry: (entry[1].f1 is None, entry[1].f1))[:_SHOWN_CLASSES]
+    for index, own in found:
+        answer, count = commonest.get(index, (0, 0))
+        figures = ("-" if value is None else f"{value:.3f}" for value in (own.recall, own.precision, own.f1))
+        table.add_row(own.name, str(own.samples), *figures, f"{scores.per_class[answer].name} ({count})" if count else "")
     show(table)
+    if len(found) < len(scores.per_class):
+        click.echo(f"the {len(found)} classes of the lowest F1, of {len(scores.per_class)}; --json has all")
     left_out = f", {skipped} broken ones left out" if skipped else ""
     click.echo(f"top-1 {scores.top1:.4f} (95% interval {scores.top1_low:.4f} to {scores.top1_high:.4f}), "
                f"top-{scores.k} {scores.topk:.4f}, loss {scores.loss:.4f}, {scores.samples} pictures of {split}{left_out}")
+    click.echo(f"means over the classes: balanced accuracy {scores.balanced_accuracy:.4f}, precision {scores.precision:.4f}, "
+               f"F1 {scores.f1:.4f}")

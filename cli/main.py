@@ -1,8 +1,10 @@
 """The `mnv3` command: one file per subcommand, loaded when it is asked for."""
 
+import errno
 import gc
 import importlib
 import io
+import os
 import sys
 from typing import Any
 
@@ -78,9 +80,25 @@ def main(arguments: list[str] | None = None) -> None:
         # 130: the user stopped it, which is no error.
         click.echo(str(error) if error.exit_code == 130 else f"Error: {error}", err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.exit(1)
+    except OSError as error:
+        sys.exit(_system_error(error))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _system_error(error: OSError) -> int:
+    """Says what the system refused, where nothing nearer to it did; the exit code."""
+    from mnv3_tf.files import remedy
+
+    if not isinstance(error, BrokenPipeError):  # whoever read this has seen enough
+        # What the kit writes is named where it is written; what is left is printed.
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+        what = error.filename or ("standard output" if full else "")
+        click.echo(f"Error: {f'{what}: ' if what else ''}{error.strerror or error}. {remedy(error)}", err=True)
+    try:
+        sys.stdout.flush()
+    except OSError:  # what is left to be printed would fail once more at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 if __name__ == "__main__":

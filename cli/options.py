@@ -77,6 +77,7 @@ def quiet_libraries() -> None:
     that stream held back and everything but the known messages passed on.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a GPU's memory as it is needed, and not all of it
     import logging
     import warnings
 

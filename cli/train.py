@@ -10,7 +10,8 @@ from mnv3_tf.progress import Terminal
 @data_option
 @click.option("--out", required=True, type=click.Path(), metavar="RUN", help="Run folder to write.")
 @config_options
-@click.option("--resume", is_flag=True, help="Continue an interrupted run as if it had not been interrupted.")
+@click.option("--resume", is_flag=True,
+              help="Continue a stopped run as if it had not been stopped, or a finished one with a larger train.epochs.")
 def train(data: str, out: str, config_path: str | None, overrides: tuple[str, ...], resume: bool) -> None:
     """Trains a float network on labelled pictures.
 

@@ -2,11 +2,13 @@
 
 from collections import Counter
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mnv3_tf.cli.options import config_options, data_option, json_option, new_table, print_json, quiet_libraries, show
+from mnv3_tf.files import check_writable
 from mnv3_tf.progress import Terminal
 from mnv3_tf.text import counted
 
@@ -44,6 +46,8 @@ def verify(model: str, data: str, against: str | None, quantized: str | None, sp
     quiet_libraries()
     from mnv3_tf.export.road import verify as run_verification
 
+    if report:
+        check_writable(Path(report) / "index.html")
     terminal = Terminal()
     result = run_verification(model, data, config_path, settings=overrides, against=against, quantized=quantized, split=split,
                               threads=threads, elsewhere=_elsewhere(arm, target, terminal), progress=terminal)

@@ -1,11 +1,77 @@
-"""What Keras computes on."""
+"""Keras, what it computes on, and its settings. Modules take `keras` from here, where it is said why it cannot be had."""
 
-import keras
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mnv3_tf.errors import InputError
+
+BACKENDS = ("tensorflow", "jax")
+_REMEDY = f"Set KERAS_BACKEND=tensorflow, or to another backend that is installed ({' or '.join(BACKENDS)})"
+
+
+def _whose() -> str:
+    """Where Keras has its backend from, in words."""
+    if os.environ.get("KERAS_BACKEND"):
+        return f"KERAS_BACKEND={os.environ['KERAS_BACKEND']}"
+    return f"keras.json in {os.environ.get('KERAS_HOME') or '~/.keras'}"
+
+
+try:
+    import keras
+except (ImportError, ValueError, AttributeError, TypeError) as failure:  # no such backend, or nonsense in keras.json
+    _reason = str(failure).strip().splitlines()[0] if str(failure).strip() else type(failure).__name__
+    raise InputError(f"Keras cannot be loaded with the settings of {_whose()} ({_reason}). {_REMEDY}, or correct that file.") \
+        from failure
+if keras.backend.backend() not in BACKENDS:
+    raise InputError(f"Keras computes on {keras.backend.backend()} by {_whose()}, which this kit does not. {_REMEDY}.")
+
+__all__ = ["device_notes", "has_accelerator", "keras", "own_settings", "prefers_xla"]
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """Computes what is computed within it with the settings that the kit is made for, whatever keras.json or the program says:
+    channels last, float32, an epsilon of 1e-7. Afterwards all is as it was. A policy of dtypes that the program has set stays."""
+    policy = keras.config.dtype_policy()
+    kits: list[tuple[Any, list[Any]]] = []
+    for module in (keras.config, getattr(sys.modules.get("tf_keras"), "backend", None)):
+        if module is not None:
+            kits.append((module, [module.image_data_format(), module.floatx(), module.epsilon()]))
+            _set(module, "channels_last", "float32", 1e-7)
+    # Keras makes the policy of floatx where none is set.
+    followed = policy.name == kits[0][1][1]
+    if followed:
+        keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        for module, settings in kits:
+            _set(module, *settings)
+        if followed:
+            keras.config.set_dtype_policy(policy)
+
+
+def _set(module: Any, data_format: str, floatx: str, epsilon: float) -> None:
+    module.set_image_data_format(data_format)
+    module.set_floatx(floatx)
+    module.set_epsilon(epsilon)
 
 
 def has_accelerator() -> bool:
     """Whether Keras computes on a GPU or TPU."""
     return any(not device.lower().startswith("cpu") for device in keras.distribution.list_devices())
+
+
+def device_notes() -> list[str]:
+    """What there is to know where Keras sees more devices than the one that is used."""
+    devices = keras.distribution.list_devices()
+    if len(devices) < 2:
+        return []
+    return [f"1 of {len(devices)} devices is used ({devices[0]}), for a run is trained on one. To use all, train a run on each, "
+            "started with CUDA_VISIBLE_DEVICES=0, 1 and so on"]
 
 
 def prefers_xla() -> bool:

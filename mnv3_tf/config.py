@@ -128,6 +128,10 @@ class TrainConfig:
         mixed_precision: null: float16 arithmetic on a GPU, float32 on a CPU.
         xla: null: on a GPU and on JAX, not on a CPU (where it trains this network 5 to 9 times slower).
         checkpoint_minutes: the resumable state is written this often, and after every epoch.
+        monitor: the score on the validation pictures that chooses the best epoch: "top1", "loss", or, where classes have very
+            different numbers of pictures, "f1" or "balanced_accuracy".
+        patience: training stops after so many epochs without a better one; null: never. With `unfreeze_epochs` they are counted
+            once all parts are trained.
         freeze: a block, such as "block_08", "stem" or "head_conv": the weights and statistics from the input to its end stay as
             `model.weights` has them.
         unfreeze_epochs: null trains everything that is not frozen from the start. A number: first the layers after pooling
@@ -156,6 +160,8 @@ class TrainConfig:
     mixed_precision: bool | None = None
     xla: bool | None = None
     checkpoint_minutes: float = _number(10.0, 0, 1e6, above=True)
+    monitor: Literal["top1", "loss", "f1", "balanced_accuracy"] = "top1"
+    patience: int | None = _number(None, 1, 1e6)
     freeze: str | None = None
     unfreeze_epochs: int | tuple[int, ...] | None = _number(None, 1, 1e6)
     backbone_rate: float | None = _number(None, 0, 100, above=True)

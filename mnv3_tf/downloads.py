@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mnv3_tf.errors import KitError
+from mnv3_tf.files import check_writable
 
 _SECONDS = 60
 
@@ -26,6 +27,7 @@ def download(urls: Sequence[str], target: Path, wrong: Callable[[Path], str], of
     import requests
 
     pooch.get_logger().setLevel("ERROR")
+    check_writable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     problems = []
     for url in urls:

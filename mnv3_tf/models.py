@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
-
+from mnv3_tf.backend import keras
 from mnv3_tf.network.build import build, select_outputs
 from mnv3_tf.network.spec import NetworkSpec, find_spec, in_dialect, with_normalization, with_widths
 from mnv3_tf.weights.loading import assign_weights, find_weights

@@ -1,7 +1,9 @@
 """What tests are made of: settings with which everything takes seconds, pictures, runs."""
 
+import contextlib
+import resource
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -93,3 +95,14 @@ def answers_with(model: Any, values: Sequence[np.ndarray], pixels: np.ndarray) -
 
     with keras.StatelessScope(list(zip(model.weights, values, strict=True))):
         return model(pixels, training=False)
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """No file can be written beyond so many bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

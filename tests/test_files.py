@@ -1,7 +1,9 @@
 """Files: written whole or not at all, with errors that name them. (Overwriting and permissions: see also test_metrics.)"""
 
 import enum
+import errno
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +13,27 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared import files_of_at_most
 
+from mnv3_tf import files
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.files import atomic_path, plain, plain_fields, read_bytes, read_json, sha256, write_bytes, write_json, write_text
+from mnv3_tf.files import (
+    atomic_path,
+    cache_folder,
+    cache_path,
+    check_writable,
+    json_text,
+    not_written,
+    plain,
+    plain_fields,
+    read_bytes,
+    read_json,
+    save_arrays,
+    sha256,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 @pytest.mark.parametrize(("write", "content"), [
@@ -51,7 +71,7 @@ def test_the_old_content_is_there_until_the_end(tmp_path: Path) -> None:
 
 
 def test_a_writer_that_removes_the_temporary_file_fails_cleanly(tmp_path: Path) -> None:
-    with pytest.raises(OSError), atomic_path(tmp_path / "f") as temporary:
+    with pytest.raises(KitError), atomic_path(tmp_path / "f") as temporary:
         temporary.unlink()
     assert list(tmp_path.iterdir()) == []
 
@@ -159,3 +179,115 @@ def test_values_as_json_has_them(tmp_path: Path) -> None:
     assert plain([outer, "x", True]) == [expected, "x", True] and list(plain(outer)) == list(expected)
     write_json(tmp_path / "f.json", outer)
     assert read_json(tmp_path / "f.json") == expected
+
+
+def in_the_way(folder: Path) -> Path:
+    (folder / "a.json").mkdir()
+    return folder / "a.json"
+
+
+def below_a_file(folder: Path) -> Path:
+    (folder / "f").write_text("")
+    return folder / "f" / "a.json"
+
+
+@pytest.mark.parametrize(("place", "says"), [
+    (in_the_way, r"a\.json: cannot be written \(Is a directory\)\. A folder of that name is in the way: give another name\.$"),
+    (below_a_file, r"a\.json: cannot be written \((File exists|Not a directory)\)\. A file is where a folder is needed: "),
+    (lambda folder: folder / ("n" * 300), r"n: cannot be written \(File name too long\)\. Give a shorter name\.$"),
+])
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, place: Callable[[Path], Path], says: str) -> None:
+    path = place(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    for attempt in (check_writable, lambda path: write_text(path, "x")):
+        with pytest.raises(KitError, match=says):
+            attempt(path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    arrays = {"a": np.zeros(100_000, np.float32)}
+    for name, write in (("a.txt", lambda path: write_text(path, "x" * 100_000)),
+                        ("a.npz", lambda path: save_arrays(path, arrays))):
+        write_bytes(tmp_path / name, b"old")
+        with files_of_at_most(10_000), pytest.raises(KitError, match=rf"{name}: cannot be written \(File too large\)\. Choose"):
+            write(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "a.txt"]
+
+
+def test_no_space_and_no_quota_ask_for_space() -> None:
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        assert str(not_written("d/f", OSError(number, os.strerror(number)))) == (
+            f"d/f: cannot be written ({os.strerror(number)}). Free some space, or choose another place.")
+
+
+def test_trying_a_place_leaves_no_trace(tmp_path: Path) -> None:
+    check_writable(tmp_path / "run" / "deep" / "config.yaml")
+    assert list(tmp_path.iterdir()) == []
+    write_text(tmp_path / "run" / "f", "old")
+    check_writable(tmp_path / "run" / "f")
+    assert (tmp_path / "run" / "f").read_text() == "old" and [path.name for path in tmp_path.rglob("*")] == ["run", "f"]
+
+
+def test_names_as_long_as_a_file_system_takes_are_written(tmp_path: Path) -> None:
+    for name in ("n" * 250 + ".json", "n." + "s" * 250, "\u00e9" * 120):
+        write_text(tmp_path / name, "x")
+        assert (tmp_path / name).read_text() == "x"
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    value = {"a": math.nan, "b": [math.inf, np.float32("nan"), 1.5], "c": np.array([[1.0, -math.inf]]), "d": (np.float64(2),)}
+    write_json(tmp_path / "f.json", value)
+    assert read_json(tmp_path / "f.json") == {"a": None, "b": [None, None, 1.5], "c": [[1.0, None]], "d": [2.0]}
+    assert json_text({"a": math.nan}, None) == '{"a": null}'
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The temporary folder of a process that has not looked for its cache yet."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path / "tmp"))
+    files._temporary_cache.cache_clear()
+    yield tmp_path / "tmp"
+    files._temporary_cache.cache_clear()
+
+
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+
+    def nobody(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+
+
+def test_without_a_home_the_cache_is_in_the_temporary_folder(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    homeless(monkeypatch)
+    folder = cache_folder()
+    assert folder == cache_path() == temporary / f"mnv3-tf-{os.getuid()}" and folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_place_of_another_user_is_not_taken(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    homeless(monkeypatch)
+    (temporary / f"mnv3-tf-{os.getuid()}").symlink_to(temporary)
+    folder = cache_folder()
+    assert folder.parent == temporary and folder == cache_folder() and not folder.is_symlink()
+
+
+def test_nowhere_to_keep_anything_is_no_error(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    homeless(monkeypatch)
+    temporary.rmdir()
+    assert not os.path.exists(cache_path("scan", "x"))
+    with pytest.raises(KitError, match="cannot be written"):
+        write_text(cache_path("scan", "x"), "")
+
+
+def test_a_cache_that_is_read_only_is_still_read(temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    write_text(tmp_path / "mnv3-tf" / "weights" / "w", "")
+    assert cache_path("weights", "new") == tmp_path / "mnv3-tf" / "weights" / "new"
+    monkeypatch.setattr(files.os, "access", lambda path, mode: False)
+    assert cache_path("weights", "w") == tmp_path / "mnv3-tf" / "weights" / "w"
+    assert cache_path("weights", "new") == temporary / f"mnv3-tf-{os.getuid()}" / "weights" / "new"

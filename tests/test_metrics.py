@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.files import atomic_path, read_json, sha256, write_json
-from mnv3_tf.metrics import compare_answers, score, softmax, wilson_interval
+from mnv3_tf.files import atomic_path, json_text, read_json, sha256, write_json
+from mnv3_tf.metrics import compare_answers, score, score_batches, softmax, wilson_interval
 
 
 def test_scores_by_hand() -> None:
@@ -20,7 +21,10 @@ def test_scores_by_hand() -> None:
     # Row 1 is a tie of b and c: the lower index counts, so it is wrong.
     assert result.top1 == 0.5 and result.samples == 4 and result.k == 3 and result.topk == 1.0
     assert result.confusion == ((1, 0, 0), (1, 0, 0), (0, 1, 1))
-    assert result.per_class == (("a", 1, 1.0), ("b", 1, 0.0), ("c", 2, 0.5))
+    # Precision: a is answered twice, once rightly; b once, wrongly; c once, rightly. F1 is 2 * right / (pictures + answers).
+    assert result.per_class == (("a", 1, 1.0, 0.5, 2 / 3), ("b", 1, 0.0, 0.0, 0.0), ("c", 2, 0.5, 1.0, 2 / 3))
+    assert (result.balanced_accuracy, result.precision, result.f1) == (0.5, 0.5, pytest.approx(4 / 9))
+    assert result.mistakes == ((1, 0, 1), (2, 1, 1))
     losses = [math.log(1 + 2 * math.exp(-2)), math.log(2 + math.exp(-1)), math.log(1 + 2 * math.exp(-5)),
               math.log(1 + math.exp(3) + math.exp(1))]
     assert result.loss == pytest.approx(sum(losses) / 4)
@@ -34,7 +38,7 @@ def test_top_five_of_many() -> None:
 
 def test_a_class_without_pictures_has_no_recall() -> None:
     result = score(np.array([[1.0, 0.0]]), np.array([0]), ("a", "b"))
-    assert result.per_class[1] == ("b", 0, None) and result.to_dict()["per_class"][1]["recall"] is None
+    assert result.per_class[1] == ("b", 0, None, None, None) and result.to_dict()["per_class"][1]["recall"] is None
 
 
 @pytest.mark.parametrize(("hits", "total", "low", "high"), [(5, 10, 0.2366, 0.7634), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0),
@@ -135,11 +139,56 @@ def test_the_interval_and_recalls_of_a_longer_list() -> None:
     result = score(np.eye(4)[answers] * 4, np.array(labels), ("a", "b", "c", "d"))
     assert result.top1 == 0.8 and (result.top1_low, result.top1_high) == wilson_interval(8, 10)
     assert result.confusion == ((4, 0, 0, 0), (1, 1, 1, 0), (0, 0, 3, 0), (0, 0, 0, 0))
-    assert result.per_class == (("a", 4, 1.0), ("b", 3, pytest.approx(1 / 3)), ("c", 3, 1.0), ("d", 0, None))
+    assert result.per_class == (("a", 4, 1.0, 0.8, 8 / 9), ("b", 3, pytest.approx(1 / 3), 1.0, 0.5), ("c", 3, 1.0, 0.75, 6 / 7),
+                                ("d", 0, None, None, None))
+    assert result.balanced_accuracy == pytest.approx(7 / 9) and result.precision == pytest.approx(0.85)
+    assert result.f1 == pytest.approx((8 / 9 + 0.5 + 6 / 7) / 3)
     right, wrong = math.log(1 + 3 * math.exp(-4)), math.log(1 + 3 * math.exp(-4)) + 4
     assert result.loss == pytest.approx(0.8 * right + 0.2 * wrong)
     plain = result.to_dict()
-    assert plain["confusion"][1] == [1, 1, 1, 0] and plain["per_class"][3] == {"label": "d", "samples": 0, "recall": None}
+    assert plain["confusion"][1] == [1, 1, 1, 0] and plain["per_class"][3] == {
+        "label": "d", "samples": 0, "recall": None, "precision": None, "f1": None}
+    assert plain["mistakes"] == [{"label": "b", "answer": "a", "count": 1}, {"label": "b", "answer": "c", "count": 1}]
+
+
+def test_a_network_that_always_says_the_common_class_is_not_good() -> None:
+    result = score(np.tile([5.0, 0.0], (100, 1)), np.array([0] * 95 + [1] * 5), ("ok", "defect"))
+    assert (result.top1, result.balanced_accuracy, result.precision) == (0.95, 0.5, 0.475)
+    assert result.f1 == pytest.approx(190 / 195 / 2)
+
+
+def test_a_class_that_is_answered_and_has_no_pictures_counts_for_f1() -> None:
+    result = score(np.eye(3)[[0, 2]], np.array([0, 0]), ("a", "b", "c"))
+    assert (result.balanced_accuracy, result.precision, result.f1) == (0.5, 0.5, pytest.approx((2 / 3 + 0) / 2))
+
+
+def test_batches_give_what_all_at_once_gives() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.integers(0, 4, (50, 7)).astype(np.float32), rng.integers(0, 7, 50)  # with many ties
+    whole = score(logits, labels, tuple("abcdefg"))
+    assert score_batches(iter(np.array_split(logits, 9)), labels, tuple("abcdefg")) == whole
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+    assert whole.topk == (order == labels[:, None]).any(axis=1).mean()
+
+
+def test_files_grow_with_the_classes_and_not_with_their_square() -> None:
+    classes, pictures = 21_000, 300
+    labels = np.arange(pictures) * 70
+    names = [f"n{number:08}" for number in range(classes)]
+
+    def answers(wrong: int) -> Iterator[np.ndarray]:
+        for label in labels:
+            row = np.zeros((1, classes), np.float32)
+            row[0, label if label % 3 else label + wrong] = 9
+            yield row
+
+    result = score_batches(answers(1), labels, names)
+    assert result.top1 == pytest.approx(2 / 3) and len(result.mistakes) == 100 and result.mistakes[1] == (210, 211, 1)
+    plain = result.to_dict()
+    assert plain["confusion"] is None and plain["mistakes"][1] == {"label": names[210], "answer": names[211], "count": 1}
+    assert len(json_text(plain)) < 200 * classes
+    few = score(np.eye(100)[[0]], np.array([0]), names[:100]).to_dict()
+    assert np.shape(few["confusion"]) == (100, 100)
 
 
 def test_a_certain_wrong_answer_costs_a_finite_loss() -> None:

@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mnv3_tf.errors import InputError, KitError
+from mnv3_tf.errors import InputError
 from mnv3_tf.export.benchmark.runners.log_lines import split_lines
 from mnv3_tf.export.benchmark.runners.logs import failure, parse_log, remarks
 from mnv3_tf.export.benchmark.runners.operators import layer_of
-from mnv3_tf.files import read_bytes, write_bytes, write_text
+from mnv3_tf.files import json_text, read_bytes, write_bytes, write_text, writing
 from mnv3_tf.text import counted
 from mnv3_tf.tflite.runtime import NO_DELEGATE
 
@@ -51,7 +51,7 @@ def append_records(folder: str | Path, records: Sequence[Mapping[str, Any]], log
     """
     folder = Path(folder)
     written = []
-    try:
+    with writing(folder):
         (folder / LOGS).mkdir(parents=True, exist_ok=True)
         start = _whole_lines(folder / RESULTS)
         for number, record in enumerate(records):
@@ -63,11 +63,9 @@ def append_records(folder: str | Path, records: Sequence[Mapping[str, Any]], log
             written.append(full)
         with open(folder / RESULTS, "ab") as file:
             for full in written:
-                file.write((json.dumps(full, ensure_ascii=False, allow_nan=False) + "\n").encode())
+                file.write(f"{json_text(full, None)}\n".encode())
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
-        raise KitError(f"{folder}: cannot be written ({error.strerror or error}). Give another folder with --out.") from error
     return written
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from mnv3_tf.artefacts.open import open_artefact
 from mnv3_tf.data import Preprocessing, Sample, evaluation_split, open_dataset, write_labels
-from mnv3_tf.errors import InputError, KitError
+from mnv3_tf.errors import InputError
 from mnv3_tf.export.bundle import contract as names
 from mnv3_tf.export.bundle.contract import app_contract
 from mnv3_tf.export.bundle.goldens import generated_pictures, golden_pictures, write_goldens
@@ -18,7 +18,7 @@ from mnv3_tf.export.bundle.metadata import add_metadata
 from mnv3_tf.export.bundle.model_card import model_card
 from mnv3_tf.export.bundle.preprocessing_effect import Effect, measure_effect
 from mnv3_tf.export.bundle.scores import with_scores
-from mnv3_tf.files import sha256, write_json, write_text
+from mnv3_tf.files import sha256, write_json, write_text, writing
 from mnv3_tf.progress import Progress
 from mnv3_tf.tflite.file import read_tflite_bytes
 from mnv3_tf.tflite.runtime import LiteRTModel
@@ -72,15 +72,16 @@ def copy_app(bundle: str | Path, out: str | Path) -> Path:
 
     Raises:
         InputError: `out` is taken.
+        KitError: it cannot be written.
     """
     from importlib import resources
 
     out = Path(out)
     if out.exists():
         raise InputError(f"{out}: is there already. Give another folder for the app.")
-    with resources.as_file(resources.files("mnv3_tf.android_demo_assets")) as source:
+    with writing(out), resources.as_file(resources.files("mnv3_tf.android_demo_assets")) as source:
         shutil.copytree(source, out, ignore=shutil.ignore_patterns("__init__.py", "__pycache__", "build", ".gradle", "bundle"))
-    shutil.copytree(bundle, out / "app" / "src" / "main" / "assets" / "bundle")
+        shutil.copytree(bundle, out / "app" / "src" / "main" / "assets" / "bundle")
     return out
 
 
@@ -99,7 +100,7 @@ def make_bundle(file: str | Path, out: str | Path, *, data: str | Path | None = 
 
     Raises:
         InputError: the file cannot be used, its labels are not its outputs, or `out` is taken.
-        KitError: the runtime cannot run the file.
+        KitError: the runtime cannot run the file, or the bundle cannot be written.
     """
     file, out, options = Path(file), Path(out), options or BundleOptions()
     artefact = open_artefact(file)
@@ -120,14 +121,15 @@ def make_bundle(file: str | Path, out: str | Path, *, data: str | Path | None = 
     effect = measure_effect(file, samples, progress) if samples else None
     if options.client == "mediapipe":
         contract = replace(contract, resize="stretch", crop_fraction=1.0, interpolation="mediapipe")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
-        partitions = _fill(folder, file, contract, labels, samples, options)
-        folder.chmod(0o755)
-        _replace(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name[:20]}-"))
+        try:
+            partitions = _fill(folder, file, contract, labels, samples, options)
+            folder.chmod(0o755)
+            _replace(folder, out)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return Bundle(out, size, partitions, effect, tuple(_notes(out, contract, options, effect)))
 
@@ -191,16 +193,13 @@ def _with_metadata(content: bytes, model: LiteRTModel, options: BundleOptions, l
 
 def _replace(folder: Path, out: Path) -> None:
     """Puts a finished folder where it belongs; an old one stays until then."""
-    try:
-        if not out.exists():
-            os.rename(folder, out)
-            return
-        old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-old-"))
-        os.rename(out, old / "old")
+    if not out.exists():
         os.rename(folder, out)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise KitError(f"{out}: cannot be written ({error.strerror or error}). Give another folder.") from error
+        return
+    old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name[:20]}-old-"))
+    os.rename(out, old / "old")
+    os.rename(folder, out)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _notes(out: Path, contract: Preprocessing, options: BundleOptions, effect: Effect | None) -> list[str]:

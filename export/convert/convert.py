@@ -15,7 +15,7 @@ from mnv3_tf.artefacts.run_folder import RunFolder
 from mnv3_tf.data import Preprocessing
 from mnv3_tf.errors import CheckFailed, InputError, KitError
 from mnv3_tf.export.convert.placement import place
-from mnv3_tf.files import read_json, write_bytes
+from mnv3_tf.files import check_writable, read_json, write_bytes
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, Ranges
 from mnv3_tf.quantization.graph import FoldedGraph, leave_float
 from mnv3_tf.quantization.integer_network import QuantizedNetwork
@@ -131,6 +131,7 @@ def convert(source: Convertible, out: str | Path, *, format: Format = "int8", io
                          "(mnv3 quantize RUN --data PATH --out QRUN), or give --format float16, dynamic or float32.")
     if format != "int8" and io not in (None, "float32"):
         raise InputError(f"--io {io} goes with --format int8 only; a {format} file takes and gives float32.")
+    check_writable(out)
     io = io or ("uint8" if format == "int8" else "float32")
     content = convert_graph(source.graph, source.ranges if format == "int8" else None, format=format, io=io,
                             lowering=lowering)

@@ -3,8 +3,7 @@
 import csv
 import io
 import itertools
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +16,9 @@ from mnv3_tf.data.check import check_pictures
 from mnv3_tf.data.walk import pictures_below
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.evaluate.classifier import Answer, Classifier
-from mnv3_tf.files import write_text
-from mnv3_tf.metrics import Agreement, Scores, compare_answers, score
-from mnv3_tf.progress import Progress
+from mnv3_tf.files import check_writable, json_text, write_text
+from mnv3_tf.metrics import Agreement, Scores, compare_answers, score, score_batches
+from mnv3_tf.progress import Advance, Progress
 
 
 @dataclass(frozen=True)
@@ -72,16 +71,32 @@ def evaluate(classifier: Classifier, data: str | Path, *, split: str | None = No
     samples, skipped = cleaned.split(name), tuple(str(remark) for remark in report.broken)
     if not samples:
         raise InputError(f"{data}: the split {name!r} holds no picture to score.")
-    logits = _logits(classifier, samples, progress)
     labels = np.array([sample.label for sample in samples])
-    agreement = compare_answers(logits, _logits(against, samples, progress)) if against else None
+    if against:
+        logits = _logits(classifier, samples, progress)
+        agreement, scores = compare_answers(logits, _logits(against, samples, progress)), score(logits, labels, classifier.labels)
+    else:
+        agreement, scores = None, _score(classifier, samples, labels, progress)
     warnings = tuple(str(remark) for remark in check_cards(classifier.path) if remark.severity == "broken")
-    return Evaluation(score(logits, labels, classifier.labels), name, skipped, agreement, warnings)
+    return Evaluation(scores, name, skipped, agreement, warnings)
 
 
 def _logits(classifier: Classifier, samples: tuple[Sample, ...], progress: Progress) -> np.ndarray:
     return collect(progress, f"Scoring {classifier.path.name}", len(samples), lambda batch: classifier.logits(batch[0]),
                    contract_batches(samples, classifier.contract))
+
+
+def _score(classifier: Classifier, samples: tuple[Sample, ...], labels: np.ndarray, progress: Progress) -> Scores:
+    """Batch after batch: the answers of all pictures would take memory for as many times as there are classes."""
+    def answers(advance: Advance) -> Iterator[np.ndarray]:
+        done = 0
+        for pixels, _ in contract_batches(samples, classifier.contract):
+            yield classifier.logits(pixels)
+            done += len(pixels)
+            advance(done, "")
+
+    with progress.task(f"Scoring {classifier.path.name}", len(samples)) as advance:
+        return score_batches(answers(advance), labels, classifier.labels)
 
 
 def predict(classifier: Classifier, pictures: Sequence[str | Path], top_k: int, *, progress: Progress
@@ -124,9 +139,10 @@ def predict(classifier: Classifier, pictures: Sequence[str | Path], top_k: int, 
 
 
 def check_answers_file(path: str | Path) -> None:
-    """Raises InputError where answers cannot be written to a file of such a name."""
+    """Raises InputError where answers are not written to files of such a name, or KitError where they cannot be."""
     if Path(path).suffix not in (".csv", ".jsonl"):
         raise InputError(f"{path}: answers are written as .csv or .jsonl. Give the file one of these endings.")
+    check_writable(path)
 
 
 def write_answers(path: str | Path, answers: Sequence[Answer]) -> None:
@@ -138,7 +154,7 @@ def write_answers(path: str | Path, answers: Sequence[Answer]) -> None:
     check_answers_file(path)
     text = io.StringIO()
     if Path(path).suffix == ".jsonl":
-        text.writelines(f"{json.dumps(answer.to_dict(), ensure_ascii=False)}\n" for answer in answers)
+        text.writelines(f"{json_text(answer.to_dict(), None)}\n" for answer in answers)
     else:
         ranks = range(1, 1 + max((len(answer.predictions) for answer in answers), default=1))
         rows = csv.writer(text)

@@ -230,7 +230,6 @@ def _write_run(target: RunFolder, chain: Chain, graph: FoldedGraph, ranges: Rang
     """Writes the recipe as a quantized run, scored as the others are."""
     origin = chain.quantized_run
     assert origin is not None
-    target.path.mkdir(parents=True, exist_ok=True)
     target.write_head(origin.config(), chain.contract, chain.labels)
     save_graph(target.quantized, graph, ranges)
     if origin.calibration.exists():

@@ -35,6 +35,8 @@ _MATTERS = 0.02
 _CLEARLY_BETTER = 6.0
 _GOOD_FIT = 10.0
 _ENOUGH_PICTURES = 8
+# Outputs that are compared each with each.
+_MANY_CLASSES = 2000
 
 
 @dataclass(frozen=True)
@@ -266,14 +268,22 @@ def matching_outputs(ours: np.ndarray, theirs: np.ndarray) -> list[int] | None:
         values = values - values.mean(axis=0)
         return values / np.maximum(np.linalg.norm(values, axis=0), 1e-12)
 
-    likeness = centred(np.asarray(ours, np.float64)).T @ centred(np.asarray(theirs, np.float64))
+    places = np.arange(ours.shape[1])
+    if len(places) > _MANY_CLASSES:  # of so many, only those that are answered
+        places = np.unique([ours.argmax(axis=1), theirs.argmax(axis=1)])
+    likeness = centred(np.asarray(ours[:, places], np.float64)).T @ centred(np.asarray(theirs[:, places], np.float64))
     rows, columns = linear_sum_assignment(-likeness)
     moved = [i for i, j in zip(rows, columns, strict=True) if i != j]
     if not moved:
         return None
     as_matched, as_is = likeness[moved, columns[moved]], likeness[moved, moved]
     clear = as_matched.min() > 0.8 and (as_matched - as_is).min() > 0.2
-    return [int(j) for j in columns] if clear else None
+    if not clear:
+        return None
+    order = list(range(ours.shape[1]))
+    for i, j in zip(rows, columns, strict=True):
+        order[places[i]] = int(places[j])
+    return order
 
 
 def label_findings(labels: tuple[str, ...], own: tuple[str, ...] | None, stage: str, file: str) -> list[Finding]:
@@ -291,13 +301,20 @@ def label_findings(labels: tuple[str, ...], own: tuple[str, ...] | None, stage: 
 
 def data_findings(scores: Scores, class_names: tuple[str, ...]) -> list[Finding]:
     """A float model that is right about most pictures once its classes are put in another order."""
-    confusion = np.asarray(scores.confusion)
+    right = [(place, place, round(own.samples * (own.recall or 0.0)))
+             for place, own in enumerate(scores.per_class) if own.samples]
+    labels, answers, counts = np.array([*right, *scores.mistakes]).T
+    # Of the classes that have pictures, and those that are answered: there may be thousands of others.
+    present, row = np.unique(labels, return_inverse=True)
+    given, column = np.unique(answers, return_inverse=True)
+    confusion = np.zeros((len(present), len(given)), np.int64)
+    confusion[row, column] = counts
     rows, columns = linear_sum_assignment(-confusion)
     as_matched = confusion[rows, columns].sum() / max(scores.samples, 1)
     if scores.samples < _ENOUGH_PICTURES or as_matched < 0.5 or scores.top1 > 0.5 * as_matched:
         return []
-    pairs = [f"pictures of {class_names[i]!r} are answered {class_names[j]!r}"
-             for i, j in zip(rows, columns, strict=True) if i != j and confusion[i, j]]
+    pairs = [f"pictures of {class_names[present[i]]!r} are answered {class_names[given[j]]!r}"
+             for i, j in zip(rows, columns, strict=True) if present[i] != given[j] and confusion[i, j]]
     return [Finding("class order", "labels", FLOAT, f"the float model's classes are in another order than the data's: "
                     f"{few(pairs)}. In that order {as_matched:.0%} would be right instead of {scores.top1:.0%}", score=1000.0)]
 

@@ -13,7 +13,7 @@ from mnv3_tf.export.verify.plots import convergence_plot, layer_figure, reliabil
 from mnv3_tf.export.verify.result import Verification
 from mnv3_tf.export.verify.stages import FLOAT, XNNPACK, printed
 from mnv3_tf.files import write_json, write_text
-from mnv3_tf.metrics import Scores
+from mnv3_tf.metrics import DENSE_CLASSES, Scores
 from mnv3_tf.network.layer_names import display_name
 from mnv3_tf.tflite.file import bytes_by_dtype, operator_counts
 
@@ -48,7 +48,8 @@ def write_report(result: Verification, folder: str | Path) -> Path:
         lost=sum(flip.effect == "lost" for flip in changed), gained=sum(flip.effect == "gained" for flip in changed),
         pictures={flip.path: _thumbnail(flip.path) for flip in changed[:_SHOWN_FLIPS]}, mcnemar=test,
         classes=_classes(first, last) if first and last else (),
-        confusions=(("float Keras", _shades(first)), ("the file", _shades(last))) if first and last else (),
+        confusions=((("float Keras", _shades(first)), ("the file", _shades(last)))
+                    if first and last and len(first.per_class) <= DENSE_CLASSES else ()),
         reliability_plot=reliability_plot(reliability(labels, before), reliability(labels, after)) if labels is not None else "",
         layer_plot=(as_svg(layer_figure(result.layers), "Signal to quantization noise of every tensor") if result.layers.layers
                     else ""),
@@ -71,15 +72,17 @@ def _convergence(calibration: dict[str, Any] | None) -> str:
 
 
 def _classes(first: Scores, last: Scores) -> list[dict[str, Any]]:
-    """The recall of each class before and after."""
-    return [{"name": name, "pictures": count, "before": recall, "after": now, "change": (now or 0.0) - (recall or 0.0)}
-            for (name, count, recall), (_, _, now) in zip(first.per_class, last.per_class, strict=True)]
+    """The recall of each class before and after; of many classes, those that change most."""
+    rows: list[dict[str, Any]] = [{"name": own.name, "pictures": own.samples, "before": own.recall, "after": now.recall,
+                                   "change": (now.recall or 0.0) - (own.recall or 0.0)}
+                                  for own, now in zip(first.per_class, last.per_class, strict=True)]
+    return rows if len(rows) <= DENSE_CLASSES else sorted(rows, key=lambda row: -abs(row["change"]))[:DENSE_CLASSES]
 
 
 def _shades(scores: Scores) -> list[tuple[str, list[tuple[int, float]]]]:
     """(label, [(count, share of the row)]) by row."""
-    return [(name, [(value, value / count if count else 0.0) for value in row])
-            for (name, count, _), row in zip(scores.per_class, scores.confusion, strict=True)]
+    return [(own.name, [(value, value / own.samples if own.samples else 0.0) for value in row])
+            for own, row in zip(scores.per_class, scores.confusion, strict=True)]
 
 
 def _thumbnail(path: Path) -> str:

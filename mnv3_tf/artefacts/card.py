@@ -9,7 +9,8 @@ beside it. Every card holds:
 - ``files``: the SHA-256 of each of the artefact's own files, by name.
 - ``parent``: what it was made from (null for a float run): ``kind``, the folder as an absolute path (``run``) and as a path
   from this artefact's folder (``relative``), ``file`` and ``sha256`` of its weights, and its own ``parent`` where it has one.
-- ``metrics``: by split, ``top1``, ``samples`` and ``loss``; empty for a `.tflite` file, and where pictures had no labels.
+- ``metrics``: by split, ``top1``, ``samples``, ``loss``, ``balanced_accuracy``, ``precision`` and ``f1``; empty for a `.tflite`
+  file, and where pictures had no labels.
 - ``versions`` of the libraries, and ``machine``.
 
 A float run's card has ``weights`` where it started from others (``source``, ``file``, ``sha256``, the layers ``taken`` and

@@ -14,9 +14,9 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.weights.formats.foreign import describe
 
 if TYPE_CHECKING:
-    import keras
     import numpy as np
 
+    from mnv3_tf.backend import keras
     from mnv3_tf.quantization.graph import FoldedGraph
 
 Kind = Literal["float run", "quantized run", ".keras file", ".tflite file"]

@@ -9,7 +9,7 @@ from mnv3_tf.artefacts.card import make_card, read_card
 from mnv3_tf.config import Config, load_config, save_config
 from mnv3_tf.data import Preprocessing, read_labels, write_labels
 from mnv3_tf.errors import InputError
-from mnv3_tf.files import write_json
+from mnv3_tf.files import check_writable, write_json
 from mnv3_tf.metrics import Scores
 
 
@@ -29,7 +29,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
-        """The scores of its card, by split: "top1", "samples" and "loss"; none without labels."""
+        """The scores of its card, by split ("top1", "loss", "f1" and others); none without labels."""
         return (read_card(self.path) or {}).get("metrics", {})
 
     @property
@@ -86,15 +86,15 @@ class RunFolder:
         return read_labels(self.path / "labels.txt")
 
     def refuse_if_used(self, remedy: str) -> None:
-        """Raises InputError, with what to do instead, where the folder's place is taken."""
+        """Raises InputError, with what to do instead, where the folder's place is taken, or KitError where it cannot be made."""
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(f"{self.path}: already holds files. {remedy}")
+        check_writable(self.path / "config.yaml")
 
     def write_scores(self, scores: Mapping[str, Scores | None]) -> dict[str, dict[str, float]]:
         """Writes `metrics.json`, whole scores by split, None without labels; returns the few of them that the card repeats."""
         write_json(self.path / "metrics.json", scores)
-        return {split: {"top1": values.top1, "samples": values.samples, "loss": values.loss}
-                for split, values in scores.items() if values is not None}
+        return {split: values.summary() for split, values in scores.items() if values is not None}
 
     def write_card(self, **facts: Any) -> None:
         """Writes the card of the finished run, from `facts` (see :func:`make_card`) and from what lies in the folder."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import __version__ as pillow_version
 
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.files import cache_folder, read_bytes, write_text
+from mnv3_tf.files import cache_path, read_bytes, write_text
 
 _HEADER = {"kind": "mnv3-tf scan", "version": 2, "pillow": pillow_version}
 # Size in bytes and time of change in nanoseconds: while both stay, a file is taken as unchanged.
@@ -34,7 +34,7 @@ class Outcome:
 def default_cache_path(root: Path) -> Path:
     """The cache file of a dataset folder."""
     digest = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=8).hexdigest()
-    return cache_folder() / "scan" / f"{digest}.jsonl"
+    return cache_path("scan", f"{digest}.jsonl")
 
 
 @dataclass

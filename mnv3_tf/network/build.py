@@ -13,9 +13,7 @@ from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
-import keras
-from keras import layers
-
+from mnv3_tf.backend import keras, own_settings
 from mnv3_tf.config import SMALLEST_SIDE
 from mnv3_tf.errors import InputError
 from mnv3_tf.network.layer_names import block_of
@@ -23,7 +21,10 @@ from mnv3_tf.network.plan import Part, network_parts
 from mnv3_tf.network.spec import Dialect, NetworkSpec, check_alpha
 from mnv3_tf.text import nearest
 
+layers = keras.layers
 
+
+@own_settings()
 def build(spec: NetworkSpec, *, input_shape: Sequence[int | None] | None, alpha: float, classes: int, include_top: bool = True,
           pooling: str | None = None, dropout_rate: float = 0.2, classifier_activation: str | None = None,
           include_preprocessing: bool = True, batchnorm_momentum: float = 0.99, input_tensor: Any = None,
@@ -159,9 +160,6 @@ def _input_shape(given: Sequence[int | None] | None, tensor: Any) -> tuple[int |
 def _check(spec: NetworkSpec, input_shape: Sequence[int | None], alpha: float, classes: int, pooling: str | None,
            dropout_rate: float) -> None:
     """Refuses arguments that would fail deep inside Keras, or silently mean something else."""
-    if keras.config.image_data_format() != "channels_last":
-        raise InputError("Keras is set to channels_first; a network of this kit is channels_last. Call "
-                         "keras.config.set_image_data_format('channels_last').")
     if len(input_shape) != 3 or not input_shape[2]:
         raise InputError(f"input_shape is {tuple(input_shape)}; it must be (height, width, channels).")
     for side in input_shape[:2]:

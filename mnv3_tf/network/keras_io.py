@@ -1,12 +1,15 @@
 """A saved Keras model: loaded with errors that name it, saved whole or not at all, and asked for logits."""
 
+import io
+import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import keras
 import numpy as np
 
-from mnv3_tf.backend import prefers_xla
+from mnv3_tf.backend import keras, own_settings, prefers_xla
 from mnv3_tf.data.batches import EVALUATION_BATCH
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import atomic_path, read_bytes
@@ -16,11 +19,12 @@ from mnv3_tf.weights.formats.foreign import no_model
 Tensors = Mapping[str, Mapping[str, np.ndarray]]
 
 
+@own_settings()
 def load_keras(path: Path) -> keras.Model:
     """A Keras model.
 
     Raises:
-        InputError: the file is not a Keras model, or needs code that is not here.
+        InputError: the file is not a Keras model, needs code that is not here, or has weights that are no finite numbers.
     """
     content = read_bytes(path)
     if content.startswith(b"\x89HDF"):
@@ -33,14 +37,54 @@ def load_keras(path: Path) -> keras.Model:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: Keras cannot load it ({reason}).") from error
+    refuse_infinite(path, {variable.path: variable for variable in model.weights})
     model.jit_compile = prefers_xla()
     return model
 
 
+def refuse_infinite(source: str | Path, tensors: Mapping[str, Any]) -> None:
+    """Refuses weights that hold NaN or an infinity: no answer of theirs means anything.
+
+    Args:
+        source: what has them.
+        tensors: by name.
+
+    Raises:
+        InputError: names the first.
+    """
+    for name, tensor in tensors.items():
+        if not np.isfinite(keras.ops.convert_to_numpy(tensor)).all():
+            raise InputError(f"{source}: its weights are not finite (NaN in {name}): its training diverged. Train again, with a "
+                             "lower learning rate.")
+
+
 def save_keras(model: keras.Model, path: Path) -> None:
-    """Saves a `.keras` file atomically."""
+    """Saves a `.keras` file atomically, as Keras 3.5 and later read it."""
     with atomic_path(path) as temporary:
         model.save(temporary)
+        content = io.BytesIO()
+        with zipfile.ZipFile(temporary) as saved, zipfile.ZipFile(content, "w") as plain:
+            for entry in saved.infolist():
+                data = saved.read(entry)
+                plain.writestr(entry, json.dumps(_for_older(json.loads(data))) if entry.filename == "config.json" else data)
+        temporary.write_bytes(content.getbuffer())
+
+
+# Arguments that older versions of Keras 3 do not know, with the values that they may be left out for.
+_NEWER = {"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99, "input_axes": None, "output_axes": None,
+          "optional": False, "ragged": False, "quantization_config": None}
+
+
+def _for_older(config: Any) -> Any:
+    """The configuration of Keras's own objects without what is new in it and changes nothing."""
+    if isinstance(config, list):
+        return [_for_older(entry) for entry in config]
+    if not isinstance(config, dict):
+        return config
+    config = {key: _for_older(value) for key, value in config.items()}
+    if str(config.get("module")).split(".")[0] == "keras" and isinstance(config.get("config"), dict):
+        config["config"] = {key: value for key, value in config["config"].items() if key not in _NEWER or value != _NEWER[key]}
+    return config
 
 
 def assign_tensors(model: keras.Model, tensors: Tensors) -> None:

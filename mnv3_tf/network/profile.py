@@ -3,8 +3,7 @@
 import math
 from dataclasses import dataclass
 
-import keras
-
+from mnv3_tf.backend import keras
 from mnv3_tf.network.layer_names import display_name
 
 

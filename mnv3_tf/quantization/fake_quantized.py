@@ -21,6 +21,7 @@ import tensorflow as tf
 import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper import QuantizeWrapperV2
 
+from mnv3_tf.backend import own_settings
 from mnv3_tf.quantization.graph import FoldedGraph
 from mnv3_tf.quantization.integer_arithmetic import QuantParams
 from mnv3_tf.quantization.lowering import GATE_RANGE, LoweredGraph, LoweredOp, range_rule, walk
@@ -111,6 +112,7 @@ class LoweredNetwork:
         self.set_weights(weights)
 
     @cached_property
+    @own_settings()
     @tf.autograph.experimental.do_not_convert  # no layer's code depends on values; converting it takes as long as building
     def model(self) -> Any:
         """The fake-quantized network in tfmot's wrappers, tf_keras, from input units to logits; both have the same variables."""

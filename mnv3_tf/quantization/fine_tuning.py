@@ -132,6 +132,14 @@ class FineTuning:
         self._apply()
         return loss
 
+    def finite(self) -> bool:
+        """Whether all parameters are finite numbers."""
+        return bool(tf.reduce_all(tf.math.is_finite(self._relative)))
+
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self._optimizer.learning_rate)
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """For as long as it is entered, the fake-quantized model has the averaged parameters."""

@@ -5,9 +5,9 @@ from collections import Counter
 from functools import partial
 from typing import Any
 
-import keras
 import numpy as np
 
+from mnv3_tf.backend import keras
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.quantization.graph import FoldedGraph, Kind, Op
 from mnv3_tf.text import few

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.files import atomic_path
+from mnv3_tf.files import save_arrays
 from mnv3_tf.network.layer_names import block_of
 from mnv3_tf.text import nearest
 
@@ -125,9 +125,8 @@ def save_graph(path: Path, graph: FoldedGraph, ranges: dict[str, tuple[float, fl
     head = {"format": _FORMAT, "ops": rows, "ranges": ranges,
             **{key: getattr(graph, key) for key in ("height", "width", "scale", "offset", "float_blocks", "split_stem")}}
     arrays.update({f"{_SIZES}{name}": size for name, size in graph.channel_sizes.items()})
-    arrays["graph.json"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+    arrays["graph.json"] = np.frombuffer(json.dumps(head, allow_nan=False).encode(), np.uint8)
+    save_arrays(path, arrays)
 
 
 def load_graph(path: Path) -> tuple[FoldedGraph, dict[str, tuple[float, float]]]:

@@ -7,16 +7,16 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
-import keras
 import numpy as np
 
 from mnv3_tf.artefacts.card import data_facts
 from mnv3_tf.artefacts.run_folder import RunFolder, open_run
+from mnv3_tf.backend import keras, own_settings
 from mnv3_tf.config import Config, QuantizeConfig
 from mnv3_tf.data import PictureDataset, Preprocessing, Sample, evaluation_split, fingerprint_samples
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.data.check import check_pictures
-from mnv3_tf.errors import CheckFailed, InputError
+from mnv3_tf.errors import CheckFailed, InputError, KitError
 from mnv3_tf.files import write_json
 from mnv3_tf.interrupts import Interrupted, stop_on_signals
 from mnv3_tf.metrics import Agreement, Scores, compare_answers, score
@@ -47,6 +47,7 @@ _DECIDING_PICTURES = 64
 _RECONSTRUCTION_BYTES = 6_000_000_000
 
 
+@own_settings()
 def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: str | Path, *, method: Method = "qat",
              smoke: bool = False, progress: Progress) -> RunFolder:
     """Makes the 8-bit form of a trained run.
@@ -67,7 +68,8 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
     Raises:
         InputError: the source is not a float run, `out` exists, or the pictures cannot calibrate (see `smoke`) or lack labels.
         CheckFailed: the folded network does not compute what the model computes.
-        Interrupted: stopped; the best finished epoch, or calibration alone, is saved.
+        KitError: fine-tuning diverged; the best finished epoch, or calibration alone, is saved.
+        Interrupted: stopped; the same is saved.
     """
     run, target = open_run(source), RunFolder(Path(out))
     if not run.model.exists():
@@ -215,16 +217,32 @@ class _Quantization:
                 for pixels, labels, _ in takewhile(lambda _: not stop, batches.epoch(epoch)):
                     losses.append(tuning.step(input_units(self.graph, pixels), labels))
                     done += 1
+                    self._check_finite(math.isfinite(losses[-1]), epoch, done, tuning)
                     advance(done, f"epoch {epoch + 1}/{settings.epochs}, loss {np.mean(losses):.3f}")
                 if stop:
-                    self._save()
-                    self.target.write_card(**self.facts)
+                    self._save_unfinished()
                     raise Interrupted(f"Stopped in epoch {epoch + 1} of {settings.epochs}; the best finished epoch is saved "
                                       f"in {self.target.path}, which can be converted.")
+                self._check_finite(tuning.finite(), epoch, done, tuning)
                 with tuning.averaged():
                     self._judge(best, float(np.mean(losses)))
         self.progress.say(f"epoch {best.epoch} is kept" if best.epoch else
                           "no epoch of fine-tuning was better than calibration alone, which is kept")
+
+    def _check_finite(self, finite: bool, epoch: int, step: int, tuning: FineTuning) -> None:
+        """Stops where numbers are none any more; what is kept so far is saved."""
+        if finite:
+            return
+        self._save_unfinished()
+        rate = self.config.quantize.learning_rate
+        raise KitError(f"{self.target.path}: fine-tuning diverged in epoch {epoch + 1}, step {step}, at a learning rate of "
+                       f"{tuning.rate():.3g}: the loss or the weights are not finite (NaN). The best finished epoch is saved "
+                       "there, and can be converted; or quantize again to another --out with a lower rate: "
+                       f"-o quantize.learning_rate={rate / 10:.1g}")
+
+    def _save_unfinished(self) -> None:
+        self._save()
+        self.target.write_card(**self.facts)
 
     def _judge(self, best: BestEpoch, loss: float) -> None:
         """Scores the fake-quantized model on the validation pictures and keeps it if it is the best so far."""
@@ -244,7 +262,6 @@ class _Quantization:
         self.fake_quantized = LoweredNetwork(lower(graph), ranges)
         self.fake_quantized.round_biases()
         self.network = QuantizedNetwork(self.fake_quantized)
-        self.target.path.mkdir(parents=True, exist_ok=True)
         self.target.write_head(self.config, self.contract, self.class_names)
         write_json(self.target.calibration, self.looked_at)  # first, so that no network is without what calibrated it
         save_graph(self.target.quantized, self.fake_quantized.folded_graph(), ranges)

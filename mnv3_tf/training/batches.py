@@ -96,7 +96,9 @@ class TrainingBatches:
                 pixels[row] = self._contract.prepare(read_picture(self._samples[index].path))
             else:
                 pixels[row] = augment(self._sources[int(index)], self._contract, self._augmentation, rng)
-        labels = np.eye(self._classes + 1, self._classes, dtype=np.float32)[self._labels[indices]]  # no label: zeros
+        labels = np.zeros((len(indices), self._classes), np.float32)  # zeros where a picture has no label
+        known = np.flatnonzero(self._labels[indices] >= 0)
+        labels[known, self._labels[indices][known]] = 1
         weights = np.ones(len(indices), np.float32)
         if self._class_weights is not None:
             weights = self._class_weights[self._labels[indices]].astype(np.float32)

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 
-import keras
 import numpy as np
 
+from mnv3_tf.backend import keras
 from mnv3_tf.network.keras_io import predict_all
 
 Statistics = dict[str, tuple[np.ndarray, np.ndarray]]

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from PIL import Image
 
 from mnv3_tf.artefacts.open import open_artefact
+from mnv3_tf.backend import keras
 from mnv3_tf.data.batches import EVALUATION_BATCH
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import sha256
@@ -138,7 +138,8 @@ def _order(teacher: Teacher, class_names: tuple[str, ...]) -> list[int]:
         raise InputError(f"train.teacher is {teacher.path}: it knows the {len(labels)} classes {_some(labels)}, the data has the "
                          f"{len(class_names)} classes {_some(class_names)} (only there: {_some(only[0])}; only in the data: "
                          f"{_some(only[1])}). Give a teacher that was trained on these classes.")
-    return [labels.index(name) for name in class_names]
+    places = {name: place for place, name in enumerate(labels)}
+    return [places[name] for name in class_names]
 
 
 def _some(names: Sequence[str]) -> str:

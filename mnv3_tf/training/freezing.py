@@ -7,8 +7,7 @@ The network is seen as units from the input up: ``stem``, ``block_01``, ..., ``h
 from dataclasses import dataclass
 from itertools import pairwise
 
-import keras
-
+from mnv3_tf.backend import keras
 from mnv3_tf.config import Config, TrainConfig
 from mnv3_tf.errors import InputError
 from mnv3_tf.network.layer_names import block_of

@@ -7,7 +7,7 @@ Weight decay is scaled alike, since it is part of the step.
 from collections.abc import Callable
 from typing import Any
 
-import keras
+from mnv3_tf.backend import keras
 
 _UNDECAYED = ("gamma", "beta", "bias")
 

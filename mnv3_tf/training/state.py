@@ -1,14 +1,14 @@
 """The resumable state of a training run: weights, optimizer, averages, random state and counters in one atomic file."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.files import atomic_path
+from mnv3_tf.files import json_text, save_arrays
 
 
 @dataclass
@@ -18,13 +18,16 @@ class Counters:
     Attributes:
         epoch: finished epochs.
         step: finished steps of the epoch under way.
-        best: validation scores of the best epoch so far: top1, loss, epoch, which ("raw" or "ema").
+        best: validation scores of the best epoch so far (:meth:`mnv3_tf.metrics.Scores.summary`), its number (epoch), and which
+            weights ("raw" or "ema").
         history: one row of logged figures per finished epoch.
         running: training loss and accuracy of the epoch under way, over `step` steps.
         seconds: spent training, over all sittings.
         pictures: trained on, over all sittings.
         stage: of the freezing plan, that the saved optimizer belongs to.
         start: what the run started from, for its card; empty for random numbers.
+        origin: what must be the same when the run goes on: pictures by split ("data"), and the teacher's hash.
+        mixed_precision: whether it computes in float16; None where that is not decided.
     """
 
     epoch: int = 0
@@ -36,6 +39,8 @@ class Counters:
     pictures: int = 0
     stage: int = 0
     start: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, Any] = field(default_factory=dict)
+    mixed_precision: bool | None = None
 
 
 def save_state(path: Path, variables: list[Any], ema: list[np.ndarray] | None, counters: Counters) -> None:
@@ -49,9 +54,8 @@ def save_state(path: Path, variables: list[Any], ema: list[np.ndarray] | None, c
     """
     arrays: dict[str, Any] = {f"variable_{i:04d}": np.asarray(v) for i, v in enumerate(variables)}
     arrays.update({f"ema_{i:04d}": value for i, value in enumerate(ema or [])})
-    arrays["counters"] = np.frombuffer(json.dumps(asdict(counters)).encode(), np.uint8)
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+    arrays["counters"] = np.frombuffer(json_text(counters, None).encode(), np.uint8)
+    save_arrays(path, arrays)
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,27 @@
 """Float training: from a picture folder to a run folder, resumable at any step."""
 
 import csv
+import dataclasses
 import io
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from mnv3_tf.artefacts.card import data_facts
 from mnv3_tf.artefacts.run_folder import RunFolder, contract_from
-from mnv3_tf.config import Config, differences
+from mnv3_tf.backend import keras, own_settings
+from mnv3_tf.config import Config
 from mnv3_tf.data import PictureDataset, Preprocessing, Sample, evaluation_split
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.data.check import check_pictures
-from mnv3_tf.errors import InputError
+from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.files import atomic_path, write_json, write_text
 from mnv3_tf.interrupts import Interrupted, stop_on_signals
-from mnv3_tf.metrics import Scores, score
+from mnv3_tf.metrics import Scores, score_batches
 from mnv3_tf.models import MobileNetV3
 from mnv3_tf.network.build import dtype_policy
 from mnv3_tf.network.keras_io import batch_logits, save_keras
@@ -29,7 +30,9 @@ from mnv3_tf.progress import Advance, Progress
 from mnv3_tf.training.batches import Batch, TrainingBatches
 from mnv3_tf.training.defaults import Choices, balanced_weights, decide, make_optimizer
 from mnv3_tf.training.distill import DistillationLoss, LabelAccuracy, TeacherAnswers, open_teacher, with_answers
+from mnv3_tf.training.events import EventFile
 from mnv3_tf.training.freezing import FreezingPlan, make_plan
+from mnv3_tf.training.resume import check_origin, check_resumable
 from mnv3_tf.training.state import Counters, SavedState, save_state
 from mnv3_tf.training.transfer import facts_of, take_over
 from mnv3_tf.weights.starting import StartingWeights, starting_model
@@ -40,6 +43,7 @@ _EMA_EVERY = 4
 _EXAMINED = 256
 
 
+@own_settings()
 def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: bool = False, progress: Progress) -> RunFolder:
     """Trains a network on the training split and keeps the weights that score best on the validation split.
 
@@ -47,7 +51,8 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
         dataset: with the splits "train" and "val", and perhaps "test".
         config: all settings.
         out: the run folder to make, or to go on with.
-        resume: go on where an interrupted run stopped: step, rate, optimizer, averages and random state continue.
+        resume: go on where a run stopped: step, rate, optimizer, averages and random state continue. More epochs may be asked for
+            (of a finished run, too), another peak rate and another patience: from there on the schedule is that of such a run.
         progress: told of everything.
 
     Returns:
@@ -56,10 +61,14 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
     Raises:
         InputError: the folder is taken, the data unusable, the configuration differs from the interrupted run's, or the weights
             or the teacher do not fit.
+        KitError: the loss or the weights are no finite numbers any more, or a file cannot be written. The last saved state stays.
         Interrupted: stopped by Ctrl-C or SIGTERM; the state is saved.
     """
     run = RunFolder(Path(out))
-    _check_folder(run, config, resume, progress)
+    if resume:
+        check_resumable(run, config, progress)
+    else:
+        run.refuse_if_used("Go on with that run by --resume, or choose another --out.")
     make_plan(config)
     # A run that goes on has the weights in its own state.
     start = starting_model(config, progress) if config.model.weights and not run.state.exists() else None
@@ -67,33 +76,23 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
     if config.train.teacher:
         answers = TeacherAnswers(open_teacher(config.train.teacher), dataset.class_names, config.data.height_width)
     dataset, report = check_pictures(dataset, strict=config.data.strict, progress=progress, report_path=run.path / "scan.json")
-    training = _Training(dataset, data_facts(dataset, report), config, run, progress, start, answers)
-    run.path.mkdir(parents=True, exist_ok=True)
+    data = data_facts(dataset, report)
+    saved = SavedState.read(run.state) if run.state.exists() else None
+    origin = {"data": data, "teacher": answers.facts["sha256"] if answers else None}
+    if saved and saved.counters.origin:
+        check_origin(run, saved.counters.origin, origin, dataset.class_names)
+    training = _Training(dataset, data, config, run, progress, start, answers, saved)
+    training.counters.origin = origin
     write_json(run.path / "scan.json", report)
     run.write_head(config, training.contract, dataset.class_names)
     return training.run()
-
-
-def _check_folder(run: RunFolder, config: Config, resume: bool, progress: Progress) -> None:
-    """Refuses to overwrite a run, or to go on with one under other settings."""
-    if not resume:
-        run.refuse_if_used("Go on with that run by --resume, or choose another --out.")
-        return
-    if not (run.path / "config.yaml").exists():
-        raise InputError(f"{run.path}: there is no run to resume. Leave --resume out to start one.")
-    changed = differences(run.config(), config)
-    if changed:
-        raise InputError(f"{run.path}: cannot resume with other settings than the run was started with: "
-                         f"{'; '.join(changed)}. Give the same settings, or none, or start another --out.")
-    if not run.state.exists():
-        progress.say("nothing was saved before the interruption: starting from the first step")
 
 
 class _Training:
     """One sitting of a run."""
 
     def __init__(self, dataset: PictureDataset, data: dict[str, Any], config: Config, run: RunFolder, progress: Progress,
-                 start: StartingWeights | None, answers: TeacherAnswers | None):
+                 start: StartingWeights | None, answers: TeacherAnswers | None, saved: SavedState | None):
         self.config, self.run_folder, self.progress, self.dataset, self.data = config, run, progress, dataset, data
         self.contract: Preprocessing = contract_from(config)
         self.answers = answers
@@ -106,10 +105,12 @@ class _Training:
         self.batches = TrainingBatches(
             samples, self.contract, classes, batch_size=settings.batch_size, augmentation=config.augment,
             class_weights=weights, seed=settings.seed, cache_mb=config.data.cache_mb, workers=config.data.workers)
-        saved = SavedState.read(run.state) if run.state.exists() else None
         self.counters = saved.counters if saved else Counters(start=facts_of(start) if start else {})
+        if self.counters.mixed_precision is not None:  # as before, on whatever device it goes on
+            settings = dataclasses.replace(settings, mixed_precision=self.counters.mixed_precision)
         self.choices: Choices = decide(settings, self.batches.batch_size, self.batches.steps_per_epoch,
                                        tuned=config.model.weights is not None, folded=self.counters.start.get("folded", False))
+        self.counters.mixed_precision = self.choices.mixed_precision
         self.plan: FreezingPlan = make_plan(config, inference_batchnorm=self.choices.batchnorm == "frozen",
                                             new_head_conv=self.counters.start.get("lacks_head_conv", False))
         if answers:
@@ -175,7 +176,7 @@ class _Training:
 
     def run(self) -> RunFolder:
         epochs, steps = self.config.train.epochs, self.batches.steps_per_epoch
-        self.events = SummaryWriter(str(self.run_folder.path / "tensorboard"))
+        self.events = EventFile(self.run_folder.path / "tensorboard")
         if self.counters.start and not self.run_folder.state.exists():
             self._save_state()  # from here on, the weights that the run starts from are not needed any more
         with self.progress.task("Training", epochs * steps) as advance, stop_on_signals() as stop:
@@ -183,13 +184,16 @@ class _Training:
             if self.counters.step and not stop:
                 # An epoch that was interrupted: what is left of it, in a fit of its own.
                 self._fit(callback, steps - self.counters.step, self.counters.epoch + 1)
-            while self.counters.epoch < epochs and not stop:
+            while self.counters.epoch < epochs and not stop and not self.out_of_patience():
                 # One fit for all epochs of a stage: each fit on a generator leaves memory behind in TensorFlow.
                 stage = self.plan.stage(self.counters.epoch)
                 if stage != self.counters.stage:
                     self._enter(stage)
                 self._fit(callback, steps, self.plan.ends(stage, epochs))
-            if stop and self.counters.epoch < epochs:
+            if self.out_of_patience():
+                self.progress.say(f"no better {self.config.train.monitor} on the validation pictures for "
+                                  f"{self.config.train.patience} epochs: stopped after epoch {self.counters.epoch} of {epochs}")
+            elif stop and self.counters.epoch < epochs:
                 self._save_state()
                 raise Interrupted(f"Stopped after {self.counters.epoch} epochs and {self.counters.step} steps; all of it "
                                   f"is saved. Go on with: mnv3 train ... --out {self.run_folder.path} --resume")
@@ -209,10 +213,29 @@ class _Training:
                 yield pixels, with_answers(labels, self.answers.logits(pixels)) if self.answers else labels, weights
             first_step = 0
 
+    def out_of_patience(self) -> bool:
+        """Whether there was no better epoch for so long that training stops."""
+        patience, counters = self.config.train.patience, self.counters
+        since = max([counters.best.get("epoch", 0), *self.plan.starts[-1:]])
+        return patience is not None and counters.epoch - since >= patience
+
+    def check_finite(self, finite: bool, what: str) -> None:
+        """Stops the run where numbers are none any more: nothing of it is saved, and the last saved state stays."""
+        if finite:
+            return
+        counters, run = self.counters, self.run_folder
+        kept = f"The state after epoch {SavedState.read(run.state).counters.epoch} is kept: go on from there" \
+            if run.state.exists() else "Nothing was saved yet: begin again"
+        raise KitError(
+            f"{run.path}: training diverged in epoch {counters.epoch + 1}, step {counters.step} of "
+            f"{self.batches.steps_per_epoch}, at a learning rate of {self._rate():.3g}: {what} not finite (NaN). "
+            f"{kept} with a lower rate, by mnv3 train ... --out {run.path} --resume "
+            f"-o train.learning_rate={self.choices.learning_rate / 10:.1g}")
+
     def validate(self, pictures_per_second: float) -> None:
         counters = self.counters
         row: dict[str, Any] = {"epoch": counters.epoch + 1, **counters.running,
-                               "learning_rate": float(keras.ops.convert_to_numpy(self.optimizer.learning_rate)),
+                               "learning_rate": self._rate(),
                                "pictures_per_second": round(pictures_per_second, 1)}
         candidates = {"raw": self.model.get_weights()}
         if self.ema is not None:
@@ -220,32 +243,41 @@ class _Training:
         for which, weights in candidates.items():
             self.evaluation_model.set_weights(weights)
             scores = self._scores(self._validation)
-            row[f"{which}_val_top1"], row[f"{which}_val_loss"] = scores.top1, scores.loss
-            best = counters.best
-            if not best or (scores.top1, -scores.loss) > (best["top1"], -best["loss"]):
-                counters.best = {"top1": scores.top1, "loss": scores.loss, "epoch": counters.epoch + 1, "which": which}
+            self.check_finite(math.isfinite(scores.loss), "the loss on the validation pictures is")
+            found = scores.summary()
+            for key in ("top1", "loss", "f1", "balanced_accuracy"):
+                row[f"{which}_val_{key}"] = found[key]
+            if not counters.best or self._standing(found) > self._standing(counters.best):
+                counters.best = {**found, "epoch": counters.epoch + 1, "which": which}
                 save_keras(self.evaluation_model, self.run_folder.model)
         counters.history.append(row)
         counters.epoch += 1
         counters.step, counters.running = 0, {}
         self._save_state()
         _write_csv(self.run_folder.path / "log.csv", counters.history)
-        for key, value in row.items():
-            if key != "epoch":
-                self.events.add_scalar(key, value, row["epoch"])
-        self.events.flush()
+        self.events.add({key: value for key, value in row.items() if key != "epoch"}, row["epoch"])
+
+    def _rate(self) -> float:
+        return float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
+
+    def _standing(self, scores: dict[str, float]) -> tuple[float, float]:
+        """What decides which of two epochs is better: the monitored score, then the loss."""
+        monitor = self.config.train.monitor
+        return (-scores["loss"], scores["top1"]) if monitor == "loss" else (scores[monitor], -scores["loss"])
 
     def _scores(self, pictures: ContractPictures) -> Scores:
-        logits = np.concatenate([batch_logits(self.evaluation_model, pixels) for pixels in pictures])
-        return score(logits, pictures.labels, self.dataset.class_names)
+        return score_batches((batch_logits(self.evaluation_model, pixels) for pixels in pictures), pictures.labels,
+                             self.dataset.class_names)
 
     def _save_state(self) -> None:
+        self.check_finite(all(np.isfinite(weights).all() for weights in self.model.get_weights()), "the weights are")
         save_state(self.run_folder.state, self.variables, self.ema, self.counters)
 
     def _finish(self) -> RunFolder:
         """Scores the best weights and writes the card."""
         counters, run = self.counters, self.run_folder
-        self.events.close()
+        if not run.model.exists():
+            raise InputError(f"{run.model}: is gone. Put it back, or train again with another --out.")
         _draw_curves(run.path / "curves.png", counters.history)
         self.evaluation_model.load_weights(run.model)
         scores = {}
@@ -290,6 +322,8 @@ class _Steps(keras.callbacks.Callback):
         if counters.step == training.batches.steps_per_epoch:
             self._sync()
             training.validate(pictures / max(elapsed, 1e-9))
+            if training.out_of_patience():
+                self.model.stop_training = True
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         training, counters = self.training, self.training.counters
@@ -298,11 +332,12 @@ class _Steps(keras.callbacks.Callback):
         for key, value in (logs or {}).items():
             before = self.carried.get(f"train_{key}", 0.0) * self.first_step
             counters.running[f"train_{key}"] = (before + float(value) * self.seen) / counters.step
+        training.check_finite(math.isfinite(counters.running.get("train_loss", 0.0)), "the loss is")
         done = counters.epoch * training.batches.steps_per_epoch + counters.step
         decay = training.config.train.ema_decay
         if decay and done % _EMA_EVERY == 0:
             self._average(min(decay, (1 + done) / (10 + done)) ** _EMA_EVERY)
-        best = counters.best.get("top1")
+        best = counters.best.get(training.config.train.monitor)
         self.advance(done, f"epoch {counters.epoch + 1}/{training.config.train.epochs}, "
                            f"loss {counters.running.get('train_loss', 0):.3f}"
                            + (f", best validation {best:.3f}" if best is not None else ""))

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import keras
 import numpy as np
 
+from mnv3_tf.backend import keras
 from mnv3_tf.errors import InputError
-from mnv3_tf.network.keras_io import assign_tensors
+from mnv3_tf.network.keras_io import assign_tensors, refuse_infinite
 from mnv3_tf.progress import Progress
 from mnv3_tf.text import few
 from mnv3_tf.training.batches import TrainingBatches
@@ -99,8 +99,11 @@ def transfer(model: keras.Model, start: StartingWeights, class_names: tuple[str,
         class_names: in the order of the model's outputs.
 
     Raises:
-        InputError: a layer before pooling is missing on either side, or has another shape; the message names it.
+        InputError: a layer before pooling is missing on either side, has another shape, or values that are not finite; the
+            message names it.
     """
+    refuse_infinite(start.file, {f"{name}/{key}": value for name, tensors in start.tensors.items()
+                                 for key, value in tensors.items()})
     layers = {layer.name: layer for layer in model.layers if layer.weights}
     allowed = (*HEAD, *(LACKED if lacks_head_conv(start) else ()))
     _check_names(layers, start, allowed)
@@ -157,7 +160,8 @@ def _class_order(start: StartingWeights, class_names: tuple[str, ...], notes: li
         return None
     if start.labels != class_names:
         notes.append("the classifier's outputs are put into the order of the data's classes")
-    return [start.labels.index(name) for name in class_names]
+    places = {name: place for place, name in enumerate(start.labels)}
+    return [places[name] for name in class_names]
 
 
 def lacks_head_conv(start: StartingWeights) -> bool:

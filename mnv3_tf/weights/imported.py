@@ -11,7 +11,7 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.files import plain
 
 if TYPE_CHECKING:
-    import keras
+    from mnv3_tf.backend import keras
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from mnv3_tf.weights.sources.names import ORIGINS, Entry
 from mnv3_tf.weights.sources.published_names import Published, find_published_name
 
 if TYPE_CHECKING:
-    import keras
-
+    from mnv3_tf.backend import keras
     from mnv3_tf.network.keras_io import Tensors
     from mnv3_tf.weights.sources.registry import PublishedWeights
 

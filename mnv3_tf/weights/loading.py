@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import keras
-
+from mnv3_tf.backend import keras
 from mnv3_tf.errors import InputError
 from mnv3_tf.network.keras_io import Tensors, assign_tensors
 from mnv3_tf.network.spec import DIALECTS, SPECS, NetworkSpec

@@ -15,7 +15,7 @@ from mnv3_tf.text import counted, listed
 from mnv3_tf.weights.sources.names import ORIGINS, Entry, is_bookkeeping, source_entries
 
 if TYPE_CHECKING:
-    import keras
+    from mnv3_tf.backend import keras
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,6 @@ def save_run(imported: Imported, folder: str | Path, overrides: Sequence[str] = 
         cut = load_config(None, overrides).data.crop_fraction
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, crop_fraction=cut))
     prepared = contract_from(config)
-    run.path.mkdir(parents=True, exist_ok=True)
     run.write_head(config, prepared, imported.labels)
     save_keras(imported.model, run.model)
     run.write_card(kind="float run", config=config, classes=imported.labels, data={}, seeds={},

@@ -60,7 +60,8 @@ def test_every_kind_of_card_is_complete(tree: Path, tiny_config, pictures: Path)
         assert card["config"] == plain(tiny_config)
         assert card["data"] == {split: {"fingerprint": fingerprints[split], "pictures": count}
                                 for split, count in (("train", 96), ("val", 36), ("test", 36))}
-        assert set(card["metrics"]) == {"val", "test"} and card["metrics"]["test"].keys() == {"top1", "samples", "loss"}
+        assert set(card["metrics"]) == {"val", "test"} and card["metrics"]["test"].keys() == {
+            "top1", "samples", "loss", "balanced_accuracy", "precision", "f1"}
     assert cards["runs/float"]["seeds"] == {"train": 0} and cards["runs/ptq"]["seeds"] == {"train": 0, "quantize": 0}
     assert cards["runs/ptq"]["calibration"]["pictures"] == 77
 

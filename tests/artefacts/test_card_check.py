@@ -136,7 +136,7 @@ def test_other_versions_are_a_note(tree: Path) -> None:
 
 
 def _scores(top1: float, samples: int = 36) -> Scores:
-    return Scores(samples, top1, 0.0, 1.0, 1.0, 3, 0.1, (), ())
+    return Scores(samples, top1, 0.0, 1.0, 1.0, 3, 0.1, top1, top1, top1, (), ())
 
 
 def test_recomputed_accuracy(float_run: Path) -> None:

@@ -387,12 +387,3 @@ def test_a_network_on_a_tensor_of_ones_own() -> None:
     same(answers_with(model, values, pixels), answers_with(alone, values, pixels * 0.5))
     directly = without_values(MobileNetV3Small, input_tensor=image, input_shape=(48, 64, 3), outputs="pyramid", **arguments)
     assert directly.input is image and directly.output["stride_8"].shape == (None, 6, 8, 8)
-
-
-def test_channels_first_is_refused() -> None:
-    keras.config.set_image_data_format("channels_first")
-    try:
-        with pytest.raises(InputError, match=r"is channels_last\. Call keras\.config\.set_image_data_format"):
-            MobileNetV3Small(input_shape=(64, 64, 3))
-    finally:
-        keras.config.set_image_data_format("channels_last")

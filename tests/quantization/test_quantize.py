@@ -1,6 +1,7 @@
 """The fake-quantized network: its quantizers, its calibration, and quantized runs."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from shared import without_folders
+from shared import quantize_run, without_folders
 
 from mnv3_tf.artefacts.card import read_card
 from mnv3_tf.artefacts.card_check import check_cards
@@ -17,13 +18,15 @@ from mnv3_tf.artefacts.run_folder import RunFolder
 from mnv3_tf.config import Config, load_config
 from mnv3_tf.data import open_dataset
 from mnv3_tf.data.batches import ContractPictures
-from mnv3_tf.errors import CheckFailed, InputError
+from mnv3_tf.errors import CheckFailed, InputError, KitError
 from mnv3_tf.files import read_json
 from mnv3_tf.models import MobileNetV3
+from mnv3_tf.network.keras_io import load_keras
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization import quantize as quantize_module
 from mnv3_tf.quantization.calibration import _best_range, calibrate
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork, count_values, input_range, input_units, tensor_shapes
+from mnv3_tf.quantization.fine_tuning import FineTuning
 from mnv3_tf.quantization.fold import trace
 from mnv3_tf.quantization.graph import leave_float, load_graph
 from mnv3_tf.quantization.integer_network import QuantizedNetwork
@@ -297,6 +300,43 @@ def test_interrupted_fine_tuning_keeps_the_best_epoch(float_run: Path, pictures:
     card = read_card(run.path)
     assert card["kind"] == "quantized run" and [row["epoch"] for row in card["history"]] == [0, 1] and card["metrics"] == {}
     assert read_json(run.calibration)["remarks"] == [] and check_cards(run.path) == ()
+
+
+@pytest.mark.slow
+def test_fine_tuning_that_diverges_stops_and_keeps_the_last_good_epoch(
+        float_run: Path, ptq_run: Path, pictures: Path, tiny_config: Config, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parameters are made NaN in the second step of the first epoch: what is kept is calibration alone."""
+    real, taken = FineTuning.step, []
+
+    def poisoned(self, inputs, labels):
+        loss = real(self, inputs, labels)
+        taken.append(loss)
+        if len(taken) == 2:
+            self._relative.assign(self._relative * math.nan)
+            self._put(self._relative)
+        return loss
+
+    monkeypatch.setattr(FineTuning, "step", poisoned)
+    with pytest.raises(KitError, match=r"fine-tuning diverged in epoch 1, step 3, at a learning rate of 0\.\d+: the loss or the "
+                       r"weights are not finite \(NaN\)\. The best finished epoch .* -o quantize\.learning_rate=0\.0001$"
+                       ) as caught:
+        quantize_run(pictures, float_run, tiny_config, tmp_path / "run", "qat")
+    assert caught.value.exit_code == 1 and len(taken) == 3
+    kept, calibrated = (load_graph(run / "quantized.npz")[1] for run in (tmp_path / "run", ptq_run))
+    assert {name: pytest.approx(ends, rel=1e-4) for name, ends in kept.items()} == calibrated
+    assert json.loads((tmp_path / "run" / "run.json").read_text(), parse_constant=pytest.fail)["history"][0]["train_loss"] is None
+
+
+def test_a_float_run_of_nan_is_named(float_run: Path, pictures: Path, tiny_config: Config, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(float_run, tmp_path / "run"))
+    model = load_keras(run / "model.keras")
+    kernel = model.get_layer("classifier").kernel
+    kernel.assign(kernel * math.nan)
+    model.save(run / "model.keras")
+    with pytest.raises(InputError, match=r"model\.keras: its weights are not finite \(NaN in classifier/kernel\)"):
+        quantize_run(pictures, run, tiny_config, tmp_path / "out", "ptq")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -49,8 +49,7 @@ def to_keras(network: ForeignNetwork, candidate: Candidate, *, input_size: tuple
     Raises:
         InputError: it is not known what the file's input holds or how large it is.
     """
-    import keras
-
+    from mnv3_tf.backend import keras
     from mnv3_tf.network.keras_io import assign_tensors
 
     size = input_size or (network.height, network.width)

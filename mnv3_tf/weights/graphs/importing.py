@@ -23,7 +23,7 @@ from mnv3_tf.weights.graphs.tfjs import weight_files
 from mnv3_tf.weights.imported import Imported, ImportedTensor, check_labels
 
 if TYPE_CHECKING:
-    import keras
+    from mnv3_tf.backend import keras
 
 _PICTURES = 4
 # What the largest difference may be, as a share of the range of the file's values: rounding of float32; of weights kept in
@@ -156,7 +156,7 @@ def compare(network: ForeignNetwork, model: "keras.Model", candidate: Candidate)
 
 def _our_values(network: ForeignNetwork, model: "keras.Model", candidate: Candidate,
                 pictures: np.ndarray) -> tuple[str, np.ndarray]:
-    import keras
+    from mnv3_tf.backend import keras
 
     layer = "logits" if candidate.head == "classifier" else f"block_{network.block_count:02d}_project_bn"
     probe = keras.Model(model.input, model.get_layer(layer).output)

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
+from mnv3_tf.backend import keras
 from mnv3_tf.config import ModelConfig
 from mnv3_tf.data import Preprocessing
 from mnv3_tf.data.synthetic import synthetic_pictures

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import keras
-
+from mnv3_tf.backend import keras
 from mnv3_tf.errors import InputError
 from mnv3_tf.weights.formats.hdf5 import WholeModel
 

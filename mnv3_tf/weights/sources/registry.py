@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mnv3_tf.downloads import download, wrong_hash
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.files import cache_folder, read_bytes, read_json, sha256, write_text
+from mnv3_tf.files import cache_path, read_bytes, read_json, sha256, write_text
 from mnv3_tf.network.spec import DIALECTS, find_spec
 from mnv3_tf.progress import Progress, Silent
 from mnv3_tf.weights.formats.read import sniff
@@ -132,9 +132,10 @@ def imagenet_for(network: str, alpha: float, dialect: str = "keras", top: bool =
 def cached_path(entry: PublishedWeights) -> Path:
     """Where the file is kept, and where to put it by hand: Keras's own folder for its files, else the kit's cache."""
     if entry.dialect == "keras":
-        home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
-        return Path(home).expanduser() / "models" / entry.file_name
-    return cache_folder() / "weights" / entry.file_name
+        home = os.path.expanduser("~")
+        own = os.path.join(home if os.access(home, os.W_OK) else "/tmp", ".keras")  # as Keras has it
+        return Path(os.path.expanduser(os.environ.get("KERAS_HOME") or own)) / "models" / entry.file_name
+    return cache_path("weights", entry.file_name)
 
 
 def fetch(entry: PublishedWeights, progress: Progress | None = None) -> Path:
