@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
-.PHONY: install test tests lint quick peers demo bench bench-arm clean
+.PHONY: install test tests lint quick peers demo bench bench-arm bench-gpu clean
 
 install: $(VENV)/.installed
 
@@ -56,6 +56,10 @@ bench: install
 # Counts the ARM instructions of one inference on emulated processors (needs qemu-user; about ten minutes on two cores).
 bench-arm: install
 	@$(BIN)/python benchmarks/arm_instructions.py
+
+# Training on an accelerator: the step and the input pipeline (KERAS_BACKEND=jax and jax[cuda13], or the extra `gpu`).
+bench-gpu: install
+	@$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf $(VENV) demo/out benchmarks/out build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

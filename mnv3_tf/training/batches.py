@@ -62,7 +62,7 @@ class TrainingBatches:
         class_weights: (classes,) weights of the loss, or None.
         seed: of order and augmentation.
         cache_mb: memory for decoded pictures.
-        workers: threads; None chooses.
+        workers: threads; None: one for each core, at most four, since more of them only wait for Python's lock.
     """
 
     def __init__(self, samples: Sequence[Sample], contract: Preprocessing, classes: int, *, batch_size: int,
@@ -74,7 +74,7 @@ class TrainingBatches:
         self._samples, self._contract, self._augmentation = samples, contract, augmentation
         self._classes, self._class_weights, self._seed = classes, class_weights, seed
         self._sources = SourceCache(samples, contract, cache_mb)
-        self._workers = workers or default_workers()
+        self._workers = workers or min(4, default_workers())
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Batches of one epoch, from `first_step` on.

@@ -43,28 +43,25 @@ class Counters:
     mixed_precision: bool | None = None
 
 
-def save_state(path: Path, variables: list[Any], ema: list[np.ndarray] | None, counters: Counters) -> None:
+def save_state(path: Path, variables: list[Any], counters: Counters) -> None:
     """Writes the state.
 
     Args:
         path: an ``.npz``.
-        variables: Keras variables of the model (random seeds included) and of its optimizer, in a fixed order.
-        ema: averaged weights, or None.
+        variables: Keras variables of the model (averages and random seeds included) and of its optimizer, in a fixed order.
         counters: where the run stands.
     """
     arrays: dict[str, Any] = {f"variable_{i:04d}": np.asarray(v) for i, v in enumerate(variables)}
-    arrays.update({f"ema_{i:04d}": value for i, value in enumerate(ema or [])})
     arrays["counters"] = np.frombuffer(json_text(counters, None).encode(), np.uint8)
     save_arrays(path, arrays)
 
 
 @dataclass(frozen=True)
 class SavedState:
-    """What :func:`save_state` wrote: values of the variables, the averaged weights (or none), and where the run stands."""
+    """What :func:`save_state` wrote: values of the variables, and where the run stands."""
 
     path: Path
     variables: list[np.ndarray]
-    ema: list[np.ndarray] | None
     counters: Counters
 
     @classmethod
@@ -76,9 +73,8 @@ class SavedState:
         """
         try:
             with np.load(path, allow_pickle=False) as archive:
-                variables, ema = ([archive[name] for name in sorted(archive.files) if name.startswith(kind)]
-                                  for kind in ("variable_", "ema_"))
-                return cls(path, variables, ema or None, Counters(**json.loads(archive["counters"].tobytes())))
+                variables = [archive[name] for name in sorted(archive.files) if name.startswith("variable_")]
+                return cls(path, variables, Counters(**json.loads(archive["counters"].tobytes())))
         except Exception as error:  # numpy, zipfile and json raise nearly anything over a damaged file
             raise InputError(f"{path}: the saved training state cannot be read ({error}). Start again with another "
                              "--out.") from error
@@ -92,6 +88,6 @@ class SavedState:
         if [value.shape for value in self.variables] != [tuple(v.shape) for v in variables]:
             raise InputError(f"{self.path}: the saved state belongs to another network or optimizer. "
                              "Resume with the configuration that the run was started with, or start again with another --out; "
-                             "a float16 run of version 0.1 cannot be resumed.")
+                             "a run that an earlier version of the kit stopped cannot be resumed.")
         for variable, value in zip(variables, self.variables, strict=True):
             variable.assign(value)

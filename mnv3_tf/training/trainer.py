@@ -27,6 +27,7 @@ from mnv3_tf.network.build import dtype_policy
 from mnv3_tf.network.keras_io import batch_logits, save_keras
 from mnv3_tf.network.spec import network_spec, with_normalization
 from mnv3_tf.progress import Advance, Progress
+from mnv3_tf.training.averaging import AveragedModel
 from mnv3_tf.training.batches import Batch, TrainingBatches
 from mnv3_tf.training.defaults import Choices, balanced_weights, decide, make_optimizer
 from mnv3_tf.training.distill import DistillationLoss, LabelAccuracy, TeacherAnswers, open_teacher, with_answers
@@ -37,8 +38,8 @@ from mnv3_tf.training.state import Counters, SavedState, save_state
 from mnv3_tf.training.transfer import facts_of, take_over
 from mnv3_tf.weights.starting import StartingWeights, starting_model
 
-# The averaged weights are updated once in so many steps, with the decay raised to that power.
-_EMA_EVERY = 4
+# Loss and accuracy are fetched from the device once in so many seconds, since it waits for that.
+_LOOK_SECONDS = 0.25
 # Training pictures that a teacher is tried on before it teaches.
 _EXAMINED = 256
 
@@ -117,15 +118,15 @@ class _Training:
             answers.examine(*examined(samples, self.contract, settings.seed))
         self._say_what_is_trained(len(samples))
         keras.utils.set_random_seed(settings.seed)
-        self.model = self._build("mixed_float16" if self.choices.mixed_precision else "float32")
+        self.network = self._build("mixed_float16" if self.choices.mixed_precision else "float32")
         # Evaluates raw and averaged weights in float32 without touching the network in training, and is what is saved.
         self.evaluation_model = self._build("float32")
         self.evaluation_model.jit_compile = self.choices.xla
         if start:
             self.counters.start = take_over(self.evaluation_model, start, dataset.class_names, self.plan, self.choices,
                                             self.batches, settings.epochs, progress)
-            self.model.set_weights(self.evaluation_model.get_weights())
-        self.ema: list[np.ndarray] | None = saved.ema if saved else None
+            self.network.set_weights(self.evaluation_model.get_weights())
+        self.model = AveragedModel(self.network, settings.ema_decay) if settings.ema_decay else self.network
         self._enter(self.counters.stage)
         if saved:
             saved.restore(self.variables)
@@ -135,7 +136,7 @@ class _Training:
     def _enter(self, stage: int) -> None:
         """Sets what is trained in a stage, with an optimizer of its own: the schedule of the rate goes on."""
         settings, plan, choices = self.config.train, self.plan, self.choices
-        plan.apply(self.model, stage)
+        plan.apply(self.network, stage)
         first_step = plan.starts[stage - 1] * self.batches.steps_per_epoch if stage else 0
         rates = plan.rates(choices.backbone_rate, choices.layer_decay)
         rates_differ = (choices.backbone_rate, choices.layer_decay) != (1.0, 1.0)
@@ -227,9 +228,9 @@ class _Training:
         kept = f"The state after epoch {SavedState.read(run.state).counters.epoch} is kept: go on from there" \
             if run.state.exists() else "Nothing was saved yet: begin again"
         raise KitError(
-            f"{run.path}: training diverged in epoch {counters.epoch + 1}, step {counters.step} of "
-            f"{self.batches.steps_per_epoch}, at a learning rate of {self._rate():.3g}: {what} not finite (NaN). "
-            f"{kept} with a lower rate, by mnv3 train ... --out {run.path} --resume "
+            f"{run.path}: training diverged in epoch {counters.epoch + 1}, by step {counters.step} of "
+            f"{self.batches.steps_per_epoch}, with a peak learning rate of {self.choices.learning_rate:.3g}: {what} not finite "
+            f"(NaN). {kept} with a lower rate, by mnv3 train ... --out {run.path} --resume "
             f"-o train.learning_rate={self.choices.learning_rate / 10:.1g}")
 
     def validate(self, pictures_per_second: float) -> None:
@@ -237,9 +238,9 @@ class _Training:
         row: dict[str, Any] = {"epoch": counters.epoch + 1, **counters.running,
                                "learning_rate": self._rate(),
                                "pictures_per_second": round(pictures_per_second, 1)}
-        candidates = {"raw": self.model.get_weights()}
-        if self.ema is not None:
-            candidates["ema"] = self.ema
+        candidates = {"raw": self.network.get_weights()}
+        if isinstance(self.model, AveragedModel):
+            candidates["ema"] = self.model.averages.get_averages()
         for which, weights in candidates.items():
             self.evaluation_model.set_weights(weights)
             scores = self._scores(self._validation)
@@ -270,8 +271,8 @@ class _Training:
                              self.dataset.class_names)
 
     def _save_state(self) -> None:
-        self.check_finite(all(np.isfinite(weights).all() for weights in self.model.get_weights()), "the weights are")
-        save_state(self.run_folder.state, self.variables, self.ema, self.counters)
+        self.check_finite(all(np.isfinite(weights).all() for weights in self.network.get_weights()), "the weights are")
+        save_state(self.run_folder.state, self.variables, self.counters)
 
     def _finish(self) -> RunFolder:
         """Scores the best weights and writes the card."""
@@ -299,22 +300,23 @@ class _Training:
 
 
 class _Steps(keras.callbacks.Callback):
-    """Counts steps, keeps the averaged weights, saves by the clock and stops on a signal."""
+    """Counts steps, saves by the clock and stops on a signal."""
 
     def __init__(self, training: _Training, advance: Advance, stop: list[int]):
         super().__init__()
         self.training, self.advance, self.stop = training, advance, stop
-        self.saved_at = time.monotonic()
+        self.saved_at = self.looked_at = time.monotonic()
         self.on_epoch_begin(0)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.first_step = self.training.counters.step
         self.carried = dict(self.training.counters.running)
-        self.seen = 0
+        self.seen, self.logs = 0, dict[str, Any]()
         self.began = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         training, counters = self.training, self.training.counters
+        self._look()
         elapsed = time.monotonic() - self.began
         pictures = self.seen * training.batches.batch_size
         counters.seconds += elapsed
@@ -326,37 +328,33 @@ class _Steps(keras.callbacks.Callback):
                 self.model.stop_training = True
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        training, now = self.training, time.monotonic()
+        self.seen, self.logs = self.seen + 1, logs or {}
+        training.counters.step = self.first_step + self.seen
+        save = now - self.saved_at > training.config.train.checkpoint_minutes * 60
+        if save or now - self.looked_at >= _LOOK_SECONDS:
+            self._look()
+        best, loss = training.counters.best.get(training.config.train.monitor), training.counters.running.get("train_loss")
+        self.advance(training.counters.epoch * training.batches.steps_per_epoch + training.counters.step,
+                     f"epoch {training.counters.epoch + 1}/{training.config.train.epochs}"
+                     + (f", loss {loss:.3f}" if loss is not None else "")
+                     + (f", best validation {best:.3f}" if best is not None else ""))
+        if self.stop:
+            self._look()
+            self.model.stop_training = True
+        elif save:
+            self._sync()
+            training._save_state()
+            self.saved_at = now
+
+    def _look(self) -> None:
+        """Fetches the loss and accuracy of the epoch so far."""
         training, counters = self.training, self.training.counters
-        self.seen += 1
-        counters.step = self.first_step + self.seen
-        for key, value in (logs or {}).items():
+        for key, value in self.logs.items():
             before = self.carried.get(f"train_{key}", 0.0) * self.first_step
             counters.running[f"train_{key}"] = (before + float(value) * self.seen) / counters.step
         training.check_finite(math.isfinite(counters.running.get("train_loss", 0.0)), "the loss is")
-        done = counters.epoch * training.batches.steps_per_epoch + counters.step
-        decay = training.config.train.ema_decay
-        if decay and done % _EMA_EVERY == 0:
-            self._average(min(decay, (1 + done) / (10 + done)) ** _EMA_EVERY)
-        best = counters.best.get(training.config.train.monitor)
-        self.advance(done, f"epoch {counters.epoch + 1}/{training.config.train.epochs}, "
-                           f"loss {counters.running.get('train_loss', 0):.3f}"
-                           + (f", best validation {best:.3f}" if best is not None else ""))
-        if self.stop:
-            self.model.stop_training = True
-        elif time.monotonic() - self.saved_at > training.config.train.checkpoint_minutes * 60:
-            self._sync()
-            training._save_state()
-            self.saved_at = time.monotonic()
-
-    def _average(self, decay: float) -> None:
-        self._sync()
-        weights = self.model.get_weights()
-        training = self.training
-        if training.ema is None:
-            training.ema = weights
-        else:
-            for average, value in zip(training.ema, weights, strict=True):
-                average += np.float32(1 - decay) * (value - average)
+        self.looked_at = time.monotonic()
 
     def _sync(self) -> None:
         # On JAX the variables lag behind the step's state until asked for.
