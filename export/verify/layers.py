@@ -75,12 +75,7 @@ class LayerRow:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; an infinite ratio is null."""
-        plain = plain_fields(self)
-        for key in ("sqnr_db", "own_sqnr_db"):
-            plain[key] = plain[key] if math.isfinite(plain[key]) else None
-        if self.channels and not math.isfinite(self.channels.sqnr_db):
-            plain["channels"]["sqnr_db"] = None
-        return {**plain, "range_excess": self.range_excess}
+        return {**plain_fields(self), "range_excess": self.range_excess}
 
 
 @dataclass(frozen=True)

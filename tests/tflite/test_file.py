@@ -133,12 +133,13 @@ def test_every_short_cut_of_the_end_is_noticed(files):
 
 def test_files_that_are_no_tflite(tmp_path):
     (tmp_path / "empty.tflite").write_bytes(b"")
-    (tmp_path / "text.tflite").write_text("version https://git-lfs.example/spec/v1\n")
+    (tmp_path / "text.tflite").write_text("These are words, and not a model.\n")
+    (tmp_path / "pointer.tflite").write_text("version https://git-lfs.example/spec/v1\n")
     (tmp_path / "old.tflite").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(64))
     for name in ("model.keras", "bundle.tflite"):
         with zipfile.ZipFile(tmp_path / name, "w") as archive:
             archive.writestr("a", "b")
-    expected = {"empty.tflite": "empty", "text.tflite": "no TFL3 identifier", "old.tflite": "HDF5",
+    expected = {"empty.tflite": "empty", "text.tflite": "no TFL3 identifier", "pointer.tflite": "Git LFS", "old.tflite": "HDF5",
                 "model.keras": "Keras model.*mnv3 convert", "bundle.tflite": "zip archive",
                 "absent.tflite": "No such file"}
     for name, text in expected.items():

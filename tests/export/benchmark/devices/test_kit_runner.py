@@ -20,6 +20,7 @@ from device_lab.waiting import PATIENCE
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mnv3_tf import files as kit_files
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.export.benchmark.runners import runner_build
 from mnv3_tf.export.benchmark.runners.kit_runner import RunnerResult, parse_runner_output, runner_arguments
@@ -196,6 +197,7 @@ def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mnv3-tf").write_text("a file where a folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(kit_files, "_temporary_cache", lambda: tmp_path / "mnv3-tf" / "below a file")
     with pytest.raises(KitError, match=r"cannot be kept there .*XDG_CACHE_HOME"):
         build_runner("x86_64", Silent())
 
