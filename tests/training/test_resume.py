@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shared import TWO_BLOCKS, files_of_at_most
+from shared import COMMON, HERE, TWO_BLOCKS, files_of_at_most
 
 from mnv3_tf.config import load_config
 from mnv3_tf.data import open_dataset
@@ -19,6 +19,9 @@ from mnv3_tf.training import trainer
 from mnv3_tf.training.defaults import decide, make_optimizer
 from mnv3_tf.training.state import SavedState
 from mnv3_tf.training.trainer import train
+
+# For tests in which the network does not matter: it is built and traced in the shortest time.
+ONE_BLOCK = (f"model.block_table={HERE / 'one_block.yaml'}", *COMMON)
 
 
 def copied(run: Path, folder: Path) -> Path:
@@ -89,7 +92,7 @@ def test_a_state_without_its_model_is_named(source_run: Path, pictures: Path, tm
 def test_a_loss_that_is_no_number_stops_and_the_run_goes_on_with_a_lower_rate(
         pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights of the second epoch are made NaN after its second step; what the first left is kept."""
-    run, config = tmp_path / "run", config_with("train.epochs=2", "train.learning_rate=0.02")
+    run, config = tmp_path / "run", config_with("train.epochs=2", "train.learning_rate=0.02", base=ONE_BLOCK)
     real = trainer._Steps.on_train_batch_end
 
     def poisoned(self, batch, logs=None):
@@ -107,7 +110,8 @@ def test_a_loss_that_is_no_number_stops_and_the_run_goes_on_with_a_lower_rate(
     state = SavedState.read(run / "state" / "state.npz")
     assert (state.counters.epoch, state.counters.step) == (1, 0) and all(np.isfinite(value).all() for value in state.variables)
     monkeypatch.undo()
-    train(open_dataset(pictures), config_with("train.epochs=2", "train.learning_rate=0.002"), run, resume=True, progress=Silent())
+    slower = config_with("train.epochs=2", "train.learning_rate=0.002", base=ONE_BLOCK)
+    train(open_dataset(pictures), slower, run, resume=True, progress=Silent())
     assert len(rows_of(run)) == 2 and float(rows_of(run)[0]["learning_rate"]) > 0.002
     for name in ("run.json", "metrics.json"):
         no_bare_nan(run / name)
@@ -116,7 +120,8 @@ def test_a_loss_that_is_no_number_stops_and_the_run_goes_on_with_a_lower_rate(
 @pytest.mark.slow
 def test_a_rate_without_measure_is_stopped(pictures: Path, tmp_path: Path) -> None:
     """Nothing is poisoned here: a rate of 100 makes the loss, the validation loss or the weights infinite by itself."""
-    config = config_with("train.epochs=8", "train.optimizer=sgd", "train.learning_rate=100", "train.weight_decay=10")
+    config = config_with("train.epochs=8", "train.optimizer=sgd", "train.learning_rate=100", "train.weight_decay=10",
+                         base=ONE_BLOCK)
     with pytest.raises(KitError, match=r"diverged in epoch .* not finite"):
         train(open_dataset(pictures), config, tmp_path / "run", progress=Silent())
     model = tmp_path / "run" / "model.keras"
@@ -138,7 +143,7 @@ def test_float16_skips_steps_and_goes_on_with_the_scale_of_its_loss(pictures: Pa
                         lambda self, inner, initial_scale=2.0 ** 60, **rest: real(self, inner, initial_scale, **rest))
     run = tmp_path / "run"
     settings = ("train.epochs=1", "train.mixed_precision=true", "train.xla=false")
-    train(open_dataset(pictures), config_with(*settings), run, progress=Silent())
+    train(open_dataset(pictures), config_with(*settings, base=ONE_BLOCK), run, progress=Silent())
     monkeypatch.undo()
     counters = SavedState.read(run / "state" / "state.npz").counters
     assert counters.mixed_precision and math.isfinite(float(rows_of(run)[0]["train_loss"]))
@@ -151,7 +156,7 @@ def test_float16_skips_steps_and_goes_on_with_the_scale_of_its_loss(pictures: Pa
 
     real_enter = trainer._Training._enter
     monkeypatch.setattr(trainer._Training, "_enter", entered)
-    train(open_dataset(pictures), config_with(*settings), run, resume=True, progress=Silent())
+    train(open_dataset(pictures), config_with(*settings, base=ONE_BLOCK), run, resume=True, progress=Silent())
     optimizer = seen["training"].model.optimizer
     # Six steps, each of which halved the scale.
     assert float(np.asarray(optimizer.dynamic_scale)) == 2.0 ** 54 and int(np.asarray(optimizer.step_counter)) == 0
@@ -186,12 +191,12 @@ def test_training_stops_without_a_better_epoch_and_stays_stopped(pictures: Path,
     falling = iter(range(99))
     monkeypatch.setattr(trainer._Training, "_standing", lambda self, found: next(falling))  # the best is asked for second
     settings = ("train.epochs=9", "train.monitor=loss", "train.patience=2", "train.ema_decay=0")
-    train(open_dataset(pictures), config_with(*settings), run, progress=progress)
+    train(open_dataset(pictures), config_with(*settings, base=ONE_BLOCK), run, progress=progress)
     assert len(rows_of(run)) == 3 and f"{stopped} of 9" in progress.lines and read_json(run / "run.json")["best"]["epoch"] == 1
-    train(open_dataset(pictures), config_with(*settings), run, resume=True, progress=progress)
+    train(open_dataset(pictures), config_with(*settings, base=ONE_BLOCK), run, resume=True, progress=progress)
     assert len(rows_of(run)) == 3
-    train(open_dataset(pictures), config_with(*settings[:-2], "train.ema_decay=0", "train.patience=3"), run, resume=True,
-          progress=progress)
+    longer = config_with(*settings[:-2], "train.ema_decay=0", "train.patience=3", base=ONE_BLOCK)
+    train(open_dataset(pictures), longer, run, resume=True, progress=progress)
     assert len(rows_of(run)) == 4
 
 

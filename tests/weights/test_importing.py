@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from peers.generate import pictures
 from seeded import golden, tensors_of
-from shared import without_values
+from shared import HERE, without_values
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.weights.importing import Imported, import_tensors, import_weights
@@ -115,10 +115,10 @@ def test_report(paddle: Imported) -> None:
 @pytest.mark.slow
 def test_saved_and_loaded_in_a_new_process(paddle: Imported, tmp_path: Path) -> None:
     """By Keras alone: nothing of this kit is needed, for an imported network as for one of the kit's own."""
-    from mnv3_tf import MobileNetV3Small
+    from mnv3_tf import MobileNetV3, read_block_table
 
     save_imported(paddle, tmp_path / "p.keras")
-    own = MobileNetV3Small(input_shape=(32, 40, 3), classes=4)
+    own = MobileNetV3(read_block_table(HERE / "two_blocks.yaml"), input_shape=(32, 40, 3), classes=4)
     own.save(tmp_path / "own.keras")
     pixels = {"p": pictures(2, 97, 129).astype(np.float32), "own": pictures(2, 32, 40).astype(np.float32)}
     np.savez(tmp_path / "x.npz", **pixels)
