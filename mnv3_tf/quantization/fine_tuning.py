@@ -20,7 +20,7 @@ _COPIES = 5
 # Share of the steps over which the rate rises.
 _WARM_UP = 0.1
 # How many times faster than weights the ends of ranges move: there are few of them, and on small sets few steps.
-_RANGES_FASTER = 10.0
+_RANGES_FASTER = 3.0
 # Of the running average of the parameters: it reaches about fifty steps back.
 _DECAY = 0.98
 
