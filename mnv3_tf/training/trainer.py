@@ -236,7 +236,7 @@ class _Training:
     def validate(self, pictures_per_second: float) -> None:
         counters = self.counters
         row: dict[str, Any] = {"epoch": counters.epoch + 1, **counters.running,
-                               "learning_rate": self._rate(),
+                               "learning_rate": float(keras.ops.convert_to_numpy(self.optimizer.learning_rate)),
                                "pictures_per_second": round(pictures_per_second, 1)}
         candidates = {"raw": self.network.get_weights()}
         if isinstance(self.model, AveragedModel):
@@ -257,9 +257,6 @@ class _Training:
         self._save_state()
         _write_csv(self.run_folder.path / "log.csv", counters.history)
         self.events.add({key: value for key, value in row.items() if key != "epoch"}, row["epoch"])
-
-    def _rate(self) -> float:
-        return float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
 
     def _standing(self, scores: dict[str, float]) -> tuple[float, float]:
         """What decides which of two epochs is better: the monitored score, then the loss."""
