@@ -86,22 +86,22 @@ def quiet_libraries() -> None:
     from mnv3_tf.tflite.runtime import captured_stderr
 
     with captured_stderr(is_noise=lambda line: any(part in line for part in _NOISE)), contextlib.suppress(ImportError):
-        with _hidden("matplotlib", "sklearn"):
+        with hidden("matplotlib", "sklearn"):
             import tensorflow as tf
         tf.config.list_physical_devices()
         tf.constant(0)
 
 
 @contextlib.contextmanager
-def _hidden(*packages: str) -> Iterator[None]:
+def hidden(*packages: str) -> Iterator[None]:
     """Not to be imported within: Keras imports these, where they are installed, for what the kit does not use, which takes a
     third of TensorFlow's start-up."""
-    hidden = [package for package in packages if package not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    absent = [package for package in packages if package not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
     try:
         yield
     finally:
-        for package in hidden:
+        for package in absent:
             del sys.modules[package]
 
 

@@ -19,7 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: more threads 
         os.environ.setdefault(variable, "1")
 
 import pytest
-from shared import TINY, TWO_BLOCKS, Shared, make_pictures, quantize_run, train_run
+from shared import ONE_BLOCK, TINY, TWO_BLOCKS, Shared, make_pictures, quantize_run, train_run
 
 # TensorFlow makes millions of small objects that live: collections that look at them again and again take a tenth of the time.
 gc.set_threshold(50_000, 20, 100)
@@ -41,6 +41,15 @@ def slowness() -> float:
     began = time.process_time()
     sum(i * i for i in range(5_000_000))
     return max(1.0, (time.process_time() - began) / REFERENCE_SECONDS)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Test files import TensorFlow as the commands do."""
+    from mnv3_tf.cli.options import hidden
+
+    with hidden("matplotlib", "sklearn"):
+        return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -175,6 +184,14 @@ def source_run(pictures: Path, shared: Shared) -> Path:
     from mnv3_tf.config import load_config
 
     return shared("source", lambda out: train_run(pictures, load_config(None, TWO_BLOCKS), out))
+
+
+@pytest.fixture(scope="session")
+def one_block_run(pictures: Path, shared: Shared) -> Path:
+    """A float run of one block, for what does not depend on the network. Tests that change a run copy it."""
+    from mnv3_tf.config import load_config
+
+    return shared("one", lambda out: train_run(pictures, load_config(None, ONE_BLOCK), out))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from shared import HERE, Shared, random_values
+from shared import COMMON, HERE, Shared, random_values
 
 from mnv3_tf.files import read_json, write_json
 from mnv3_tf.models import MobileNetV3
@@ -58,11 +58,11 @@ assert any(line.startswith("jax on") for line in progress.lines), progress.lines
 
 
 @pytest.fixture(scope="module")
-def jax_folder(shared: Shared, pictures: Path, source_run: Path, tuning: tuple[str, ...]) -> Path:
+def jax_folder(shared: Shared, pictures: Path, one_block_run: Path) -> Path:
     """Files saved by TensorFlow, and what a process on JAX made of them: logits, facts, and a run."""
     pytest.importorskip("jax")
-    settings = (*tuning, "train.freeze=stem", "train.unfreeze_epochs=1", "train.batchnorm=reestimate", "train.layer_decay=0.9",
-                f"train.teacher={source_run}")
+    settings = (*COMMON, "train.epochs=3", f"model.weights={one_block_run}", "train.freeze=stem", "train.unfreeze_epochs=1",
+                "train.batchnorm=reestimate", "train.layer_decay=0.9", f"train.teacher={one_block_run}")
     return shared("jax", lambda folder: _on_jax(folder, pictures, settings))
 
 
@@ -134,11 +134,11 @@ def test_training_on_jax(jax_folder: Path, pictures: Path) -> None:
 
 
 @pytest.mark.slow
-def test_fine_tuning_on_jax(jax_folder: Path, source_run: Path) -> None:
+def test_fine_tuning_on_jax(jax_folder: Path, one_block_run: Path) -> None:
     """Frozen stem, stages, rates by layer, re-estimated BatchNorm and a teacher, from weights that TensorFlow saved."""
     run = jax_folder / "run"
     assert read_json(run / "metrics.json")["test"]["top1"] > 0.9
-    before, after = (keras.models.load_model(folder / "model.keras") for folder in (source_run, run))
+    before, after = (keras.models.load_model(folder / "model.keras") for folder in (one_block_run, run))
     # The kept epoch may be the first, which trains the top alone; the state holds the weights of the last.
     with np.load(run / "state" / "state.npz") as archive:
         last = [archive[f"variable_{i:04d}"] for i in range(len(after.variables))]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from shared import TINY, Shared, without_folders
+from shared import ONE_BLOCK, Shared, without_folders
 
 from mnv3_tf.cli.main import COMMANDS, cli, main
 
@@ -264,8 +264,8 @@ def quietly(*command: str) -> str:
 
 @pytest.fixture(scope="module")
 def road(pictures: Path, shared: Shared) -> Path:
-    """Four blocks from pictures to an int8 file; the run answers for a picture, too. The folder also has what was printed."""
-    overrides = [part for setting in TINY for part in ("-o", setting)]
+    """One block from pictures to an int8 file; the run answers for a picture, too. The folder also has what was printed."""
+    overrides = [part for setting in ONE_BLOCK for part in ("-o", setting)]
 
     def build(folder: Path) -> None:
         run, quantized = folder / "run", folder / "q"

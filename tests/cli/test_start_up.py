@@ -86,7 +86,7 @@ def test_tensorflow_is_loaded_quietly_for_what_it_opens(models: list[str | None]
 
 
 def test_what_keras_imports_for_nothing_is_hidden_only_then() -> None:
-    with options._hidden("json", "turtle"):
+    with options.hidden("json", "turtle"):
         import json  # noqa: F401  # imported before, and so it stays
 
         with pytest.raises(ImportError):

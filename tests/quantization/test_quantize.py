@@ -195,7 +195,8 @@ def test_a_quantized_run_scores_the_same_in_a_new_process(qat_run: Path, picture
 
     classifier = Classifier(qat_run)
     pixels = next(iter(ContractPictures(open_dataset(pictures).split("test"), classifier.contract)))
-    script = ("import sys, numpy as np; from mnv3_tf.export.evaluate.classifier import Classifier; "
+    script = ("import sys, numpy as np; from mnv3_tf.cli.options import quiet_libraries; quiet_libraries(); "
+              "from mnv3_tf.export.evaluate.classifier import Classifier; "
               "np.save(sys.argv[2] + '.out.npy', Classifier(sys.argv[1]).logits(np.load(sys.argv[2])))")
     file = qat_run.parent / "pixels.npy"
     np.save(file, pixels)

@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from shared import TWO_BLOCKS, Shared, train_run
+from shared import ONE_BLOCK, Shared, train_run
 from test_trainer import StopAfter, weights
 
 from mnv3_tf.artefacts.run_folder import RunFolder
@@ -137,7 +137,7 @@ def student_config(source_run: Path, tiny_config: Config) -> Config:
     """A student without labels' share: all it learns, it learns from the teacher."""
     return load_config(None, [f"train.teacher={source_run}", "train.teacher_weight=1", "data.image_size=[40,40]",
                               "model.alpha=0.5", "train.epochs=6",
-                              TWO_BLOCKS[0]], tiny_config)
+                              ONE_BLOCK[0]], tiny_config)
 
 
 @pytest.fixture(scope="module")

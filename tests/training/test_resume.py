@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shared import COMMON, HERE, TWO_BLOCKS, files_of_at_most
+from shared import ONE_BLOCK, files_of_at_most
 
 from mnv3_tf.config import load_config
 from mnv3_tf.data import open_dataset
@@ -20,9 +20,6 @@ from mnv3_tf.training.defaults import decide, make_optimizer
 from mnv3_tf.training.state import SavedState
 from mnv3_tf.training.trainer import train
 
-# For tests in which the network does not matter: it is built and traced in the shortest time.
-ONE_BLOCK = (f"model.block_table={HERE / 'one_block.yaml'}", *COMMON)
-
 
 def copied(run: Path, folder: Path) -> Path:
     return Path(shutil.copytree(run, folder / "run"))
@@ -32,8 +29,8 @@ def rows_of(run: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((run / "log.csv").open()))
 
 
-def config_with(*settings: str, base: tuple[str, ...] = TWO_BLOCKS):
-    return load_config(None, [*base, *settings])
+def config_with(*settings: str):
+    return load_config(None, [*ONE_BLOCK, *settings])
 
 
 def no_bare_nan(path: Path) -> object:
@@ -44,11 +41,11 @@ def no_bare_nan(path: Path) -> object:
 
 
 @pytest.mark.slow
-def test_a_finished_run_goes_on_for_more_epochs(source_run: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_finished_run_goes_on_for_more_epochs(one_block_run: Path, pictures: Path, tmp_path: Path) -> None:
     """Two more after ten: what was done stays, and the learning rate is that of a run of twelve epochs."""
-    run, progress = copied(source_run, tmp_path), Silent()
+    run, progress = copied(one_block_run, tmp_path), Silent()
     train(open_dataset(pictures), config_with("train.epochs=12"), run, resume=True, progress=progress)
-    rows, before = rows_of(run), rows_of(source_run)
+    rows, before = rows_of(run), rows_of(one_block_run)
     assert rows[:10] == before and [row["epoch"] for row in rows[10:]] == ["11", "12"]
     settings = config_with("train.epochs=12").train
     schedule = make_optimizer(settings, decide(settings, 16, 6))._learning_rate
@@ -65,14 +62,14 @@ def test_a_finished_run_goes_on_for_more_epochs(source_run: Path, pictures: Path
     ("train.optimizer=sgd", "train.optimizer: adamw -> sgd. Give the same settings, or none \\(only train.epochs"),
     ("train.monitor=f1", "-o model.weights=.*/run begins with these weights"),
 ])
-def test_other_settings_are_refused_with_the_way_out(source_run: Path, pictures: Path, tmp_path: Path, setting: str, says: str
+def test_other_settings_are_refused_with_the_way_out(one_block_run: Path, pictures: Path, tmp_path: Path, setting: str, says: str
                                                      ) -> None:
     with pytest.raises(InputError, match=says):
-        train(open_dataset(pictures), config_with(setting), copied(source_run, tmp_path), resume=True, progress=Silent())
+        train(open_dataset(pictures), config_with(setting), copied(one_block_run, tmp_path), resume=True, progress=Silent())
 
 
-def test_other_pictures_or_classes_are_refused(source_run: Path, pictures: Path, tmp_path: Path) -> None:
-    run, data = copied(source_run, tmp_path), Path(shutil.copytree(pictures, tmp_path / "data"))
+def test_other_pictures_or_classes_are_refused(one_block_run: Path, pictures: Path, tmp_path: Path) -> None:
+    run, data = copied(one_block_run, tmp_path), Path(shutil.copytree(pictures, tmp_path / "data"))
     shutil.copy(next((data / "test" / "red").iterdir()), data / "train" / "red" / "new.png")
     with pytest.raises(InputError, match=r"the split train has other pictures than the run was .*\(96 then, 97 now\)"):
         train(open_dataset(data), config_with(), run, resume=True, progress=Silent())
@@ -81,8 +78,8 @@ def test_other_pictures_or_classes_are_refused(source_run: Path, pictures: Path,
         train(open_dataset(pictures), config_with(), run, resume=True, progress=Silent())
 
 
-def test_a_state_without_its_model_is_named(source_run: Path, pictures: Path, tmp_path: Path) -> None:
-    run = copied(source_run, tmp_path)
+def test_a_state_without_its_model_is_named(one_block_run: Path, pictures: Path, tmp_path: Path) -> None:
+    run = copied(one_block_run, tmp_path)
     (run / "model.keras").unlink()
     with pytest.raises(InputError, match=r"model\.keras: is gone"):
         train(open_dataset(pictures), config_with(), run, resume=True, progress=Silent())
@@ -92,7 +89,7 @@ def test_a_state_without_its_model_is_named(source_run: Path, pictures: Path, tm
 def test_a_loss_that_is_no_number_stops_and_the_run_goes_on_with_a_lower_rate(
         pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights of the second epoch are made NaN after its second step; what the first left is kept."""
-    run, config = tmp_path / "run", config_with("train.epochs=2", "train.learning_rate=0.02", base=ONE_BLOCK)
+    run, config = tmp_path / "run", config_with("train.epochs=2", "train.learning_rate=0.02")
     real = trainer._Steps.on_train_batch_end
 
     def poisoned(self, batch, logs=None):
@@ -110,7 +107,7 @@ def test_a_loss_that_is_no_number_stops_and_the_run_goes_on_with_a_lower_rate(
     state = SavedState.read(run / "state" / "state.npz")
     assert (state.counters.epoch, state.counters.step) == (1, 0) and all(np.isfinite(value).all() for value in state.variables)
     monkeypatch.undo()
-    slower = config_with("train.epochs=2", "train.learning_rate=0.002", base=ONE_BLOCK)
+    slower = config_with("train.epochs=2", "train.learning_rate=0.002")
     train(open_dataset(pictures), slower, run, resume=True, progress=Silent())
     assert len(rows_of(run)) == 2 and float(rows_of(run)[0]["learning_rate"]) > 0.002
     for name in ("run.json", "metrics.json"):
@@ -120,8 +117,7 @@ def test_a_loss_that_is_no_number_stops_and_the_run_goes_on_with_a_lower_rate(
 @pytest.mark.slow
 def test_a_rate_without_measure_is_stopped(pictures: Path, tmp_path: Path) -> None:
     """Nothing is poisoned here: a rate of 100 makes the loss, the validation loss or the weights infinite by itself."""
-    config = config_with("train.epochs=8", "train.optimizer=sgd", "train.learning_rate=100", "train.weight_decay=10",
-                         base=ONE_BLOCK)
+    config = config_with("train.epochs=8", "train.optimizer=sgd", "train.learning_rate=100", "train.weight_decay=10")
     with pytest.raises(KitError, match=r"diverged in epoch .* not finite"):
         train(open_dataset(pictures), config, tmp_path / "run", progress=Silent())
     model = tmp_path / "run" / "model.keras"
@@ -143,7 +139,7 @@ def test_float16_skips_steps_and_goes_on_with_the_scale_of_its_loss(pictures: Pa
                         lambda self, inner, initial_scale=2.0 ** 60, **rest: real(self, inner, initial_scale, **rest))
     run = tmp_path / "run"
     settings = ("train.epochs=1", "train.mixed_precision=true", "train.xla=false")
-    train(open_dataset(pictures), config_with(*settings, base=ONE_BLOCK), run, progress=Silent())
+    train(open_dataset(pictures), config_with(*settings), run, progress=Silent())
     monkeypatch.undo()
     counters = SavedState.read(run / "state" / "state.npz").counters
     assert counters.mixed_precision and math.isfinite(float(rows_of(run)[0]["train_loss"]))
@@ -156,17 +152,17 @@ def test_float16_skips_steps_and_goes_on_with_the_scale_of_its_loss(pictures: Pa
 
     real_enter = trainer._Training._enter
     monkeypatch.setattr(trainer._Training, "_enter", entered)
-    train(open_dataset(pictures), config_with(*settings, base=ONE_BLOCK), run, resume=True, progress=Silent())
+    train(open_dataset(pictures), config_with(*settings), run, resume=True, progress=Silent())
     optimizer = seen["training"].model.optimizer
     # Six steps, each of which halved the scale.
     assert float(np.asarray(optimizer.dynamic_scale)) == 2.0 ** 54 and int(np.asarray(optimizer.step_counter)) == 0
 
 
-def test_arithmetic_is_kept_where_another_machine_would_choose_another(source_run: Path, pictures: Path, tmp_path: Path,
+def test_arithmetic_is_kept_where_another_machine_would_choose_another(one_block_run: Path, pictures: Path, tmp_path: Path,
                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mnv3_tf.training.defaults.has_accelerator", lambda: True)
     progress = Silent()
-    train(open_dataset(pictures), config_with(), copied(source_run, tmp_path), resume=True, progress=progress)
+    train(open_dataset(pictures), config_with(), copied(one_block_run, tmp_path), resume=True, progress=progress)
     assert SavedState.read(tmp_path / "run" / "state" / "state.npz").counters.mixed_precision is False
     assert any("float32 arithmetic" in line for line in progress.lines)
 
@@ -191,11 +187,11 @@ def test_training_stops_without_a_better_epoch_and_stays_stopped(pictures: Path,
     falling = iter(range(99))
     monkeypatch.setattr(trainer._Training, "_standing", lambda self, found: next(falling))  # the best is asked for second
     settings = ("train.epochs=9", "train.monitor=loss", "train.patience=2", "train.ema_decay=0")
-    train(open_dataset(pictures), config_with(*settings, base=ONE_BLOCK), run, progress=progress)
+    train(open_dataset(pictures), config_with(*settings), run, progress=progress)
     assert len(rows_of(run)) == 3 and f"{stopped} of 9" in progress.lines and read_json(run / "run.json")["best"]["epoch"] == 1
-    train(open_dataset(pictures), config_with(*settings, base=ONE_BLOCK), run, resume=True, progress=progress)
+    train(open_dataset(pictures), config_with(*settings), run, resume=True, progress=progress)
     assert len(rows_of(run)) == 3
-    longer = config_with(*settings[:-2], "train.ema_decay=0", "train.patience=3", base=ONE_BLOCK)
+    longer = config_with(*settings[:-2], "train.ema_decay=0", "train.patience=3")
     train(open_dataset(pictures), longer, run, resume=True, progress=progress)
     assert len(rows_of(run)) == 4
 

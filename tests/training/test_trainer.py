@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shared import TWO_BLOCKS
+from shared import ONE_BLOCK
 
 from mnv3_tf.config import Config, load_config
 from mnv3_tf.data import open_dataset
@@ -106,18 +106,18 @@ main.main(sys.argv[1:])
 
 
 @pytest.mark.slow
-def test_stopped_and_killed_it_goes_on_as_if_nothing_had_happened(pictures: Path, source_run: Path, tmp_path: Path,
+def test_stopped_and_killed_it_goes_on_as_if_nothing_had_happened(pictures: Path, one_block_run: Path, tmp_path: Path,
                                                                   capsys: pytest.CaptureFixture[str]) -> None:
     """Stopped inside the first epoch, killed in the fourth, of which nothing is left, and stopped at the end of the fifth:
     weights, optimizer, averages and scores equal the uninterrupted run's."""
     from mnv3_tf.cli.main import main
 
-    dataset, config, run = open_dataset(pictures), load_config(None, TWO_BLOCKS), tmp_path / "run"
+    dataset, config, run = open_dataset(pictures), load_config(None, ONE_BLOCK), tmp_path / "run"
     with pytest.raises(Interrupted, match="--resume"):
         train(dataset, config, run, progress=StopAfter(3))
 
     command = ["train", "--data", str(pictures), "--out", str(run), "--resume"]
-    for setting in TWO_BLOCKS:
+    for setting in ONE_BLOCK:
         command += ["-o", setting]
     killed = subprocess.run([sys.executable, "-c", KILLED, *command], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -133,9 +133,9 @@ def test_stopped_and_killed_it_goes_on_as_if_nothing_had_happened(pictures: Path
     assert not ended.value.code, errors
     assert "resuming after" in errors
 
-    for ours, theirs in zip(weights(run), weights(source_run), strict=True):
+    for ours, theirs in zip(weights(run), weights(one_block_run), strict=True):
         np.testing.assert_allclose(ours.astype(np.float64), theirs.astype(np.float64), rtol=1e-3, atol=1e-4)
-    ours, theirs = (list(csv.DictReader(file.open())) for file in (log, source_run / "log.csv"))
+    ours, theirs = (list(csv.DictReader(file.open())) for file in (log, one_block_run / "log.csv"))
     assert [int(row["epoch"]) for row in ours] == list(range(1, 11))
     for mine, other in zip(ours, theirs, strict=True):
         assert mine["learning_rate"] == other["learning_rate"]
@@ -180,11 +180,11 @@ def test_broken_pictures_are_named_and_left_out(pictures: Path, tmp_path: Path) 
     (root / "train" / "yellow").mkdir()
     (root / "train" / "beside.jpg").write_bytes(b"of no class")
     progress = Silent()
-    train(open_dataset(root), load_config(None, [*TWO_BLOCKS, "train.epochs=1"]), tmp_path / "run", progress=progress)
+    train(open_dataset(root), load_config(None, [*ONE_BLOCK, "train.epochs=1"]), tmp_path / "run", progress=progress)
     for words in ("broken.jpg", "train/yellow/: no pictures in it, so it is not a class",
                   "1 file beside the class folders left out"):
         assert any(words in line for line in progress.lines), words
-    strict = load_config(None, [*TWO_BLOCKS, "train.epochs=1", "data.strict=true"])
+    strict = load_config(None, [*ONE_BLOCK, "train.epochs=1", "data.strict=true"])
     with pytest.raises(InputError, match=r"broken\.jpg"):
         train(open_dataset(root), strict, tmp_path / "strict", progress=Silent())
 
