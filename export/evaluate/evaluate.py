@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mnv3_tf.artefacts.card_check import check_cards
-from mnv3_tf.data import PictureDataset, PictureError, Sample, clamp_top_k, evaluation_split, open_dataset
+from mnv3_tf.data import PictureDataset, PictureError, Samples, clamp_top_k, evaluation_split, open_dataset
 from mnv3_tf.data.batches import EVALUATION_BATCH, collect, contract_batches, default_workers, ordered_parallel
 from mnv3_tf.data.check import check_pictures
 from mnv3_tf.data.walk import pictures_below
@@ -65,13 +65,12 @@ def evaluate(classifier: Classifier, data: str | Path, *, split: str | None = No
         progress.say(f"{data}: has no splits, so all its pictures are scored. Where the model was trained on this folder "
                      "with the default split, --split val scores only what it was not trained on.")
     name = split or evaluation_split(dataset)
-    samples = tuple(s for part in dataset.splits.values() for s in part) if name == "all" else dataset.split(name)
-    chosen = PictureDataset(dataset.root, dataset.class_names, {name: samples}, dataset.layout)
+    chosen = PictureDataset(dataset.root, dataset.class_names, {name: dataset.split(name)}, dataset.layout)
     cleaned, report = check_pictures(chosen, strict=strict, progress=progress)
     samples, skipped = cleaned.split(name), tuple(str(remark) for remark in report.broken)
     if not samples:
         raise InputError(f"{data}: the split {name!r} holds no picture to score.")
-    labels = np.array([sample.label for sample in samples])
+    labels = samples.labels
     if against:
         logits = _logits(classifier, samples, progress)
         agreement, scores = compare_answers(logits, _logits(against, samples, progress)), score(logits, labels, classifier.labels)
@@ -81,12 +80,12 @@ def evaluate(classifier: Classifier, data: str | Path, *, split: str | None = No
     return Evaluation(scores, name, skipped, agreement, warnings)
 
 
-def _logits(classifier: Classifier, samples: tuple[Sample, ...], progress: Progress) -> np.ndarray:
+def _logits(classifier: Classifier, samples: Samples, progress: Progress) -> np.ndarray:
     return collect(progress, f"Scoring {classifier.path.name}", len(samples), lambda batch: classifier.logits(batch[0]),
                    contract_batches(samples, classifier.contract))
 
 
-def _score(classifier: Classifier, samples: tuple[Sample, ...], labels: np.ndarray, progress: Progress) -> Scores:
+def _score(classifier: Classifier, samples: Samples, labels: np.ndarray, progress: Progress) -> Scores:
     """Batch after batch: the answers of all pictures would take memory for as many times as there are classes."""
     def answers(advance: Advance) -> Iterator[np.ndarray]:
         done = 0

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from mnv3_tf.data.contract import Preprocessing
-from mnv3_tf.data.samples import Sample
+from mnv3_tf.data.sample_list import Sample, Samples
 from mnv3_tf.machine import usable_cores
 from mnv3_tf.progress import Progress
 
@@ -53,7 +53,7 @@ def contract_batches(samples: Sequence[Sample], contract: Preprocessing, batch_s
 
     def batch(start: int) -> tuple[np.ndarray, np.ndarray]:
         chunk = samples[start:start + batch_size]
-        return np.stack([contract.load(s.path) for s in chunk]), np.array([s.label for s in chunk], np.int64)
+        return np.stack([contract.load(s.path) for s in chunk]), Samples.of(chunk).labels.astype(np.int64)
 
     yield from ordered_parallel(batch, range(0, len(samples), batch_size), workers, ahead=2 * workers)
 
@@ -81,7 +81,7 @@ class ContractPictures:
 
     def __init__(self, samples: Sequence[Sample], contract: Preprocessing, batch_size: int = EVALUATION_BATCH):
         self.samples, self.contract, self.batch_size = samples, contract, batch_size
-        self.labels = np.array([sample.label for sample in samples], np.int64)
+        self.labels = Samples.of(samples).labels.astype(np.int64)
         self._keep = len(samples) * contract.height * contract.width * 3 <= self._LIMIT_BYTES
         self._kept: list[np.ndarray] | None = None
 

@@ -13,7 +13,7 @@ from mnv3_tf.artefacts.card import data_facts
 from mnv3_tf.artefacts.run_folder import RunFolder, open_run
 from mnv3_tf.backend import keras, own_settings
 from mnv3_tf.config import Config, QuantizeConfig
-from mnv3_tf.data import PictureDataset, Preprocessing, Sample, evaluation_split, fingerprint_samples
+from mnv3_tf.data import PictureDataset, Preprocessing, Samples, evaluation_split, fingerprint_samples
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.data.check import check_pictures
 from mnv3_tf.errors import CheckFailed, InputError, KitError
@@ -106,7 +106,7 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
         calibration = calibrate(integer, pictures, lambda done: advance(done, ""), deciding=deciding)
     progress.say(f"activation ranges from {calibration.pictures} training pictures")
     held_out = dataset.split("val")
-    some = tuple(held_out[i] for i in spread(len(held_out), config.verify.layer_pictures))
+    some = held_out.take(spread(len(held_out), config.verify.layer_pictures))
     checked = RangeCheck(integer, np.concatenate(list(ContractPictures(some, contract))), config.verify)
     for line in checked.narrow(calibration.ranges):
         progress.say(line)
@@ -148,15 +148,15 @@ def check_folded(model: keras.Model, graph: FoldedGraph, pictures: ContractPictu
     return difference
 
 
-def _calibration_samples(samples: tuple[Sample, ...], config: QuantizeConfig) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+def _calibration_samples(samples: Samples, config: QuantizeConfig) -> tuple[Samples, Samples]:
     """A random choice of the training pictures, the same for the same seed, and others that decide between their ranges."""
     order = np.random.default_rng(config.seed).permutation(len(samples))
     deciding = min(_DECIDING_PICTURES, len(samples) // 5)
     end = min(config.calibration_pictures, len(samples) - deciding)
-    return tuple(samples[i] for i in order[:end]), tuple(samples[i] for i in order[end:end + deciding])
+    return samples.take(order[:end]), samples.take(order[end:end + deciding])
 
 
-def _reconstructed(graph: FoldedGraph, calibration: Calibration, samples: tuple[Sample, ...], contract: Preprocessing,
+def _reconstructed(graph: FoldedGraph, calibration: Calibration, samples: Samples, contract: Preprocessing,
                    config: QuantizeConfig, frozen: Collection[str], progress: Progress) -> FoldedGraph:
     """Weights that make up for 8 bits, from some of the calibration pictures."""
     lowered = lower(graph)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mnv3_tf.config import AugmentConfig
-from mnv3_tf.data import Preprocessing, Sample, read_picture
+from mnv3_tf.data import Preprocessing, Sample, Samples, read_picture
 from mnv3_tf.data.batches import default_workers, ordered_parallel
 from mnv3_tf.training.augment import augment
 
@@ -70,7 +70,7 @@ class TrainingBatches:
                  cache_mb: int = 1024, workers: int | None = None):
         self.batch_size = min(batch_size, len(samples))
         self.steps_per_epoch = len(samples) // self.batch_size
-        self._labels = np.array([sample.label for sample in samples])
+        self._labels = Samples.of(samples).labels
         self._samples, self._contract, self._augmentation = samples, contract, augmentation
         self._classes, self._class_weights, self._seed = classes, class_weights, seed
         self._sources = SourceCache(samples, contract, cache_mb)

@@ -15,7 +15,7 @@ from mnv3_tf.artefacts.card import data_facts
 from mnv3_tf.artefacts.run_folder import RunFolder, contract_from
 from mnv3_tf.backend import keras, own_settings
 from mnv3_tf.config import Config
-from mnv3_tf.data import PictureDataset, Preprocessing, Sample, evaluation_split
+from mnv3_tf.data import PictureDataset, Preprocessing, Samples, evaluation_split
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.data.check import check_pictures
 from mnv3_tf.errors import InputError, KitError
@@ -102,7 +102,7 @@ class _Training:
         settings = config.train
         weights = None
         if settings.class_weights == "balanced":
-            weights = balanced_weights(np.bincount([s.label for s in samples], minlength=classes))
+            weights = balanced_weights(np.bincount(samples.labels, minlength=classes))
         self.batches = TrainingBatches(
             samples, self.contract, classes, batch_size=settings.batch_size, augmentation=config.augment,
             class_weights=weights, seed=settings.seed, cache_mb=config.data.cache_mb, workers=config.data.workers)
@@ -359,10 +359,10 @@ class _Steps(keras.callbacks.Callback):
             self.model.jax_state_sync()
 
 
-def examined(samples: tuple[Sample, ...], contract: Preprocessing, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def examined(samples: Samples, contract: Preprocessing, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Some training pictures that a teacher is tried on: uint8 (n, height, width, 3) and int (n,)."""
     order = np.random.default_rng(seed).permutation(len(samples))[:_EXAMINED]
-    chosen = ContractPictures([samples[place] for place in order], contract)
+    chosen = ContractPictures(samples.take(order), contract)
     return np.concatenate(list(chosen)), chosen.labels
 
 
