@@ -1,5 +1,6 @@
 """From a float run to a quantized run: check the folded network, calibrate, and fine-tune with the float model as teacher."""
 
+import dataclasses
 import math
 from collections.abc import Collection
 from functools import cached_property
@@ -79,10 +80,16 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
     if method == "qat" and config.quantize.teacher_weight < 1 and not dataset.labelled:
         raise InputError(f"{dataset.root}: {dataset.notes[0]}, and fine-tuning with quantize.teacher_weight below 1 learns from "
                          "them. Set it to 1, give --method ptq, or give labelled pictures.")
-    dataset, report = check_pictures(dataset, strict=config.data.strict, progress=progress)
+    dataset, report = check_pictures(dataset, strict=config.data.strict, progress=progress, level=config.data.check)
     model = load_keras(run.model)
     graph = trace(model)
     samples, others = _calibration_samples(dataset.split("train"), config.quantize)
+    contents = report.contents
+    if report.level != "full":  # every picture that decides ranges is decoded first
+        chosen, found = check_pictures(dataclasses.replace(dataset, splits={"train": Samples.joined([samples, others])}),
+                                       strict=config.data.strict, progress=progress)
+        samples, others = _calibration_samples(chosen.split("train"), config.quantize)
+        contents |= found.contents
     difference = check_folded(model, graph, ContractPictures(samples[:_CHECKED_PICTURES], contract))
     progress.say(f"the folded network equals the float model within {difference:.1e} of the logits' range")
 
@@ -112,13 +119,13 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
         progress.say(line)
     if config.quantize.compensate_pictures:
         integer = _reconstructed(integer, calibration, samples, contract, config.quantize, frozen, progress)
-    looked_at = check_calibration(dataset, samples, report.contents, content, calibration.convergence, smoke)
+    looked_at = check_calibration(dataset, samples, contents, content, calibration.convergence, smoke)
     for line in looked_at.remarks():
         progress.say(line)
     facts: dict[str, Any] = {
         "kind": "quantized run", "method": method, "parent": run.model, "data": data_facts(dataset, report),
         "classes": list(class_names), "preprocessing": contract.fingerprint(), "config": config,
-        "calibration": {"fingerprint": fingerprint_samples(samples, dataset.class_names, report.contents),
+        "calibration": {"fingerprint": fingerprint_samples(samples, dataset.class_names, contents),
                         "pictures": calibration.pictures},
         "split_stem": integer.split_stem, "deploy_form_difference": difference,
         "seeds": {"train": config.train.seed, "quantize": config.quantize.seed}}
@@ -204,7 +211,7 @@ class _Quantization:
         batches = TrainingBatches(
             samples, self.contract, len(self.class_names), batch_size=settings.batch_size,
             augmentation=self.config.augment, seed=settings.seed, cache_mb=self.config.data.cache_mb,
-            workers=self.config.data.workers)
+            workers=self.config.data.workers, say=self.progress.say)
         total = settings.epochs * batches.steps_per_epoch
         tuning = FineTuning(self.fake_quantized, self.teacher, self.config, frozen_layers(self.graph, settings.freeze), total)
         best = BestEpoch(self.float_validation, settings.teacher_weight)

@@ -76,7 +76,8 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
     answers = None
     if config.train.teacher:
         answers = TeacherAnswers(open_teacher(config.train.teacher), dataset.class_names, config.data.height_width)
-    dataset, report = check_pictures(dataset, strict=config.data.strict, progress=progress, report_path=run.path / "scan.json")
+    dataset, report = check_pictures(dataset, strict=config.data.strict, progress=progress, report_path=run.path / "scan.json",
+                                     level=config.data.check)
     data = data_facts(dataset, report)
     saved = SavedState.read(run.state) if run.state.exists() else None
     origin = {"data": data, "teacher": answers.facts["sha256"] if answers else None}
@@ -105,7 +106,8 @@ class _Training:
             weights = balanced_weights(np.bincount(samples.labels, minlength=classes))
         self.batches = TrainingBatches(
             samples, self.contract, classes, batch_size=settings.batch_size, augmentation=config.augment,
-            class_weights=weights, seed=settings.seed, cache_mb=config.data.cache_mb, workers=config.data.workers)
+            class_weights=weights, seed=settings.seed, cache_mb=config.data.cache_mb, workers=config.data.workers,
+            say=progress.say)
         self.counters = saved.counters if saved else Counters(start=facts_of(start) if start else {})
         if self.counters.mixed_precision is not None:  # as before, on whatever device it goes on
             settings = dataclasses.replace(settings, mixed_precision=self.counters.mixed_precision)
@@ -238,6 +240,8 @@ class _Training:
         row: dict[str, Any] = {"epoch": counters.epoch + 1, **counters.running,
                                "learning_rate": float(keras.ops.convert_to_numpy(self.optimizer.learning_rate)),
                                "pictures_per_second": round(pictures_per_second, 1)}
+        if self.batches.broken:
+            row["broken_pictures"] = len(self.batches.broken)
         candidates = {"raw": self.network.get_weights()}
         if isinstance(self.model, AveragedModel):
             candidates["ema"] = self.model.averages.get_averages()
