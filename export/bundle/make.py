@@ -115,7 +115,7 @@ def make_bundle(file: str | Path, out: str | Path, *, data: str | Path | None = 
         raise InputError(f"{out}: is there already. {hint}")
     samples = Samples.of(())
     if data is not None:
-        dataset = open_dataset(data, class_names=labels)
+        dataset = open_dataset(data, class_names=labels, progress=progress)
         samples = dataset.split(evaluation_split(dataset))
     effect = measure_effect(file, samples, progress) if samples else None
     if options.client == "mediapipe":

@@ -59,7 +59,7 @@ def evaluate(classifier: Classifier, data: str | Path, *, split: str | None = No
     if against and against.labels != classifier.labels:
         raise InputError(f"{against.path}: has other classes than {classifier.path} ({', '.join(against.labels[:5])} ... and "
                          f"{', '.join(classifier.labels[:5])} ...); only models of the same classes can be compared.")
-    dataset = open_dataset(data, class_names=classifier.labels)
+    dataset = open_dataset(data, class_names=classifier.labels, progress=progress)
     if split is None and dataset.layout == "class folders":
         split = "all"
         progress.say(f"{data}: has no splits, so all its pictures are scored. Where the model was trained on this folder "

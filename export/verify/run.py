@@ -72,7 +72,7 @@ def verify(chain: Chain, data: str | Path, *, split: str | None = None, limits: 
     config = chain.float_run.config()
     limits = limits or config.verify
     dataset = open_dataset(data, class_names=chain.labels, validation_fraction=config.data.validation_fraction,
-                           seed=config.train.seed, labels_needed=False)
+                           seed=config.train.seed, labels_needed=False, progress=progress)
     name = split or evaluation_split(dataset)
     chosen = dataset.split(name)
     if len(chosen) > limits.pictures:

@@ -9,7 +9,7 @@ import os
 import re
 import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from natsort import natsorted
 
-from mnv3_tf.data.batches import default_workers, ordered_parallel
+from mnv3_tf.child import Child
+from mnv3_tf.data.batches import ordered_parallel
 from mnv3_tf.data.label_rows import label_file, several_labels
 from mnv3_tf.data.labels import read_labels
 from mnv3_tf.data.sample_list import NO_LABEL, PLACE, Samples, Table
@@ -28,6 +29,7 @@ from mnv3_tf.data.tfrecord import HEADER_BYTES, Examples, is_tfrecord, records
 from mnv3_tf.data.walk import entries
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.files import atomic_path
+from mnv3_tf.machine import usable_cores
 from mnv3_tf.progress import Progress
 from mnv3_tf.text import counted, few
 
@@ -37,6 +39,8 @@ _PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 _LABEL_KEYS = ("label", "cls", "class", "class_id", "class_name", "category")
 _BACKGROUNDS = {"background", "dummy", "unused background"}
 _VERSION = 1
+# Shards that one process indexes at a time, where there are more.
+_BLOCK = 20
 PACKED = "pack.json"  # what `mnv3 pack` leaves beside its shards
 
 
@@ -182,12 +186,21 @@ class _Index:
 
 @dataclass(frozen=True)
 class _Part:
-    """The index of one shard; `left` counts what has no picture."""
+    """The index of one shard: its pictures' names, where each name ends, where each picture is, its label; `left` counts what has
+    no picture."""
 
-    names: list[bytes]
-    places: list[tuple[int, int, int, int]]
+    names: np.ndarray
+    ends: np.ndarray
+    places: np.ndarray
     labels: list[str | None]
-    left: int = 0
+    left: int
+
+    @classmethod
+    def of(cls, rows: list[tuple[bytes, int, int, int]], labels: list[str | None], left: int = 0) -> "_Part":
+        """Rows of a name, and of :data:`PLACE` without the shard."""
+        places = np.array([(0, *place) for _, *place in rows], PLACE)
+        names = np.frombuffer(b"".join(name for name, *_ in rows), np.uint8)
+        return cls(names, np.cumsum([len(name) for name, *_ in rows], dtype=np.int64), places, labels, left)
 
 
 def _read_index(root: Path, paths: list[Path], progress: Progress, notes: list[str]) -> _Index:
@@ -238,8 +251,7 @@ def _made_index(paths: list[Path], stamps: list[list[Any]], known: dict[str, Any
     counts, left, length = [], [], 0
     kept = {tuple(stamp): number for number, stamp in enumerate(known["shards"])} if known else {}
     starts = np.cumsum([0, *known["counts"]]) if known else np.zeros(1, int)
-    fresh = ordered_parallel(_index_shard, [path for path, stamp in zip(paths, stamps, strict=True) if tuple(stamp) not in kept],
-                             default_workers(), ahead=2 * default_workers())
+    fresh = _parts([path for path, stamp in zip(paths, stamps, strict=True) if tuple(stamp) not in kept])
     with progress.task("Indexing shards", len(paths)) as advance:
         for number, stamp in enumerate(stamps):
             if known and tuple(stamp) in kept:
@@ -253,8 +265,7 @@ def _made_index(paths: list[Path], stamps: list[list[Any]], known: dict[str, Any
                 left.append(known["left"][place])
             else:
                 part = next(fresh)
-                names, ends = np.frombuffer(b"".join(part.names), np.uint8), np.cumsum([*map(len, part.names)], dtype=np.int64)
-                places, labels = np.array(part.places, PLACE), part.labels
+                names, ends, places, labels = part.names, part.ends, part.places, part.labels
                 left.append(part.left)
             places["shard"] = number
             columns["names"].append(names)
@@ -269,6 +280,24 @@ def _made_index(paths: list[Path], stamps: list[list[Any]], known: dict[str, Any
     return facts, {key: np.concatenate(parts) for key, parts in columns.items()}
 
 
+def _parts(paths: list[Path]) -> Iterator[_Part]:
+    """The index of each shard; processes make those of many."""
+    def block(start: int) -> list[_Part]:
+        with Child(index_shards, paths[start:start + _BLOCK]) as child:
+            return child.answer()
+
+    if len(paths) <= _BLOCK:
+        yield from ordered_parallel(_index_shard, paths, usable_cores(), ahead=2 * usable_cores())
+        return
+    for parts in ordered_parallel(block, range(0, len(paths), _BLOCK), usable_cores(), ahead=2 * usable_cores()):
+        yield from parts
+
+
+def index_shards(paths: list[Path]) -> list[_Part]:
+    """The index of each shard, for a process of its own."""
+    return [_index_shard(path) for path in paths]
+
+
 def _index_shard(path: Path) -> _Part:
     try:
         return _index_tar(path) if path.suffix.lower() == ".tar" else _index_tfrecord(path)
@@ -279,7 +308,8 @@ def _index_shard(path: Path) -> _Part:
 
 
 def _index_tfrecord(path: Path) -> _Part:
-    part = _Part([], [], [])
+    rows: list[tuple[bytes, int, int, int]] = []
+    found: list[str | None] = []
     with open(path, "rb", buffering=0) as file:
         examples = Examples(file)
         for number, (start, length) in enumerate(records(file, path)):
@@ -291,10 +321,9 @@ def _index_tfrecord(path: Path) -> _Part:
                 raise InputError(f"{path}: record {number}: no picture in image/encoded. It has {few(names) or 'nothing'}.")
             if len(labels) > 1:
                 raise several_labels(f"{path}: record {number}", ", ".join(labels[:5]))
-            part.names.append(b"record %d" % number)
-            part.places.append((0, *picture, picture[0] - start + HEADER_BYTES))
-            part.labels.append(labels[0] if labels and labels[0] != "-1" else None)
-    return part
+            rows.append((b"record %d" % number, *picture, picture[0] - start + HEADER_BYTES))
+            found.append(labels[0] if labels and labels[0] != "-1" else None)
+    return _Part.of(rows, found)
 
 
 def _index_tar(path: Path) -> _Part:
@@ -318,13 +347,9 @@ def _index_tar(path: Path) -> _Part:
         shard.fileobj.seek(shard.offset)
         if shard.fileobj.read(512) != bytes(512):  # the end is marked
             raise tarfile.ReadError("it ends too early")
-    part = _Part([], [], [], len(groups) - len(pictures))
     texts = labels["json"] | labels["cls"]
-    for key, (name, offset, size) in pictures.items():
-        part.names.append(os.fsencode(name))
-        part.places.append((0, offset, min(size, 2**32 - 1), -1))
-        part.labels.append(texts.get(key))
-    return part
+    rows = [(os.fsencode(name), offset, min(size, 2**32 - 1), -1) for name, offset, size in pictures.values()]
+    return _Part.of(rows, [texts.get(key) for key in pictures], len(groups) - len(pictures))
 
 
 def _tar_label(path: Path, shard: tarfile.TarFile, member: tarfile.TarInfo, ending: str) -> str | None:
