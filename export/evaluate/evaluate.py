@@ -13,7 +13,8 @@ from mnv3_tf.artefacts.card_check import check_cards
 from mnv3_tf.data import PictureDataset, PictureError, Samples, clamp_top_k, evaluation_split, open_dataset
 from mnv3_tf.data.batches import EVALUATION_BATCH, collect, contract_batches, default_workers, ordered_parallel
 from mnv3_tf.data.check import check_pictures
-from mnv3_tf.data.walk import pictures_below
+from mnv3_tf.data.datasets import every_picture
+from mnv3_tf.data.sample_list import PicturePath
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.evaluate.classifier import Answer, Classifier
 from mnv3_tf.files import check_writable, json_text, write_text
@@ -100,7 +101,8 @@ def _score(classifier: Classifier, samples: Samples, labels: np.ndarray, progres
 
 def predict(classifier: Classifier, pictures: Sequence[str | Path], top_k: int, *, progress: Progress
             ) -> tuple[list[Answer], list[str], str | None]:
-    """Answers for pictures; a folder stands for all pictures in it, at any depth.
+    """Answers for pictures; a folder stands for all pictures in it, at any depth, or
+    in its shards.
 
     Returns:
         The answers in order, a line for every picture that cannot be read, and a note where `top_k` was reduced to the
@@ -110,16 +112,16 @@ def predict(classifier: Classifier, pictures: Sequence[str | Path], top_k: int, 
         InputError: a folder holds no picture.
     """
     top_k, note = clamp_top_k(len(classifier.labels), top_k)
-    files: list[Path] = []
+    files: list[PicturePath] = []
     for picture in map(Path, pictures):
-        found = pictures_below(picture) if picture.is_dir() else [picture]
+        found = every_picture(picture, progress) if picture.is_dir() else [picture]
         if not found:
             raise InputError(f"{picture}: no pictures in this folder.")
         files += found
     answers: list[Answer] = []
     broken: list[str] = []
 
-    def load(file: Path) -> np.ndarray | str:
+    def load(file: PicturePath) -> np.ndarray | str:
         try:
             return classifier.contract.load(file)
         except PictureError as error:

@@ -12,7 +12,7 @@ from mnv3_tf.data.folders import open_folders, open_unlabelled, refuse_unknown_s
 from mnv3_tf.data.label_rows import label_file
 from mnv3_tf.data.labels import read_labels
 from mnv3_tf.data.lists import find_lists, open_lists
-from mnv3_tf.data.sample_list import NO_LABEL
+from mnv3_tf.data.sample_list import NO_LABEL, PicturePath
 from mnv3_tf.data.samples import LabelError, PictureDataset
 from mnv3_tf.data.shards import find_shards, open_shards
 from mnv3_tf.data.signatures import HEAD_BYTES, holds_many, kind_of
@@ -68,6 +68,14 @@ def open_dataset(root: str | Path, *, validation_fraction: float = 0.15, seed: i
     if "val" not in dataset.splits and "train" in dataset.splits:
         dataset = with_validation(dataset, fraction, seed)
     return dataset
+
+
+def every_picture(folder: Path, progress: Progress) -> Sequence[PicturePath]:
+    """The pictures of a folder, whatever they mean: those in its shards, or all files that may be pictures, at any depth."""
+    if shards := find_shards(folder):
+        dataset = open_shards(folder, shards, None, progress, labelled=False)
+        return [sample.path for sample in dataset.split("all")]
+    return pictures_below(folder)
 
 
 def _open_labelled(root: Path, class_names: Sequence[str] | None, progress: Progress) -> PictureDataset:

@@ -13,7 +13,7 @@ import numpy as np
 NO_LABEL = -1
 # Where a picture lies in a shard; `lead` is the way back from it to its TFRecord's header, -1 for tar.
 PLACE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("length", "<u4"), ("lead", "<i4")])
-_LINE = np.dtype([("file", "<i2"), ("number", "<i4")])
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -198,26 +198,32 @@ class Samples(Sequence[Sample]):
 
     def names(self) -> Iterator[str]:
         """Paths below the folder that was opened, as far as they are below it; in shards the shard's name and that in it."""
-        table = self.table
-        for row in self.rows:
-            name = os.fsdecode(table.name(row))
-            yield name if (shard := self._shard(row)) is None else f"{shard.name}/{name}"
+        for name, shard, _ in self._parts():
+            yield os.fsdecode(name) if shard < 0 else f"{self.table.shards[shard].name}/{os.fsdecode(name)}"
 
     def keys(self) -> np.ndarray:
         """uint64 (n,): equal where it is the same picture of the same file."""
-        def digests() -> Iterator[int]:
-            base = os.path.join(os.fsencode(os.path.abspath(self.table.base)), b"")
-            shards = [os.fsencode(os.path.abspath(shard)) + b"\0" for shard in self.table.shards]
-            places = self.table.places
-            for row in self.rows:
-                name = self.table.name(row)
-                if places is not None and (place := places[row])["shard"] >= 0:
-                    name = shards[place["shard"]] + name + b"\0%d" % place["offset"]
-                else:
-                    name = os.path.join(base, name)
-                yield int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
+        base = os.path.join(os.fsencode(os.path.abspath(self.table.base)), b"")
+        shards = [os.fsencode(os.path.abspath(shard)) + b"\0" for shard in self.table.shards]
 
-        return np.fromiter(digests(), np.uint64, len(self))
+        def digest(name: bytes, shard: int, offset: int) -> int:
+            name = os.path.join(base, name) if shard < 0 else b"%b%b\0%d" % (shards[shard], name, offset)
+            if shard < 0 and b".." in name:
+                name = os.path.normpath(name)
+            return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
+
+        return np.fromiter((digest(*part) for part in self._parts()), np.uint64, len(self))
+
+    def _parts(self) -> Iterator[tuple[bytes, int, int]]:
+        """(name, number of the shard or -1, offset) of each, taken out of the columns in blocks, which is quick."""
+        table = self.table
+        for start in range(0, len(self), _BLOCK):
+            rows = self.rows[start:start + _BLOCK]
+            ends, begins = table.ends[rows].tolist(), np.where(rows > 0, table.ends[rows - 1], 0).tolist()
+            shards, offsets = ([-1] * len(rows), [0] * len(rows)) if table.places is None else (
+                table.places["shard"][rows].tolist(), table.places["offset"][rows].tolist())
+            for begin, end, shard, offset in zip(begins, ends, shards, offsets, strict=True):
+                yield table.names[begin:end], shard, offset
 
     def _shard(self, row: int) -> Path | None:
         places = self.table.places

@@ -202,7 +202,7 @@ def scan_dataset(dataset: PictureDataset, *, cache_path: str | Path | None = Non
     headers = level == "headers"
     path = cache_of(dataset.root, "scan", "-headers.npz" if headers else ".npz") if cache_path is None else Path(cache_path)
     looks = _Looks(dataset, ScanCache.open(path), level)
-    todo, total = looks.unknown(), len(looks.chosen)
+    todo, total = looks.unknown(), len(looks.rows)
     step, saved = max(1, total // 100), max(_SAVED_EVERY, total // 20)
     done = total - len(todo)
     workers = workers or usable_cores()
@@ -288,40 +288,40 @@ def _by_processes(looks: "_Looks", todo: np.ndarray, processes: int, headers: bo
 
 
 class _Looks:
-    """What is known of each picture of a dataset, in columns.
+    """What is known of the pictures to look at, in columns.
 
     Attributes:
         cache: of earlier scans.
-        pictures: each once.
-        place_of: of each picture of the whole dataset, its place among them.
-        chosen: the places of those to look at.
-        rows: :data:`ROW` for each; the verdict is -1 where none is known, and a time of -1 is not remembered.
+        pictures: to look at, each once.
+        place_of: of each picture of the whole dataset, its place among them; -1 where it is not to be looked at.
+        rows: :data:`ROW` for each of `pictures`; the verdict is -1 where none is known yet, and a time of -1 is not remembered.
         verdicts: by number.
         decoded: how many were.
     """
 
     def __init__(self, dataset: PictureDataset, cache: ScanCache, level: Level):
         self.cache, self.decoded = cache, 0
-        everything = dataset.split("all")
-        keys, first, inverse = np.unique(everything.keys(), return_index=True, return_inverse=True)
-        order = np.argsort(first)  # as the dataset has them: shards are read from their beginning to their end
-        self.pictures, self.place_of = everything.take(first[order]), np.argsort(order)[inverse]
-        self.rows = np.zeros(len(keys), ROW)
-        self.rows["key"], self.rows["verdict"], self.rows["time"] = keys[order], -1, -1
-        self.verdicts = list(cache.verdicts)
-        self._codes = {verdict: code for code, verdict in enumerate(self.verdicts)}
-        start, some = 0, []
+        start, some = 0, [np.empty(0, np.int64)]
         for samples in dataset.splits.values():
             count = len(samples) if level in ("full", "headers") else min(SAMPLE, len(samples)) if level == "sample" else 0
             some.append(start + np.arange(count) * len(samples) // max(count, 1))
             start += len(samples)
-        self.chosen = np.unique(self.place_of[np.concatenate(some)]) if some else np.empty(0, int)
+        chosen = np.concatenate(some)
+        looked_at = dataset.split("all").take(chosen)
+        keys, first, inverse = np.unique(looked_at.keys(), return_index=True, return_inverse=True)
+        order = np.argsort(first)  # as the dataset has them: shards are read from their beginning to their end
+        self.pictures, self.place_of = looked_at.take(first[order]), np.full(start, -1, np.int32)
+        self.place_of[chosen] = np.argsort(order)[inverse]
+        self.rows = np.zeros(len(keys), ROW)
+        self.rows["key"], self.rows["verdict"], self.rows["time"] = keys[order], -1, -1
+        self.verdicts = list(cache.verdicts)
+        self._codes = {verdict: code for code, verdict in enumerate(self.verdicts)}
 
     def path(self, place: int) -> PicturePath:
         return self.pictures[place].path
 
     def unknown(self) -> np.ndarray:
-        """Stamps the chosen ones and takes over what the cache has; the places of the others."""
+        """Stamps them and takes over what the cache has; the places of the others."""
         shards: dict[Path, int] = {}
 
         def stamp(place: int) -> tuple[int, int]:
@@ -337,19 +337,17 @@ class _Looks:
                 return -1, -1
 
         def stamps(start: int) -> list[tuple[int, int]]:
-            return [stamp(place) for place in self.chosen[start:start + _BLOCK]]
+            return [stamp(place) for place in range(start, min(start + _BLOCK, len(self.rows)))]
 
-        blocks = ordered_parallel(stamps, range(0, len(self.chosen), _BLOCK), min(16, 2 * usable_cores()), ahead=64)
         start = 0
-        for block in blocks:
-            places = self.chosen[start:start + len(block)]
-            self.rows["size"][places], self.rows["time"][places] = np.array(block, np.int64).T
+        for block in ordered_parallel(stamps, range(0, len(self.rows), _BLOCK), min(16, 2 * usable_cores()), ahead=64):
+            self.rows["size"][start:start + _BLOCK], self.rows["time"][start:start + _BLOCK] = np.array(block, np.int64).T
             start += len(block)
-        mine, known = self.rows[self.chosen], self.cache.find(self.rows["key"][self.chosen])
-        old = self.cache.rows[known] if len(self.cache.rows) else mine
-        same = (known >= 0) & (old["size"] == mine["size"]) & (old["time"] == mine["time"])
-        self.rows[self.chosen[same]] = old[same]
-        return self.chosen[~same]
+        known = self.cache.find(self.rows["key"])
+        old = self.cache.rows[known] if len(self.cache.rows) else self.rows
+        same = (known >= 0) & (old["size"] == self.rows["size"]) & (old["time"] == self.rows["time"])
+        self.rows[same] = old[same]
+        return np.flatnonzero(~same)
 
     def add(self, place: int, look: Look) -> None:
         row = self.rows[place]
@@ -375,7 +373,10 @@ def fingerprint_samples(samples: Sequence[Sample], class_names: Sequence[str], c
         contents: of the pictures, from a scan (`ScanReport.contents`).
     """
     samples = Samples.of(samples)
-    digests = contents.of(samples)
+    return _fingerprint(samples, class_names, contents.of(samples))
+
+
+def _fingerprint(samples: Samples, class_names: Sequence[str], digests: np.ndarray) -> str:
     classes = [unicodedata.normalize("NFC", name) for name in class_names]
     if not digests.any(axis=1).all():
         total = 0
@@ -402,33 +403,38 @@ def _report(dataset: PictureDataset, looks: _Looks, level: Level) -> ScanReport:
     broken: list[Remark] = []
     noted: list[Remark] = []
     usable: dict[str, np.ndarray] = {}
-    codes, start = looks.rows["verdict"][looks.place_of], 0
+    rows = np.concatenate([looks.rows, np.zeros(1, ROW)])  # the last is that of pictures that were not looked at
+    rows["verdict"][-1] = len(looks.verdicts)
     wrong = np.array([*(verdict.error is not None for verdict in looks.verdicts), False])
     notes_of = functools.cache(lambda code, suffix: _notes(looks.verdicts[code], f"a{suffix}"))
+    digests: dict[str, np.ndarray] = {}
+    start = 0
     for split, samples in dataset.splits.items():
-        here, start = codes[start:start + len(samples)], start + len(samples)
-        usable[split] = ~wrong[here]
-        for index, (code, name) in enumerate(zip(here.tolist(), samples.names(), strict=True)):
-            if code < 0 or not (notes := notes_of(code, os.path.splitext(name)[1])):
-                continue
-            sample = samples[index]
-            place = Place(split, dataset.class_of(sample), sample.path, sample.line)
-            (broken if wrong[code] else noted).append(Remark(place, "; ".join(notes)))
-    rows = looks.rows
-    contents = Contents(np.sort(rows[~wrong[rows["verdict"]] & ((rows["high"] | rows["low"]) > 0)], order="key"))
+        places, start = looks.place_of[start:start + len(samples)], start + len(samples)
+        usable[split] = ~wrong[rows["verdict"][places]]
+        here = places[usable[split]]
+        digests[split] = np.stack([rows["high"][here], rows["low"][here]], axis=1)
+        seen = np.flatnonzero(places >= 0)
+        for index, name in zip(seen.tolist(), samples.take(seen).names(), strict=True):
+            code = int(rows["verdict"][places[index]])
+            if notes := notes_of(code, os.path.splitext(name)[1]):
+                sample = samples[index]
+                place = Place(split, dataset.class_of(sample), sample.path, sample.line)
+                (broken if wrong[code] else noted).append(Remark(place, "; ".join(notes)))
+    known = looks.rows[~wrong[looks.rows["verdict"]] & ((looks.rows["high"] | looks.rows["low"]) > 0)]
     good = replace(dataset, splits={split: samples.take(usable[split]) for split, samples in dataset.splits.items()})
     counts = good.counts()
-    overlaps, conflicts, duplicates = _duplicate_groups(_same(good, contents))
+    overlaps, conflicts, duplicates = _duplicate_groups(_same(good, digests))
     return ScanReport(
-        root=dataset.root, level=level, pictures=len(looks.chosen), decoded=looks.decoded,
+        root=dataset.root, level=level, pictures=len(looks.rows), decoded=looks.decoded,
         broken=tuple(broken), noted=tuple(noted),
         empty_splits=tuple(split for split, classes in counts.items() if not sum(classes.values())),
         empty_classes=tuple((split, name) for split, classes in counts.items()
                             for name, count in classes.items() if not count),
         tiny_classes=tuple((name, count) for name, count in counts.get("train", {}).items() if name and 0 < count < TINY_CLASS),
         overlaps=overlaps, conflicts=conflicts, duplicates=duplicates, notes=tuple(looks.cache.notes),
-        fingerprints={split: fingerprint_samples(samples, dataset.class_names, contents)
-                      for split, samples in good.splits.items()}, contents=contents, usable=usable)
+        fingerprints={split: _fingerprint(samples, dataset.class_names, digests[split])
+                      for split, samples in good.splits.items()}, contents=Contents(np.sort(known, order="key")), usable=usable)
 
 
 def _notes(verdict: Verdict, name: str) -> list[str]:
@@ -438,10 +444,9 @@ def _notes(verdict: Verdict, name: str) -> list[str]:
     return [*([misnamed] if misnamed else []), *verdict.notes]
 
 
-def _same(dataset: PictureDataset, contents: Contents) -> dict[str, list[Place]]:
+def _same(dataset: PictureDataset, by_split: Mapping[str, np.ndarray]) -> dict[str, list[Place]]:
     """The places of contents that are used more than once."""
-    everything = dataset.split("all")
-    digests = contents.of(everything)
+    everything, digests = dataset.split("all"), np.concatenate([np.empty((0, 2), np.uint64), *by_split.values()])
     order = np.lexsort((digests[:, 1], digests[:, 0]))
     alike = (digests[order][1:] == digests[order][:-1]).all(axis=1) & digests[order][1:].any(axis=1)
     places = np.sort(order[np.concatenate([alike, [False]]) | np.concatenate([[False], alike])]) if len(order) else order

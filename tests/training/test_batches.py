@@ -9,7 +9,9 @@ from PIL import Image
 from mnv3_tf.config import AugmentConfig
 from mnv3_tf.data import Preprocessing, open_dataset
 from mnv3_tf.data.batches import ContractPictures, ordered_parallel
+from mnv3_tf.data.pack import pack
 from mnv3_tf.errors import InputError
+from mnv3_tf.progress import Silent
 from mnv3_tf.training.augment import augment
 from mnv3_tf.training.batches import TrainingBatches
 
@@ -153,6 +155,12 @@ def test_the_next_picture_takes_the_place_of_a_broken_one(augmentation: AugmentC
     samples[int(order[0])].path.unlink()
     with pytest.raises(InputError, match=r"3 broken pictures of 200 to train on, which is more than 1%.*data\.check=full"):
         list(source.epoch(1))
+
+
+def test_shards_give_the_batches_of_their_pictures(pictures: Path, tmp_path: Path) -> None:
+    pack(open_dataset(pictures), tmp_path / "shards", progress=Silent())
+    for a, b in zip(batches(pictures, 2).epoch(1), batches(tmp_path / "shards", 2).epoch(1), strict=True):
+        assert all(np.array_equal(*parts) for parts in zip(a, b, strict=True))
 
 
 def test_contract_pictures_are_bit_identical_each_time(pictures: Path) -> None:
