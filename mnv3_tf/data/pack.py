@@ -64,6 +64,7 @@ def pack(dataset: PictureDataset, out: Path, *, side: int | None = None, progres
                              "Choose another --out.")
         for left in out.glob(".*.tar"):  # of packing that was killed
             left.unlink()
+    write_labels(out / "labels.txt", dataset.class_names)
     write_json(out / PACKED, facts)
     jobs = [(samples[start:start + SHARD_PICTURES], out / f"{split}-{start // SHARD_PICTURES:06d}.tar", start)
             for split, samples in dataset.splits.items() for start in range(0, len(samples), SHARD_PICTURES)]
@@ -74,7 +75,6 @@ def pack(dataset: PictureDataset, out: Path, *, side: int | None = None, progres
             done += count
             broken += lines
             advance(done, "")
-    write_labels(out / "labels.txt", dataset.class_names)
     return Packed(total, len(jobs), tuple(broken))
 
 

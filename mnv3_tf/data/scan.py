@@ -20,7 +20,7 @@ from mnv3_tf.data.sample_list import PicturePath, Sample, Samples
 from mnv3_tf.data.samples import PictureDataset
 from mnv3_tf.data.scan_cache import ROW, ScanCache, Verdict, cache_of
 from mnv3_tf.data.tfrecord import checked_bytes
-from mnv3_tf.errors import InputError
+from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.files import plain_fields
 from mnv3_tf.machine import memory_bytes, usable_cores
 from mnv3_tf.text import counted, listed
@@ -280,7 +280,10 @@ def _by_processes(looks: "_Looks", todo: np.ndarray, processes: int, headers: bo
         try:
             with Child(look_at_block, samples, looks.cache.path, headers) as child:
                 return child.answer()
-        except ChildFailed:  # for want of memory, perhaps
+        except ChildFailed as error:
+            if error.code != -9:
+                raise KitError(f"A process that looks at pictures ended ({error}).") from error
+            # for want of memory, probably
             return [look_at(sample.path, looks.cache, headers) for sample in samples]
 
     for found in ordered_parallel(block, range(0, len(todo), _BLOCK), processes, ahead=2 * processes):

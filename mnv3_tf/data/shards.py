@@ -26,7 +26,7 @@ from mnv3_tf.data.samples import LabelError, PictureDataset
 from mnv3_tf.data.scan_cache import cache_of
 from mnv3_tf.data.split_names import SPLITS, split_of
 from mnv3_tf.data.tfrecord import HEADER_BYTES, Examples, is_tfrecord, records
-from mnv3_tf.data.walk import entries
+from mnv3_tf.data.walk import class_folders, entries, pictures_below
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.files import atomic_path
 from mnv3_tf.machine import usable_cores
@@ -47,16 +47,20 @@ PACKED = "pack.json"  # what `mnv3 pack` leaves beside its shards
 def find_shards(root: Path) -> dict[str, list[Path]]:
     """The shards of a folder, by split, in the order of their numbers.
 
-    They are named for a split: `train-000000.tar`, `val-00000-of-00128`, `imagenet-train.tfrecord-00000-of-01024`.
+    They are named for a split: `train-000000.tar`, `val-00000-of-00128`, `imagenet-train.tfrecord-00000-of-01024`. Beside folders
+    with pictures they are what these were unpacked from, and none are found.
 
     Raises:
         InputError: they are compressed, of two kinds for one split, or of several data sets.
     """
     found: dict[tuple[str, ...], dict[str, dict[str, list[Path]]]] = {}
-    for path in (Path(entry.path) for entry in entries(root) if entry.is_file()):
-        match = _FILE.fullmatch(path.name)
-        parsed = split_of(match["stem"]) if match else None
-        if not match or not parsed or not (match["inner"] or match["count"] or match["suffix"] or match["packed"] == ".tgz"):
+    matches = [(Path(entry.path), match) for entry in entries(root) if entry.is_file() and (match := _FILE.fullmatch(entry.name))
+               and (match["inner"] or match["count"] or match["suffix"] or match["packed"] == ".tgz")]
+    if matches and any(map(pictures_below, class_folders(root))):
+        return {}
+    for path, match in matches:
+        parsed = split_of(match["stem"])
+        if not parsed:
             continue
         if match["packed"]:
             raise InputError(f"{path}: is compressed, so no picture in it can be read without all before it. Unpack it (gunzip "

@@ -220,6 +220,12 @@ def test_shards_that_are_missing_are_said(tmp_path: Path) -> None:
     assert open_dataset(tmp_path).notes == ("train: 1 of 2 shards are here",)
 
 
+@pytest.mark.parametrize("name", ["train.tar", "train.tar.gz", "photos_train.tgz"])
+def test_archives_beside_the_folders_they_held_are_left_alone(name: str, folder: Path) -> None:
+    (folder / name).write_bytes(b"an archive")
+    assert open_dataset(folder).layout == "class folders" and len(open_dataset(folder).split("all")) == 21
+
+
 def test_shards_without_labels_where_none_are_needed(tmp_path: Path) -> None:
     write_set(tmp_path, "cls")
     with pytest.raises(LabelError, match="3 classes that the model does not have"):
