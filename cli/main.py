@@ -13,6 +13,7 @@ import click
 # Subcommand -> its one-line help. The modules are imported late, so that `mnv3 --help` does not wait for them.
 COMMANDS = {
     "train": "Train a network on pictures in folders.",
+    "pack": "Pack pictures of any layout into a few large files (WebDataset shards).",
     "evaluate": "Score a run, a .keras or a .tflite file on labelled pictures.",
     "predict": "Classify pictures.",
     "import-weights": "Import weights of keras.applications, torchvision, timm, PaddleClas, a .tflite file or TensorFlow.js.",

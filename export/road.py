@@ -47,7 +47,8 @@ def train(data: PathLike | PictureDataset, out: PathLike, config: str | Path | C
     """
     config = _training_config(config, settings, Path(out) / "config.yaml" if resume else None, before_tensorflow)
     dataset = data if isinstance(data, PictureDataset) else open_dataset(
-        os.fspath(data), validation_fraction=config.data.validation_fraction, seed=config.train.seed)
+        os.fspath(data), validation_fraction=config.data.validation_fraction, seed=config.train.seed,
+        progress=shown(progress))
     before_tensorflow()
     from mnv3_tf.training.trainer import train as run
 
@@ -78,7 +79,7 @@ def quantize(run: PathLike, data: PathLike | PictureDataset, out: PathLike, conf
     config = _changed(config, settings, source.config())
     dataset = data if isinstance(data, PictureDataset) else open_dataset(
         os.fspath(data), validation_fraction=config.data.validation_fraction, seed=config.train.seed,
-        class_names=source.labels(), labels_needed=False)
+        class_names=source.labels(), labels_needed=False, progress=shown(progress))
     before_tensorflow()
     from mnv3_tf.quantization.quantize import quantize as make
 

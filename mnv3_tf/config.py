@@ -68,6 +68,8 @@ class DataConfig:
         interpolation: "bilinear", "bicubic", "area" or "nearest", with Pillow's antialiasing; "mediapipe": as MediaPipe's
             ImageClassifier samples on a phone, without.
         validation_fraction: share of each class set aside where the data set has no validation split.
+        check: how pictures are looked at before the first step: "full" decodes all; "sample" up to 50,000 of each split;
+            "headers" reads the beginning of all; "none". null: "full" up to 200,000 pictures, "sample" beyond.
         strict: a broken picture, or one that is in training and in another split, is an error.
         cache_mb: memory for decoded pictures, in MiB; pictures beyond it are decoded again in every epoch.
         workers: threads that prepare training pictures; null chooses by the machine.
@@ -78,6 +80,7 @@ class DataConfig:
     crop_fraction: float = _number(1.0, 0, 1, above=True)
     interpolation: Literal["bilinear", "bicubic", "area", "nearest", "mediapipe"] = "bilinear"
     validation_fraction: float = _number(0.15, 0, 0.9, above=True)
+    check: Literal["full", "sample", "headers", "none"] | None = None
     strict: bool = False
     cache_mb: int = _number(1024, 0, 1e7)
     workers: int | None = _number(None, 1, 512)

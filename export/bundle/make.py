@@ -3,13 +3,12 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from mnv3_tf.artefacts.open import open_artefact
-from mnv3_tf.data import Preprocessing, Sample, evaluation_split, open_dataset, write_labels
+from mnv3_tf.data import Preprocessing, Samples, evaluation_split, open_dataset, write_labels
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.bundle import contract as names
 from mnv3_tf.export.bundle.contract import app_contract
@@ -114,9 +113,9 @@ def make_bundle(file: str | Path, out: str | Path, *, data: str | Path | None = 
         hint = "Give another folder, or --force." if _is_bundle(out) or not out.is_dir() else \
             "It is not a bundle, so --force does not replace it either; give another folder."
         raise InputError(f"{out}: is there already. {hint}")
-    samples: tuple[Sample, ...] = ()
+    samples = Samples.of(())
     if data is not None:
-        dataset = open_dataset(data, class_names=labels)
+        dataset = open_dataset(data, class_names=labels, progress=progress)
         samples = dataset.split(evaluation_split(dataset))
     effect = measure_effect(file, samples, progress) if samples else None
     if options.client == "mediapipe":
@@ -138,7 +137,7 @@ def _is_bundle(folder: Path) -> bool:
     return (folder / names.SUMS).is_file() and (folder / names.CONTRACT).is_file()
 
 
-def _fill(folder: Path, file: Path, contract: Preprocessing, labels: tuple[str, ...], samples: Sequence[Sample],
+def _fill(folder: Path, file: Path, contract: Preprocessing, labels: tuple[str, ...], samples: Samples,
           options: BundleOptions) -> int:
     content = read_tflite_bytes(file)
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv3_tf.data import Preprocessing, Sample
+from mnv3_tf.data import Preprocessing, Sample, Samples
 from mnv3_tf.data.batches import collect, contract_batches
 from mnv3_tf.export.evaluate.classifier import Classifier
 from mnv3_tf.progress import Progress
@@ -48,6 +48,6 @@ def measure_effect(file: Path, samples: Sequence[Sample], progress: Progress) ->
 
     answers = answers_of(own.contract, "By the contract")
     other = answers if same else answers_of(theirs, "By MediaPipe's sampling")
-    labels = np.array([sample.label for sample in samples])
+    labels = Samples.of(samples).labels
     return Effect(len(samples), int((answers != other).sum()), float((answers == labels).mean()),
                   float((other == labels).mean()), same)

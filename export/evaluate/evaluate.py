@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from mnv3_tf.artefacts.card_check import check_cards
-from mnv3_tf.data import PictureDataset, PictureError, Sample, clamp_top_k, evaluation_split, open_dataset
+from mnv3_tf.data import PictureDataset, PictureError, Samples, clamp_top_k, evaluation_split, open_dataset
 from mnv3_tf.data.batches import EVALUATION_BATCH, collect, contract_batches, default_workers, ordered_parallel
 from mnv3_tf.data.check import check_pictures
-from mnv3_tf.data.walk import pictures_below
+from mnv3_tf.data.datasets import every_picture
+from mnv3_tf.data.sample_list import PicturePath
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.evaluate.classifier import Answer, Classifier
 from mnv3_tf.files import check_writable, json_text, write_text
@@ -59,19 +60,18 @@ def evaluate(classifier: Classifier, data: str | Path, *, split: str | None = No
     if against and against.labels != classifier.labels:
         raise InputError(f"{against.path}: has other classes than {classifier.path} ({', '.join(against.labels[:5])} ... and "
                          f"{', '.join(classifier.labels[:5])} ...); only models of the same classes can be compared.")
-    dataset = open_dataset(data, class_names=classifier.labels)
+    dataset = open_dataset(data, class_names=classifier.labels, progress=progress)
     if split is None and dataset.layout == "class folders":
         split = "all"
         progress.say(f"{data}: has no splits, so all its pictures are scored. Where the model was trained on this folder "
                      "with the default split, --split val scores only what it was not trained on.")
     name = split or evaluation_split(dataset)
-    samples = tuple(s for part in dataset.splits.values() for s in part) if name == "all" else dataset.split(name)
-    chosen = PictureDataset(dataset.root, dataset.class_names, {name: samples}, dataset.layout)
+    chosen = PictureDataset(dataset.root, dataset.class_names, {name: dataset.split(name)}, dataset.layout)
     cleaned, report = check_pictures(chosen, strict=strict, progress=progress)
     samples, skipped = cleaned.split(name), tuple(str(remark) for remark in report.broken)
     if not samples:
         raise InputError(f"{data}: the split {name!r} holds no picture to score.")
-    labels = np.array([sample.label for sample in samples])
+    labels = samples.labels
     if against:
         logits = _logits(classifier, samples, progress)
         agreement, scores = compare_answers(logits, _logits(against, samples, progress)), score(logits, labels, classifier.labels)
@@ -81,12 +81,12 @@ def evaluate(classifier: Classifier, data: str | Path, *, split: str | None = No
     return Evaluation(scores, name, skipped, agreement, warnings)
 
 
-def _logits(classifier: Classifier, samples: tuple[Sample, ...], progress: Progress) -> np.ndarray:
+def _logits(classifier: Classifier, samples: Samples, progress: Progress) -> np.ndarray:
     return collect(progress, f"Scoring {classifier.path.name}", len(samples), lambda batch: classifier.logits(batch[0]),
                    contract_batches(samples, classifier.contract))
 
 
-def _score(classifier: Classifier, samples: tuple[Sample, ...], labels: np.ndarray, progress: Progress) -> Scores:
+def _score(classifier: Classifier, samples: Samples, labels: np.ndarray, progress: Progress) -> Scores:
     """Batch after batch: the answers of all pictures would take memory for as many times as there are classes."""
     def answers(advance: Advance) -> Iterator[np.ndarray]:
         done = 0
@@ -101,7 +101,8 @@ def _score(classifier: Classifier, samples: tuple[Sample, ...], labels: np.ndarr
 
 def predict(classifier: Classifier, pictures: Sequence[str | Path], top_k: int, *, progress: Progress
             ) -> tuple[list[Answer], list[str], str | None]:
-    """Answers for pictures; a folder stands for all pictures in it, at any depth.
+    """Answers for pictures; a folder stands for all pictures in it, at any depth, or
+    in its shards.
 
     Returns:
         The answers in order, a line for every picture that cannot be read, and a note where `top_k` was reduced to the
@@ -111,16 +112,16 @@ def predict(classifier: Classifier, pictures: Sequence[str | Path], top_k: int, 
         InputError: a folder holds no picture.
     """
     top_k, note = clamp_top_k(len(classifier.labels), top_k)
-    files: list[Path] = []
+    files: list[PicturePath] = []
     for picture in map(Path, pictures):
-        found = pictures_below(picture) if picture.is_dir() else [picture]
+        found = every_picture(picture, progress) if picture.is_dir() else [picture]
         if not found:
             raise InputError(f"{picture}: no pictures in this folder.")
         files += found
     answers: list[Answer] = []
     broken: list[str] = []
 
-    def load(file: Path) -> np.ndarray | str:
+    def load(file: PicturePath) -> np.ndarray | str:
         try:
             return classifier.contract.load(file)
         except PictureError as error:

@@ -148,7 +148,7 @@ def analyse_run(quantized_run: str | Path, data: str | Path, out: str | Path, *,
     target.refuse_if_used("Choose another --out.")
     config = chain.float_run.config()
     dataset = open_dataset(data, validation_fraction=config.data.validation_fraction, seed=config.train.seed,
-                           class_names=chain.labels)
+                           class_names=chain.labels, progress=progress)
     splits = {name: dataset.split(name) for name in dict.fromkeys(["val", evaluation_split(dataset)])}
     dataset, _ = check_pictures(dataclasses.replace(dataset, splits=splits), strict=config.data.strict, progress=progress)
     pictures = ContractPictures(dataset.split("val"), chain.contract)

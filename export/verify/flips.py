@@ -3,11 +3,11 @@
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy.stats import binomtest
 
+from mnv3_tf.data.sample_list import PicturePath
 from mnv3_tf.metrics import softmax
 
 _BINS = 10
@@ -23,7 +23,7 @@ class Flip:
         before_score, after_score: probabilities of those answers.
     """
 
-    path: Path
+    path: PicturePath
     label: str | None
     before: str
     after: str
@@ -65,7 +65,7 @@ class McNemar:
         return f"{split}: no more than chance would explain (exact McNemar test, p = {self.p_value:.2g})."
 
 
-def flips(paths: Iterable[Path], labels: np.ndarray | None, before: np.ndarray, after: np.ndarray,
+def flips(paths: Iterable[PicturePath], labels: np.ndarray | None, before: np.ndarray, after: np.ndarray,
           class_names: tuple[str, ...]) -> list[Flip]:
     """The pictures whose best class changed: lost ones first, the surest float answers first among them.
 

@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from mnv3_tf.data.sample_list import PicturePath
 from mnv3_tf.data.samples import labels_of
 from mnv3_tf.export.drawing import as_svg, render_page
 from mnv3_tf.export.verify.flips import flips, mcnemar, reliability
@@ -85,7 +86,7 @@ def _shades(scores: Scores) -> list[tuple[str, list[tuple[int, float]]]]:
             for own, row in zip(scores.per_class, scores.confusion, strict=True)]
 
 
-def _thumbnail(path: Path) -> str:
+def _thumbnail(path: PicturePath) -> str:
     """A small JPEG of a picture as a data URL."""
     from mnv3_tf.data import read_picture
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mnv3_tf.config import VerifyConfig
-from mnv3_tf.data import Sample
+from mnv3_tf.data import Samples
 from mnv3_tf.export.verify.findings import Finding
 from mnv3_tf.export.verify.layers import LayerTable
 from mnv3_tf.export.verify.stages import Stage, printed
@@ -41,7 +41,7 @@ class Verification:
     float_run: Path
     data: Path
     split: str
-    samples: tuple[Sample, ...]
+    samples: Samples
     labels: tuple[str, ...]
     stages: tuple[Stage, ...]
     findings: tuple[Finding, ...]

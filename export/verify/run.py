@@ -9,7 +9,7 @@ import numpy as np
 
 from mnv3_tf.artefacts.card import read_card
 from mnv3_tf.config import VerifyConfig
-from mnv3_tf.data import PictureDataset, Sample, evaluation_split, open_dataset
+from mnv3_tf.data import PictureDataset, Samples, evaluation_split, open_dataset
 from mnv3_tf.data.batches import EVALUATION_BATCH, collect, contract_batches
 from mnv3_tf.data.check import check_pictures
 from mnv3_tf.data.samples import labels_of
@@ -72,13 +72,13 @@ def verify(chain: Chain, data: str | Path, *, split: str | None = None, limits: 
     config = chain.float_run.config()
     limits = limits or config.verify
     dataset = open_dataset(data, class_names=chain.labels, validation_fraction=config.data.validation_fraction,
-                           seed=config.train.seed, labels_needed=False)
+                           seed=config.train.seed, labels_needed=False, progress=progress)
     name = split or evaluation_split(dataset)
-    chosen = tuple(s for part in dataset.splits.values() for s in part) if name == "all" else dataset.split(name)
+    chosen = dataset.split(name)
     if len(chosen) > limits.pictures:
         order = np.sort(np.random.default_rng(0).permutation(len(chosen))[:limits.pictures])
         progress.say(f"{limits.pictures} of the {len(chosen)} pictures of {name} are looked at (verify.pictures)")
-        chosen = tuple(chosen[i] for i in order)
+        chosen = chosen.take(order)
     cleaned, report = check_pictures(PictureDataset(dataset.root, dataset.class_names, {name: chosen}, dataset.layout),
                                      strict=False, progress=progress)
     if not cleaned.split(name):
@@ -95,7 +95,7 @@ class _Verification:
     chain: Chain
     data: Path
     split: str
-    samples: tuple[Sample, ...]
+    samples: Samples
     fingerprint: str
     limits: VerifyConfig
     threads: int

@@ -3,6 +3,7 @@
 Pillow releases Python's lock while it decodes and resizes, so threads share the cores with the network.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +12,9 @@ from typing import TypeVar
 import numpy as np
 
 from mnv3_tf.data.contract import Preprocessing
-from mnv3_tf.data.samples import Sample
+from mnv3_tf.data.decode import PictureError
+from mnv3_tf.data.sample_list import Sample, Samples
+from mnv3_tf.errors import InputError
 from mnv3_tf.machine import usable_cores
 from mnv3_tf.progress import Progress
 
@@ -53,7 +56,7 @@ def contract_batches(samples: Sequence[Sample], contract: Preprocessing, batch_s
 
     def batch(start: int) -> tuple[np.ndarray, np.ndarray]:
         chunk = samples[start:start + batch_size]
-        return np.stack([contract.load(s.path) for s in chunk]), np.array([s.label for s in chunk], np.int64)
+        return np.stack([contract.load(s.path) for s in chunk]), Samples.of(chunk).labels.astype(np.int64)
 
     yield from ordered_parallel(batch, range(0, len(samples), batch_size), workers, ahead=2 * workers)
 
@@ -66,6 +69,39 @@ def collect(progress: Progress, what: str, total: int, work: Callable[[_T], np.n
             parts.append(work(batch))
             advance(sum(map(len, parts)), "")
     return np.concatenate(parts)
+
+
+class BrokenPictures:
+    """Training pictures that cannot be read: each is named once, and more than one in a hundred end the run.
+
+    Args:
+        total: pictures of the split.
+        say: told of each.
+    """
+
+    def __init__(self, total: int, say: Callable[[str], None]):
+        self._total, self._say, self._known, self._lock = total, say, set[int](), threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._known
+
+    def add(self, index: int, error: PictureError) -> None:
+        """Notes a picture; threads may do so at the same time.
+
+        Raises:
+            InputError: there are too many.
+        """
+        with self._lock:
+            if index in self._known:
+                return
+            self._known.add(index)
+            if 100 * len(self) > self._total:
+                raise InputError(f"{error} It is one of {len(self)} broken pictures of {self._total} to train on, which is more "
+                                 "than 1%. Replace or take out what is broken; data.check=full names all of it.") from error
+            self._say(f"broken, the next picture takes its place: {error}")
 
 
 class ContractPictures:
@@ -81,7 +117,7 @@ class ContractPictures:
 
     def __init__(self, samples: Sequence[Sample], contract: Preprocessing, batch_size: int = EVALUATION_BATCH):
         self.samples, self.contract, self.batch_size = samples, contract, batch_size
-        self.labels = np.array([sample.label for sample in samples], np.int64)
+        self.labels = Samples.of(samples).labels.astype(np.int64)
         self._keep = len(samples) * contract.height * contract.width * 3 <= self._LIMIT_BYTES
         self._kept: list[np.ndarray] | None = None
 

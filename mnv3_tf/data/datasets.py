@@ -6,32 +6,39 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from mnv3_tf.data.folders import open_folders, open_unlabelled, refuse_unknown_splits, split_folders, with_validation
 from mnv3_tf.data.label_rows import label_file
 from mnv3_tf.data.labels import read_labels
 from mnv3_tf.data.lists import find_lists, open_lists
-from mnv3_tf.data.samples import NO_LABEL, LabelError, PictureDataset
+from mnv3_tf.data.sample_list import NO_LABEL, PicturePath
+from mnv3_tf.data.samples import LabelError, PictureDataset
+from mnv3_tf.data.shards import find_shards, open_shards
 from mnv3_tf.data.signatures import HEAD_BYTES, holds_many, kind_of
 from mnv3_tf.data.tables import ENDINGS, RULE, find_tables, open_tables, read_table
 from mnv3_tf.data.walk import class_folders, pictures_below
 from mnv3_tf.errors import InputError
+from mnv3_tf.progress import Progress, Silent
 from mnv3_tf.text import counted, nearest
 
 LAYOUTS = """Layouts that are understood:
   train_list.txt, val_list.txt, labels.txt    a picture's path and class id a line
   train/CLASS/..., val/CLASS/..., test/...    class folders in split folders
   train.csv, or labels.csv                    a picture's path and class a row
+  train-0000.tar, val-0000.tar, labels.txt    shards: tar (WebDataset) or TFRecord
   CLASS/...                                   class folders, split by the kit"""
 
 
 def open_dataset(root: str | Path, *, validation_fraction: float = 0.15, seed: int = 0,
-                 class_names: Sequence[str] | None = None, labels_needed: bool = True) -> PictureDataset:
+                 class_names: Sequence[str] | None = None, labels_needed: bool = True,
+                 progress: Progress | None = None) -> PictureDataset:
     """Lists the pictures of a folder; no picture is opened.
 
-    The layout is found: label lists as PaddleClas has them; `train/`, `val/` and `test/` (or names like these) with class
-    folders; tables with a picture and its class a row; or class folders alone. Classes of folders are in natural order.
-    Without validation pictures a part of every class is taken from train, by a hash of (seed, class, relative path): adding
-    pictures moves no other.
+    The layout is found: label lists as PaddleClas has them; shards (tar, TFRecord) named for their splits; `train/`, `val/` and
+    `test/` (or names like these) with class folders; tables with a picture and its class a row; or class folders alone. Classes
+    of folders are in natural order. Without validation pictures a part of every class is taken from train, by a hash of (seed,
+    class, relative path): adding pictures moves no other.
 
     Args:
         root: the folder, or a .csv file of labels.
@@ -41,6 +48,7 @@ def open_dataset(root: str | Path, *, validation_fraction: float = 0.15, seed: i
         class_names: a model's labels; the dataset's labels then index these, matched by name.
         labels_needed: False takes any folder of pictures: where its layout is none of these, or a class is unknown or alone, all
             pictures in it are listed without labels, and a note says why.
+        progress: told of the index of shards while it is made.
 
     Raises:
         InputError: no folder, no picture, label lines that cannot be used.
@@ -49,22 +57,30 @@ def open_dataset(root: str | Path, *, validation_fraction: float = 0.15, seed: i
     fraction = validation_fraction
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
         raise InputError(f"validation_fraction is {fraction!r}; allowed: numbers from 0 to 1.")
-    root = Path(root)
+    root, progress = Path(root), progress or Silent()
     _check_root(root)
     try:
-        dataset = _open_labelled(root, class_names)
+        dataset = _open_labelled(root, class_names, progress)
     except LabelError as error:
         if labels_needed or not root.is_dir():
             raise
-        dataset = _open_unlabelled(root, error.what)
+        dataset = _open_unlabelled(root, error.what, progress)
     if "val" not in dataset.splits and "train" in dataset.splits:
         dataset = with_validation(dataset, fraction, seed)
     return dataset
 
 
-def _open_labelled(root: Path, class_names: Sequence[str] | None) -> PictureDataset:
+def every_picture(folder: Path, progress: Progress) -> Sequence[PicturePath]:
+    """The pictures of a folder, whatever they mean: those in its shards, or all files that may be pictures, at any depth."""
+    if shards := find_shards(folder):
+        dataset = open_shards(folder, shards, None, progress, labelled=False)
+        return [sample.path for sample in dataset.split("all")]
+    return pictures_below(folder)
+
+
+def _open_labelled(root: Path, class_names: Sequence[str] | None, progress: Progress) -> PictureDataset:
     try:
-        dataset = _open_layout(root, class_names)
+        dataset = _open_layout(root, class_names, progress)
         if not any(dataset.splits.values()):
             if pictures_below(root):
                 raise LabelError(root, "its pictures are in no class folder",
@@ -79,8 +95,8 @@ def _open_labelled(root: Path, class_names: Sequence[str] | None) -> PictureData
         raise _explained(root, error) from None
 
 
-def _open_layout(root: Path, class_names: Sequence[str] | None) -> PictureDataset:
-    """What there is, in this order: label lists, split folders with class folders, tables, class folders."""
+def _open_layout(root: Path, class_names: Sequence[str] | None, progress: Progress) -> PictureDataset:
+    """What there is, in this order: label lists, shards, split folders with class folders, tables, class folders."""
     if root.suffix.lower() in ENDINGS and root.is_file():
         try:
             return open_tables(root.parent, [read_table(root, root.parent)], class_names)
@@ -88,6 +104,8 @@ def _open_layout(root: Path, class_names: Sequence[str] | None) -> PictureDatase
             raise LabelError(root, str(error), RULE) from None
     if lists := find_lists(root):
         return open_lists(root, lists, class_names)
+    if shards := find_shards(root):
+        return open_shards(root, shards, class_names, progress)
     try:
         splits, failure = split_folders(root), None
     except LabelError as error:
@@ -98,7 +116,7 @@ def _open_layout(root: Path, class_names: Sequence[str] | None) -> PictureDatase
     remarks = tuple(f"left out: {table}" for table in left)
     if tables:
         dataset = open_tables(root, tables, class_names)
-        rest = len(pictures_below(root)) - len({sample.path for samples in dataset.splits.values() for sample in samples})
+        rest = len(pictures_below(root)) - len(np.unique(dataset.split("all").keys()))
         remarks += (f"{counted(rest, 'file')} without a label left out",) if rest else ()
         return replace(dataset, notes=(*dataset.notes, *remarks))
     if failure:
@@ -111,7 +129,7 @@ def _open_layout(root: Path, class_names: Sequence[str] | None) -> PictureDatase
 
 def _explained(root: Path, error: LabelError) -> InputError:
     """The error about a folder without labels, or a nearer one: of what it holds instead."""
-    if not root.is_dir():
+    if not root.is_dir() or find_shards(root):
         return error
     kinds = {path: kind for path in pictures_below(root)[:100] if (kind := kind_of(_head(path))) and holds_many(kind)}
     if kinds:
@@ -131,15 +149,17 @@ def _head(path: Path) -> bytes:
         return b""
 
 
-def _open_unlabelled(root: Path, why: str) -> PictureDataset:
+def _open_unlabelled(root: Path, why: str, progress: Progress) -> PictureDataset:
     try:
         lists = find_lists(root)
         listed = open_lists(root, lists, None) if lists else None
     except LabelError:
         listed = None
     if listed:
-        splits = {name: tuple(replace(sample, label=NO_LABEL) for sample in samples) for name, samples in listed.splits.items()}
+        splits = {name: samples.with_labels(np.full(len(samples), NO_LABEL)) for name, samples in listed.splits.items()}
         dataset = replace(listed, class_names=(), splits=splits)
+    elif shards := find_shards(root):
+        dataset = open_shards(root, shards, None, progress, labelled=False)
     else:
         dataset = open_unlabelled(root)
     return replace(dataset, notes=(f"no labels are used: {why}", *dataset.notes))

@@ -36,6 +36,7 @@ from PIL import (  # the plugins register themselves here, not in whichever thre
 )
 
 from mnv3_tf.data.colour import to_srgb
+from mnv3_tf.data.sample_list import Member
 from mnv3_tf.data.signatures import kind_of
 from mnv3_tf.errors import InputError
 from mnv3_tf.machine import memory_bytes
@@ -53,6 +54,7 @@ MAX_FILE_BYTES = 1 << 29
 # No picture has more pixels than this; a decoded one needs up to 16 bytes for each while it is converted.
 _MOST_PIXELS = 1 << 29
 _BYTES_PER_PIXEL = 16
+_HEAD_BYTES = 1 << 16
 # Larger pictures are decoded one at a time, whatever the number of threads.
 _LARGE = 1 << 25
 _large = threading.Lock()
@@ -60,7 +62,7 @@ _large = threading.Lock()
 _TIFF_KIND, _TIFF_BITS, _TIFF_PIXELS, _TIFF_DNG = 254, 258, 262, 50706
 WHITE = (255, 255, 255)
 
-PictureSource = str | os.PathLike[str] | bytes
+PictureSource = str | os.PathLike[str] | bytes | Member
 
 
 def most_pixels() -> int:
@@ -94,7 +96,7 @@ def read_picture(source: PictureSource, *, background: tuple[int, int, int] = WH
     """Decodes a picture to 8-bit RGB, upright.
 
     Args:
-        source: path of the file, or its bytes.
+        source: path of the file, its place in a shard, or its bytes.
         background: RGB, 0..255, that transparent pixels are blended onto.
         draft: (height, width) in pixels that the picture will be resized to. A JPEG that is at least four times larger
             is then decoded at 1/2, 1/4 or 1/8 of its size, never below twice `draft`. Faster, and not the same pixels:
@@ -107,12 +109,12 @@ def read_picture(source: PictureSource, *, background: tuple[int, int, int] = WH
     Raises:
         PictureError: the file is missing, empty, truncated, too large or no picture of an allowed format.
     """
-    name = name or ("picture" if isinstance(source, bytes) else os.fspath(source))
+    name = name or ("picture" if isinstance(source, bytes) else str(source))
     content = source if isinstance(source, bytes) else picture_bytes(source)
     return decode(content, name, background=background, draft=draft)[0]
 
 
-def name_note(name: str | os.PathLike[str], format_name: str) -> str | None:
+def name_note(name: str, format_name: str) -> str | None:
     """The note for a file whose name promises another format than it holds, such as "named .jpg but holds PNG"."""
     suffix = Path(name).suffix
     promised = _SUFFIXES.get(suffix.lower())
@@ -177,26 +179,53 @@ def upright(image: Image.Image) -> Image.Image:
     return turned
 
 
-def picture_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a picture file.
+def picture_bytes(path: str | os.PathLike[str] | Member) -> bytes:
+    """The bytes of a picture file, or of a picture in a shard.
 
     Raises:
         PictureError: it cannot be read, or is larger than any picture.
     """
-    name, path = os.fspath(path), Path(path)
+    name = str(path)
     try:
-        if path.is_dir():
+        file, length = (path.path, path.length) if isinstance(path, Member) else (Path(path), Path(path).stat().st_size)
+        if file.is_dir():
             raise PictureError(name, "is a folder, not a picture.")
-        if path.stat().st_size > MAX_FILE_BYTES:
+        if length > MAX_FILE_BYTES:
             raise PictureError(name, f"the file is larger than {MAX_FILE_BYTES >> 20} MiB; no picture is.")
-        return path.read_bytes()
+        if not isinstance(path, Member):
+            return file.read_bytes()
+        with open(file, "rb") as shard:
+            shard.seek(path.offset)
+            content = shard.read(length)
+        if len(content) < length:
+            raise PictureError(name, "the shard ends before it. Copy the shard again.")
+        return content
     except OSError as error:
         raise PictureError(name, f"cannot be read ({error.strerror or error}).") from error
 
 
+def format_of(path: Path | Member) -> str:
+    """The format of a picture, one of `FORMATS`, by its beginning; its pixels are not decoded.
+
+    Raises:
+        PictureError: it cannot be read, or does not begin like a picture.
+        OSError: it cannot be read.
+    """
+    name = str(path)
+    with open(path.path if isinstance(path, Member) else path, "rb") as file:
+        file.seek(path.offset if isinstance(path, Member) else 0)
+        head = file.read(min(path.length, _HEAD_BYTES) if isinstance(path, Member) else _HEAD_BYTES)
+    if not head:
+        raise PictureError(name, "the file is empty (zero bytes).")
+    try:
+        return _NAMES[open_lazily(head, name).format or ""]
+    except PictureError:  # what a camera writes in front of the pixels may be longer
+        return _NAMES[open_lazily(picture_bytes(path), name).format or ""]
+
+
 def _decode(content: bytes, name: str, background: tuple[int, int, int],
             draft: tuple[int, int] | None) -> tuple[Image.Image, str, tuple[str, ...]]:
-    image = _open(content, name)
+    image = open_lazily(content, name)
     orientation = _orientation(image)  # before the pixels: a draft needs to know
     if draft is not None and image.format in ("JPEG", "MPO"):
         height, width = draft if orientation < 5 else draft[::-1]
@@ -239,8 +268,12 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile, name: str) -> None:
         image.info["white_is_zero"] = tags.get(_TIFF_PIXELS) == 0
 
 
-def _open(content: bytes, name: str) -> ImageFile.ImageFile:
-    """The picture, not decoded yet: by Pillow's plugins, without Pillow's limit of pixels."""
+def open_lazily(content: bytes, name: str) -> ImageFile.ImageFile:
+    """The picture, not decoded yet: by Pillow's plugins, without Pillow's limit of pixels.
+
+    Raises:
+        PictureError: it begins like no picture of an allowed format.
+    """
     for format_name in ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF"):
         factory, accept = Image.OPEN[format_name]
         try:

@@ -4,13 +4,16 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 from natsort import natsorted
 
-from mnv3_tf.data.samples import NO_LABEL, LabelError, PictureDataset, Sample
+from mnv3_tf.data.sample_list import NO_LABEL, Listing, Samples
+from mnv3_tf.data.samples import LabelError, PictureDataset
 from mnv3_tf.data.split_names import says_nothing, split_of
 from mnv3_tf.data.walk import class_folders, entries, is_junk_file, leftover_note, refuse_undecodable, walk
 from mnv3_tf.errors import InputError
@@ -106,10 +109,11 @@ def open_folders(root: Path, splits: dict[str, Path]) -> PictureDataset:
     layout = "split folders" if splits else "class folders"
     notes: list[str] = []
     leftovers: Counter[str] = Counter()
-    listing: dict[str, dict[str, list[Path]]] = {}
+    pictures = Listing(root)
+    listing: dict[str, dict[str, range]] = {}
     for split, folder in (splits or {"train": root}).items():
         listing[split] = _class_pictures(folder, folder.relative_to(root).as_posix() + "/" if splits else "", notes,
-                                         leftovers)
+                                         leftovers, pictures)
     if splits:
         entries(root, leftovers)
         others = [path for path in class_folders(root) if not any(path in (base, *base.parents) for base in splits.values())]
@@ -123,10 +127,11 @@ def open_folders(root: Path, splits: dict[str, Path]) -> PictureDataset:
             raise LabelError(
                 splits[split], f"class folders without pictures in {splits['train'].name}/: {suggestions(unknown, names)}",
                 f"Classes with pictures there: {listed(names, ', ')}. Rename the folder, or add training pictures.")
+    rows = {split: [classes.get(name, range(0)) for name in names] for split, classes in listing.items()}
     return PictureDataset(
         root, tuple(names),
-        {split: tuple(Sample(path, label) for label, name in enumerate(names) for path in classes.get(name, ()))
-         for split, classes in listing.items()}, layout, tuple(notes))
+        {split: pictures.samples(chain.from_iterable(parts), (label for label, part in enumerate(parts) for _ in part))
+         for split, parts in rows.items()}, layout, tuple(notes))
 
 
 def open_unlabelled(root: Path) -> PictureDataset:
@@ -139,15 +144,16 @@ def open_unlabelled(root: Path) -> PictureDataset:
     splits, layout = split_folders(root, labelled=False), "split folders"
     if not splits:
         splits, layout = {"train": root}, "pictures"
-    samples = {}
+    listing, rows = Listing(root), {}
     leftovers: Counter[str] = Counter()
     for split, folder in splits.items():
         pictures, junk = walk(folder, leftovers)
         notes += _junk_notes(folder.name, junk)
-        samples[split] = tuple(Sample(path, NO_LABEL) for path in pictures)
+        rows[split] = [listing.add(path) for path in pictures]
     notes += leftover_note(leftovers)
-    if not any(samples.values()):
+    if not len(listing):
         raise InputError(f"{root}: no pictures found.")
+    samples = {split: listing.samples(some, [NO_LABEL] * len(some)) for split, some in rows.items()}
     return PictureDataset(root, (), samples, layout, tuple(notes))
 
 
@@ -163,36 +169,35 @@ def with_validation(dataset: PictureDataset, fraction: float, seed: int) -> Pict
         rest = {name: samples for name, samples in dataset.splits.items() if name != "train"}
         return replace(dataset, splits={"val": dataset.splits["train"], **rest},
                        notes=(*dataset.notes, "every picture of train is used for validation"))
-    by_class: dict[int, list[tuple[float, int]]] = {}
     samples = dataset.splits["train"]
-    for index, sample in enumerate(samples):
-        by_class.setdefault(sample.label, []).append((_place(seed, dataset, sample), index))
-    chosen: set[int] = set()
-    for places in by_class.values():
-        places.sort()
-        below = sum(place < fraction for place, _ in places)
-        taken = min(max(below, 1), len(places) - 1)
-        chosen.update(index for _, index in places[:taken])
-    splits = {"train": tuple(sample for index, sample in enumerate(samples) if index not in chosen),
-              "val": tuple(sample for index, sample in enumerate(samples) if index in chosen)}
+    places = np.fromiter(_places(seed, dataset, samples), np.float64, len(samples))
+    order = np.lexsort((places, samples.labels))
+    chosen = np.zeros(len(samples), bool)
+    for one_class in np.split(order, np.flatnonzero(np.diff(samples.labels[order])) + 1):
+        below = np.count_nonzero(places[one_class] < fraction)
+        chosen[one_class[:min(max(below, 1), len(one_class) - 1)]] = True
+    splits = {"train": samples.take(~chosen), "val": samples.take(chosen)}
     splits.update((name, rest) for name, rest in dataset.splits.items() if name not in splits)
     note = f"validation split made from train: {len(splits['val'])} of {len(samples)} pictures, seed {seed}"
     return replace(dataset, splits=splits, notes=(*dataset.notes, note))
 
 
-def _place(seed: int, dataset: PictureDataset, sample: Sample) -> float:
-    """Where a picture falls between 0 and 1, by its path below its class folder (below the root for label lists)."""
-    parts = Path(os.path.relpath(sample.path, dataset.root)).parts
-    above = {"label files": 0, "split folders": 2, "class folders": 1}[dataset.layout] if dataset.labelled else 0
-    relative = "/".join(parts[above:])
-    text = unicodedata.normalize("NFC", f"{seed}\0{dataset.class_of(sample)}\0{relative}")
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+def _places(seed: int, dataset: PictureDataset, samples: Samples) -> Iterator[float]:
+    """Where each picture falls between 0 and 1, by its path below its class folder (below the root for label lists)."""
+    above = {"split folders": 2, "class folders": 1}.get(dataset.layout, 0) if dataset.labelled else 0
+    for name, label in zip(samples.names(), samples.labels, strict=True):
+        if ".." in name or os.path.isabs(name):
+            name = os.path.relpath(dataset.root / name, dataset.root)
+        relative = "/".join(name.replace(os.sep, "/").split("/")[above:])
+        text = unicodedata.normalize("NFC", f"{seed}\0{dataset.class_names[label] if dataset.labelled else ''}\0{relative}")
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        yield int.from_bytes(digest, "big") / 2**64
 
 
-def _class_pictures(folder: Path, prefix: str, notes: list[str], leftovers: Counter[str]) -> dict[str, list[Path]]:
-    """Pictures by class name, classes without any left out; what was left out is added to `notes` and `leftovers`."""
-    classes: dict[str, list[Path]] = {}
+def _class_pictures(folder: Path, prefix: str, notes: list[str], leftovers: Counter[str], listing: Listing) -> dict[str, range]:
+    """Pictures, added to `listing`, by class name; classes without any are left out. What was left out is added to `notes` and
+    `leftovers`."""
+    classes: dict[str, range] = {}
     loose = sum(not entry.is_dir() and not is_junk_file(entry.name) for entry in entries(folder, leftovers))
     if loose:
         notes.append(f"{prefix or 'the root'}: {counted(loose, 'file')} beside the class folders left out")
@@ -206,7 +211,9 @@ def _class_pictures(folder: Path, prefix: str, notes: list[str], leftovers: Coun
         elif name in classes:
             raise InputError(f"{folder}: two class folders are named {name!r} in different Unicode forms. Merge them.")
         else:
-            classes[name] = pictures
+            classes[name] = range(len(listing), len(listing) + len(pictures))
+            for path in pictures:
+                listing.add(path)
     return classes
 
 

@@ -9,14 +9,15 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from natsort import natsorted
 
 from mnv3_tf.data.labels import read_labels
-from mnv3_tf.data.samples import LabelError, PictureDataset, Sample
+from mnv3_tf.data.sample_list import Listing
+from mnv3_tf.data.samples import LabelError, PictureDataset
 from mnv3_tf.data.split_names import says_nothing, split_of
 from mnv3_tf.data.walk import class_folders, pictures_below
 from mnv3_tf.errors import InputError
 from mnv3_tf.text import counted, few, listed
 
 MAX_CLASSES = 100_000  # where no labels.txt says how many
-_LABEL_FILES = ("labels.txt", "classes.txt", "class_names.txt", "label_list.txt")
+_LABEL_FILES = ("labels.txt", "classes.txt", "class_names.txt", "label_list.txt", "label.labels.txt")
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _NUMBERS = re.compile(r"\[?\s*[+-]?\d+(?:\.0)?(?:[\s,;|]+[+-]?\d+(?:\.0)?)+\s*\]?")
 
@@ -167,21 +168,22 @@ def label_dataset(root: Path, rows: dict[str, list[Row]], bad: list[str], class_
     names = known or (tuple(map(str, range(1 + max((int(label) for label in numbers if 0 <= int(label) < limit), default=-1))))
                       if are_ids and ids else tuple(natsorted(sorted(labels))))
     index = {name: number for number, name in enumerate(names)}
-    pictures, splits = Pictures(root), {}
+    pictures, listing, found = Pictures(root), Listing(root), dict[str, tuple[list[int], list[int]]]()
     bad = list(bad)
     for split, lines in rows.items():
-        samples = []
+        here, numbers_here = found.setdefault(split, ([], []))
         for row in lines:
             try:
                 label = _number_of(row.label, index, limit, by_id=known is not None or ids)
-                samples.append(Sample(pictures.find(row.path, split, anywhere=not ids), label, row.line))
+                here.append(listing.add(pictures.find(row.path, split, anywhere=not ids), row.line))
+                numbers_here.append(label)
             except ValueError as error:
                 bad.append(f"{row.line.replace(':', ', line ')}: {error}")
-        splits[split] = tuple(samples)
     if bad:
         raise InputError(f"{root}: {counted(len(bad), 'line')} of the label files cannot be used:\n  {listed(bad)}\n{rule} "
                          "Correct the lines or take them out.")
     notes += [f"{counted(count, 'path')} {how}" for how, count in pictures.notes.items()]
+    splits = {split: listing.samples(*columns) for split, columns in found.items()}
     return PictureDataset(root, names, splits, "label files", tuple(notes))
 
 

@@ -10,7 +10,7 @@ from mnv3_tf.files import read_bytes, write_text
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _LIST_LINE = re.compile(r"(.*[^ \t])[ \t]+([^ \t]+)", re.DOTALL)
 _TABBED_LINE = re.compile(r"(.*[^ \t])[ ]*\t[ \t]*([^\t]+)", re.DOTALL)
-_NUMBERED = re.compile(r"([0-9]+)[ \t]+(.*\S)")
+_NUMBERED = re.compile(r"([0-9]+)(?:[ \t]+|:[ \t]*)(.*\S)")
 
 
 def write_labels(path: str | Path, names: Sequence[str]) -> None:
@@ -34,8 +34,8 @@ def read_labels(path: str | Path, *, numbered: bool = False) -> tuple[str, ...]:
 
     Args:
         path: the file.
-        numbered: take "0 cat", "1 dog", ... as "cat", "dog", as some datasets write them: only where every line starts
-            with its own number, from 0.
+        numbered: take "0 cat", "1 dog", ... (or "0:cat") as "cat", "dog", as some datasets write them: only where every line
+            starts with its own number, from 0.
 
     Raises:
         InputError: it cannot be read, has no names, a blank line between names, or a name twice.

@@ -1,17 +1,15 @@
 """What a dataset is: named classes, and pictures with labels in named splits."""
 
 import unicodedata
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from mnv3_tf.data.sample_list import NO_LABEL, Sample, Samples
 from mnv3_tf.errors import InputError
 from mnv3_tf.text import counted, listed, nearest, suggestions
-
-NO_LABEL = -1
 
 
 class LabelError(InputError):
@@ -29,37 +27,26 @@ class LabelError(InputError):
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One picture and its class.
-
-    Attributes:
-        path: the picture file.
-        label: index into the dataset's class names; :data:`NO_LABEL` where it has none.
-        line: where the label was given, such as "train_list.txt:12"; None where a folder gives it.
-    """
-
-    path: Path
-    label: int
-    line: str | None = None
-
-
-@dataclass(frozen=True)
 class PictureDataset:
     """Pictures, listed but not opened.
 
     Attributes:
         root: the folder that was opened.
         class_names: in the order of the labels; empty where the pictures have no labels.
-        splits: "train", "val" and "test", those that there are, each in a fixed order.
-        layout: what was found: "label files", "split folders", "class folders" or "pictures".
+        splits: "train", "val" and "test", those that there are, each in a fixed order. Any sequences may be given; they
+            become :class:`Samples`.
+        layout: what was found: "label files", "shards", "split folders", "class folders" or "pictures".
         notes: what was skipped, assumed or unusual, in words for a person.
     """
 
     root: Path
     class_names: tuple[str, ...]
-    splits: dict[str, tuple[Sample, ...]]
+    splits: Mapping[str, Samples]
     layout: str
     notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "splits", {name: Samples.of(samples) for name, samples in self.splits.items()})
 
     @property
     def labelled(self) -> bool:
@@ -70,12 +57,14 @@ class PictureDataset:
         """The name of a picture's class, empty where the pictures have no labels."""
         return self.class_names[sample.label] if self.labelled else ""
 
-    def split(self, name: str) -> tuple[Sample, ...]:
-        """The samples of one split.
+    def split(self, name: str) -> Samples:
+        """The samples of one split, or of all of them for "all".
 
         Raises:
             InputError: there is no such split; the message lists those that there are.
         """
+        if name == "all":
+            return Samples.joined(self.splits.values())
         if name not in self.splits:
             raise InputError(f"{self.root}: no split {name!r}{nearest(name, self.splits) or '.'} "
                              f"There are: {', '.join(self.splits) or 'none'}.")
@@ -83,8 +72,10 @@ class PictureDataset:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Pictures of every class in every split, zeros included: split -> class name -> count."""
-        return {split: {**dict.fromkeys(self.class_names, 0), **Counter(map(self.class_of, samples))}
-                for split, samples in self.splits.items()}
+        if not self.labelled:
+            return {split: {"": len(samples)} if samples else {} for split, samples in self.splits.items()}
+        return {split: dict(zip(self.class_names, np.bincount(samples.labels, minlength=len(self.class_names)).tolist(),
+                                strict=True)) for split, samples in self.splits.items()}
 
     def with_class_names(self, class_names: Sequence[str]) -> "PictureDataset":
         """The same pictures with labels that index `class_names`, matched by name.
@@ -102,15 +93,14 @@ class PictureDataset:
             if len(unknown) < len(self.class_names):  # a mistyped name, more likely than pictures without labels
                 raise InputError(f"{self.root}: {what}. {remedy}")
             raise LabelError(self.root, what, remedy)
-        moved = [index[_composed(name)] for name in self.class_names]
-        splits = {name: tuple(replace(sample, label=moved[sample.label]) for sample in samples)
-                  for name, samples in self.splits.items()}
+        moved = np.array([index[_composed(name)] for name in self.class_names])
+        splits = {name: samples.with_labels(moved[samples.labels]) for name, samples in self.splits.items()}
         return replace(self, class_names=tuple(class_names), splits=splits)
 
 
 def labels_of(samples: Sequence[Sample]) -> np.ndarray | None:
     """The labels, int64 (n,); None where the pictures have none."""
-    labels = np.array([sample.label for sample in samples], np.int64)
+    labels = Samples.of(samples).labels.astype(np.int64)
     return labels if np.all(labels != NO_LABEL) else None
 
 

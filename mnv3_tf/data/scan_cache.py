@@ -1,103 +1,118 @@
-"""What earlier scans learned, in a file of JSON lines: found again by path and stamp, or by content."""
+"""What earlier scans learned, in a file of arrays: found again by file and stamp, or by content."""
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field, replace
+import zipfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from PIL import __version__ as pillow_version
 
-from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.files import cache_path, read_bytes, write_text
+from mnv3_tf.errors import KitError
+from mnv3_tf.files import atomic_path, cache_path
 
-_HEADER = {"kind": "mnv3-tf scan", "version": 2, "pillow": pillow_version}
-# Size in bytes and time of change in nanoseconds: while both stay, a file is taken as unchanged.
-Stamp = tuple[int, int]
+_HEADER = {"kind": "mnv3-tf scan", "version": 3, "pillow": pillow_version}
+# Pictures of other scans of the same folder are kept up to this number.
+_MOST = 5_000_000
+# key: `Samples.keys`; size and time: of the file's content and last change, bytes and nanoseconds: while both stay, it is taken
+# as unchanged; high, low: BLAKE2b of the content, 128 bits; verdict: a number of the list beside it.
+ROW = np.dtype([("key", "<u8"), ("size", "<i8"), ("time", "<i8"), ("high", "<u8"), ("low", "<u8"), ("verdict", "<i4")])
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What one file holds: its content hash, and either an error or a format and notes.
+class Verdict:
+    """What a look at a picture gives: why it is broken, or its format and what is unusual."""
 
-    `stamp` is None and `content` empty for a file that could not be read; `fresh` says that it was not from the cache.
-    """
-
-    stamp: Stamp | None
-    content: str
     error: str | None
     format: str | None = None
     notes: tuple[str, ...] = ()
-    fresh: bool = True
 
 
-def default_cache_path(root: Path) -> Path:
-    """The cache file of a dataset folder."""
+def cache_of(root: Path, kind: str, suffix: str) -> Path:
+    """Where something about a dataset folder is cached."""
     digest = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=8).hexdigest()
-    return cache_path("scan", f"{digest}.jsonl")
+    return cache_path(kind, f"{digest}{suffix}")
 
 
 @dataclass
 class ScanCache:
-    """Outcomes of earlier scans. Threads may look up at the same time; nothing is added before `save`.
+    """Rows of earlier scans. Threads may look up at the same time; nothing is added before `save`.
 
     Attributes:
         path: the file.
-        known: outcome by absolute path.
-        contents: outcome by content hash, whatever file had it.
+        rows: :data:`ROW` (n,), sorted by key.
+        verdicts: by number.
         notes: what a person should hear about the cache.
     """
 
     path: Path
-    known: dict[str, Outcome] = field(default_factory=dict)
-    contents: dict[str, Outcome] = field(default_factory=dict)
+    rows: np.ndarray = field(default_factory=lambda: np.empty(0, ROW))
+    verdicts: list[Verdict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @classmethod
     def open(cls, path: Path) -> "ScanCache":
         """Reads the cache; a missing one is empty, and so is a damaged one or one of another version, with a note."""
-        cache = cls(path)
-        try:
-            if not path.exists():
-                return cache
-            lines = read_bytes(path).decode("utf-8").splitlines()
-            if json.loads(lines[0]) != _HEADER:
-                cache.notes.append(f"{path}: written by another version, so all pictures were scanned again")
-                return cache
-            cache.known = dict(map(_parse, lines[1:]))
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, InputError, OSError):
-            cache.notes.append(f"{path}: the scan cache was damaged and was rebuilt")
-            return cls(path, notes=cache.notes)
-        cache.contents = {outcome.content: outcome for outcome in cache.known.values()}
-        return cache
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                with np.load(path) as stored:
+                    facts = json.loads(stored["facts"].tobytes())
+                    if facts["header"] != _HEADER:
+                        return cls(path, notes=[f"{path}: written by another version, so all pictures were scanned again"])
+                    rows = stored["rows"]
+                verdicts = [Verdict(error, format_name, tuple(notes)) for error, format_name, notes in facts["verdicts"]]
+                if rows.dtype != ROW or (len(rows) and not 0 <= rows["verdict"].min() <= rows["verdict"].max() < len(verdicts)):
+                    raise ValueError(path)
+                return cls(path, rows, verdicts)
+            except (ValueError, TypeError, KeyError, EOFError, PermissionError, IsADirectoryError, zipfile.BadZipFile):
+                return cls(path, notes=[f"{path}: the scan cache was damaged and was rebuilt"])
+        return cls(path)
 
-    def save(self, outcomes: dict[Path, Outcome], *, whole: bool = True) -> None:
-        """Adds outcomes and writes the file where something is new.
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """The row of each key, -1 for none: int64 (n,)."""
+        if not len(self.rows):
+            return np.full(len(keys), -1)
+        places = np.minimum(np.searchsorted(self.rows["key"], keys), len(self.rows) - 1)
+        return np.where(self.rows["key"][places] == keys, places, -1)
+
+    def by_content(self, digest: tuple[int, int]) -> Verdict | None:
+        """What is known of a picture with this content, whatever file had it."""
+        order, highs = self._by_content
+        place = np.searchsorted(highs, np.uint64(digest[0]))
+        if place == len(order) or (int(highs[place]), int(self.rows["low"][order[place]])) != digest or not any(digest):
+            return None
+        return self.verdicts[self.rows["verdict"][order[place]]]
+
+    @functools.cached_property
+    def _by_content(self) -> tuple[np.ndarray, np.ndarray]:
+        order = np.argsort(self.rows["high"])
+        return order, self.rows["high"][order]
+
+    def save(self, rows: np.ndarray, verdicts: list[Verdict]) -> None:
+        """Adds rows and writes the file where something is new.
 
         A cache that cannot be written is a note, not an error.
 
         Args:
-            outcomes: by path.
-            whole: the scan is through; files that are gone are then forgotten.
+            rows: :data:`ROW` (n,), with numbers of `verdicts`.
+            verdicts: those of this cache, and perhaps more.
         """
-        new = {os.path.abspath(path): replace(outcome, fresh=False)
-               for path, outcome in outcomes.items() if outcome.stamp is not None}
-        if all(self.known.get(key) == outcome for key, outcome in new.items()):
+        rows = np.sort(rows, order="key")
+        places = self.find(rows["key"])
+        if (places >= 0).all() and np.array_equal(self.rows[places], rows):
             return
-        kept = {key: outcome for key, outcome in self.known.items() if key not in new and (not whole or os.path.exists(key))}
-        records = [[key, *(outcome.stamp or ()), outcome.content, outcome.error, outcome.format, outcome.notes]
-                   for key, outcome in (kept | new).items()]
+        others = np.delete(self.rows, places[places >= 0])
+        if len(others) > _MOST:
+            others = others[:0]
+        together = np.concatenate([others, rows])
+        facts = {"header": _HEADER, "verdicts": [[verdict.error, verdict.format, verdict.notes] for verdict in verdicts]}
         try:
-            write_text(self.path, "".join(f"{json.dumps(record)}\n" for record in [_HEADER, *records]))
-        except (KitError, OSError) as error:
+            with atomic_path(self.path) as temporary, open(temporary, "wb") as file:
+                np.savez(file, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), rows=np.sort(together, order="key"))
+        except KitError as error:
             note = f"{self.path}: the scan cache could not be written ({error})"
             self.notes += [note] if note not in self.notes else []
-
-
-def _parse(line: str) -> tuple[str, Outcome]:
-    key, size, mtime_ns, content, error, format_name, notes = json.loads(line)
-    if not (isinstance(key, str) and isinstance(size, int) and isinstance(mtime_ns, int) and isinstance(content, str)
-            and isinstance(error, str | None) and isinstance(format_name, str | None) and isinstance(notes, list)
-            and all(isinstance(note, str) for note in notes) and (error is None) != (format_name is None)):
-        raise ValueError(line)
-    return key, Outcome((size, mtime_ns), content, error, format_name, tuple(notes), False)

@@ -7,6 +7,7 @@ _PHONE = "Convert it to JPEG (on an iPhone, Settings > Camera > Formats > Most C
 _RAW = "Export it as JPEG from the camera's software or a raw converter."
 _UNPACK = "Unpack it into class folders."
 _RECORDS = "Write the pictures it holds as files, into class folders."
+_SHARDS = "Put shards into one folder with labels.txt, named for their splits (train-0000.tar, val-0000.tar)."
 _FRAMES = "Take single frames out of it as JPEG or PNG."
 _AGAIN = "Download it again."
 # (pattern of the first bytes, name, remedy); the first that fits counts.
@@ -45,14 +46,14 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (rb"(?i)\s*(?:<!doctype html|<html|<head|<body)", "a web page, perhaps of a download that failed", _AGAIN),
     (rb"PK\x03\x04|PK\x05\x06|7z\xbc\xaf|Rar!|\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd", "an archive or a compressed file",
      _UNPACK),
-    (rb".{257}ustar", "a tar archive, or a WebDataset shard", _UNPACK),
+    (rb".{257}ustar", "a tar archive, or a WebDataset shard", _SHARDS),
     (rb"PAR1", "a Parquet table", _RECORDS),
     (rb"ARROW1", "an Arrow table", _RECORDS),
     (rb".{16}\xde\xc0\xef\xbe|.{16}\xbe\xef\xc0\xde", "an LMDB database", _RECORDS),
     (rb"\x0a\x23\xd7\xce", "RecordIO shards of MXNet", _RECORDS),
     (rb"\x89HDF", "an HDF5 file", _RECORDS),
     (rb"\x93NUMPY", "a NumPy array", _RECORDS),
-    (rb".{4}\0{4}.{4}\x0a", "a TFRecord shard", _RECORDS),  # the length of its first record, a checksum, a protocol buffer
+    (rb".{4}\0{4}.{4}\x0a", "a TFRecord shard", _SHARDS),  # the length of its first record, a checksum, a protocol buffer
     (rb"\0{64}", "nothing but zero bytes at its start", _AGAIN),
 )
 _COMPILED = tuple((re.compile(pattern, re.DOTALL), name, remedy) for pattern, name, remedy in _KINDS)
@@ -74,4 +75,4 @@ def kind_of(head: bytes) -> tuple[str, str] | None:
 
 def holds_many(kind: tuple[str, str]) -> bool:
     """Whether a kind of :func:`kind_of` is made to hold many pictures: an archive, records, a table."""
-    return kind[1] in (_UNPACK, _RECORDS)
+    return kind[1] in (_UNPACK, _RECORDS, _SHARDS)

@@ -1,7 +1,7 @@
 """The look at the pictures that calibrate: are they photos, do they cover the classes, are they held out, are they enough?"""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mnv3_tf.data import PictureDataset, Sample
+from mnv3_tf.data.scan import Contents
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import plain_fields
 from mnv3_tf.text import counted, few
@@ -142,7 +143,7 @@ def refuse_nonsense(content: Content, source: Path, smoke: bool) -> None:
                          "the network is for, or give --smoke where only the tools are to be tried.")
 
 
-def check_calibration(dataset: PictureDataset, samples: Sequence[Sample], contents: Mapping[Path, str], content: Content,
+def check_calibration(dataset: PictureDataset, samples: Sequence[Sample], contents: Contents, content: Content,
                       convergence: tuple[RangeGrowth, ...], smoke: bool) -> CalibrationCheck:
     """What can be said of the pictures that calibrate.
 
@@ -155,11 +156,15 @@ def check_calibration(dataset: PictureDataset, samples: Sequence[Sample], conten
         smoke: as asked for.
     """
     counts = Counter(map(dataset.class_of, samples))
-    same: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        same[contents[sample.path]].append(sample)
-    held_out = {contents[sample.path]: (sample, split) for split, others in dataset.splits.items() if split != "train"
-                for sample in others}
+    same: dict[tuple[int, int], list[Sample]] = defaultdict(list)
+    for sample, digest in zip(samples, contents.of(samples).tolist(), strict=True):
+        same[tuple(digest)].append(sample)
+    held_out: dict[tuple[int, int], tuple[Sample, str]] = {}
+    for split in sorted(dataset.splits.keys() - {"train"}):
+        digests = contents.of(others := dataset.split(split))
+        for place in np.flatnonzero(digests.any(axis=1)):
+            if (digest := tuple(digests[place].tolist())) in same:
+                held_out[digest] = others[int(place)], split
     overlaps = [f"{group[0].path} ({held_out[digest][1]}: {held_out[digest][0].path.name})"
                 for digest, group in same.items() if digest in held_out]
     return CalibrationCheck(

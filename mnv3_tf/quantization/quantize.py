@@ -1,5 +1,6 @@
 """From a float run to a quantized run: check the folded network, calibrate, and fine-tune with the float model as teacher."""
 
+import dataclasses
 import math
 from collections.abc import Collection
 from functools import cached_property
@@ -13,7 +14,7 @@ from mnv3_tf.artefacts.card import data_facts
 from mnv3_tf.artefacts.run_folder import RunFolder, open_run
 from mnv3_tf.backend import keras, own_settings
 from mnv3_tf.config import Config, QuantizeConfig
-from mnv3_tf.data import PictureDataset, Preprocessing, Sample, evaluation_split, fingerprint_samples
+from mnv3_tf.data import PictureDataset, Preprocessing, Samples, evaluation_split, fingerprint_samples
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.data.check import check_pictures
 from mnv3_tf.errors import CheckFailed, InputError, KitError
@@ -79,10 +80,16 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
     if method == "qat" and config.quantize.teacher_weight < 1 and not dataset.labelled:
         raise InputError(f"{dataset.root}: {dataset.notes[0]}, and fine-tuning with quantize.teacher_weight below 1 learns from "
                          "them. Set it to 1, give --method ptq, or give labelled pictures.")
-    dataset, report = check_pictures(dataset, strict=config.data.strict, progress=progress)
+    dataset, report = check_pictures(dataset, strict=config.data.strict, progress=progress, level=config.data.check)
     model = load_keras(run.model)
     graph = trace(model)
     samples, others = _calibration_samples(dataset.split("train"), config.quantize)
+    contents = report.contents
+    if report.level != "full":  # every picture that decides ranges is decoded first
+        chosen, found = check_pictures(dataclasses.replace(dataset, splits={"train": Samples.joined([samples, others])}),
+                                       strict=config.data.strict, progress=progress)
+        samples, others = _calibration_samples(chosen.split("train"), config.quantize)
+        contents |= found.contents
     difference = check_folded(model, graph, ContractPictures(samples[:_CHECKED_PICTURES], contract))
     progress.say(f"the folded network equals the float model within {difference:.1e} of the logits' range")
 
@@ -106,19 +113,19 @@ def quantize(source: str | Path, dataset: PictureDataset, config: Config, out: s
         calibration = calibrate(integer, pictures, lambda done: advance(done, ""), deciding=deciding)
     progress.say(f"activation ranges from {calibration.pictures} training pictures")
     held_out = dataset.split("val")
-    some = tuple(held_out[i] for i in spread(len(held_out), config.verify.layer_pictures))
+    some = held_out.take(spread(len(held_out), config.verify.layer_pictures))
     checked = RangeCheck(integer, np.concatenate(list(ContractPictures(some, contract))), config.verify)
     for line in checked.narrow(calibration.ranges):
         progress.say(line)
     if config.quantize.compensate_pictures:
         integer = _reconstructed(integer, calibration, samples, contract, config.quantize, frozen, progress)
-    looked_at = check_calibration(dataset, samples, report.contents, content, calibration.convergence, smoke)
+    looked_at = check_calibration(dataset, samples, contents, content, calibration.convergence, smoke)
     for line in looked_at.remarks():
         progress.say(line)
     facts: dict[str, Any] = {
         "kind": "quantized run", "method": method, "parent": run.model, "data": data_facts(dataset, report),
         "classes": list(class_names), "preprocessing": contract.fingerprint(), "config": config,
-        "calibration": {"fingerprint": fingerprint_samples(samples, dataset.class_names, report.contents),
+        "calibration": {"fingerprint": fingerprint_samples(samples, dataset.class_names, contents),
                         "pictures": calibration.pictures},
         "split_stem": integer.split_stem, "deploy_form_difference": difference,
         "seeds": {"train": config.train.seed, "quantize": config.quantize.seed}}
@@ -148,15 +155,15 @@ def check_folded(model: keras.Model, graph: FoldedGraph, pictures: ContractPictu
     return difference
 
 
-def _calibration_samples(samples: tuple[Sample, ...], config: QuantizeConfig) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+def _calibration_samples(samples: Samples, config: QuantizeConfig) -> tuple[Samples, Samples]:
     """A random choice of the training pictures, the same for the same seed, and others that decide between their ranges."""
     order = np.random.default_rng(config.seed).permutation(len(samples))
     deciding = min(_DECIDING_PICTURES, len(samples) // 5)
     end = min(config.calibration_pictures, len(samples) - deciding)
-    return tuple(samples[i] for i in order[:end]), tuple(samples[i] for i in order[end:end + deciding])
+    return samples.take(order[:end]), samples.take(order[end:end + deciding])
 
 
-def _reconstructed(graph: FoldedGraph, calibration: Calibration, samples: tuple[Sample, ...], contract: Preprocessing,
+def _reconstructed(graph: FoldedGraph, calibration: Calibration, samples: Samples, contract: Preprocessing,
                    config: QuantizeConfig, frozen: Collection[str], progress: Progress) -> FoldedGraph:
     """Weights that make up for 8 bits, from some of the calibration pictures."""
     lowered = lower(graph)
@@ -204,7 +211,7 @@ class _Quantization:
         batches = TrainingBatches(
             samples, self.contract, len(self.class_names), batch_size=settings.batch_size,
             augmentation=self.config.augment, seed=settings.seed, cache_mb=self.config.data.cache_mb,
-            workers=self.config.data.workers)
+            workers=self.config.data.workers, say=self.progress.say)
         total = settings.epochs * batches.steps_per_epoch
         tuning = FineTuning(self.fake_quantized, self.teacher, self.config, frozen_layers(self.graph, settings.freeze), total)
         best = BestEpoch(self.float_validation, settings.teacher_weight)

@@ -4,15 +4,15 @@ Everything random depends on (seed, epoch, picture) alone, never on the order in
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
 from PIL import Image
 
 from mnv3_tf.config import AugmentConfig
-from mnv3_tf.data import Preprocessing, Sample, read_picture
-from mnv3_tf.data.batches import default_workers, ordered_parallel
+from mnv3_tf.data import PictureError, Preprocessing, Sample, Samples, read_picture
+from mnv3_tf.data.batches import BrokenPictures, default_workers, ordered_parallel
 from mnv3_tf.training.augment import augment
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -62,17 +62,19 @@ class TrainingBatches:
         class_weights: (classes,) weights of the loss, or None.
         seed: of order and augmentation.
         cache_mb: memory for decoded pictures.
+        say: told of pictures that cannot be read; the next one of the epoch's order takes the place of each.
         workers: threads; None: one for each core, at most four, since more of them only wait for Python's lock.
     """
 
     def __init__(self, samples: Sequence[Sample], contract: Preprocessing, classes: int, *, batch_size: int,
                  augmentation: AugmentConfig | None, class_weights: np.ndarray | None = None, seed: int = 0,
-                 cache_mb: int = 1024, workers: int | None = None):
+                 cache_mb: int = 1024, workers: int | None = None, say: Callable[[str], None] = lambda text: None):
         self.batch_size = min(batch_size, len(samples))
         self.steps_per_epoch = len(samples) // self.batch_size
-        self._labels = np.array([sample.label for sample in samples])
+        self._labels = Samples.of(samples).labels
         self._samples, self._contract, self._augmentation = samples, contract, augmentation
         self._classes, self._class_weights, self._seed = classes, class_weights, seed
+        self.broken = BrokenPictures(len(samples), say)
         self._sources = SourceCache(samples, contract, cache_mb)
         self._workers = workers or min(4, default_workers())
 
@@ -88,14 +90,10 @@ class TrainingBatches:
         yield from ordered_parallel(partial(self._batch, epoch, order), steps, self._workers, ahead=2 * self._workers)
 
     def _batch(self, epoch: int, order: np.ndarray, step: int) -> Batch:
-        indices = order[step * self.batch_size:(step + 1) * self.batch_size]
+        indices = order[step * self.batch_size:(step + 1) * self.batch_size].copy()
         pixels = np.empty((len(indices), self._contract.height, self._contract.width, 3), np.uint8)
-        for row, index in enumerate(indices):
-            rng = np.random.default_rng([self._seed, epoch, int(index), 1])
-            if self._augmentation is None:
-                pixels[row] = self._contract.prepare(read_picture(self._samples[index].path))
-            else:
-                pixels[row] = augment(self._sources[int(index)], self._contract, self._augmentation, rng)
+        for row in range(len(indices)):
+            indices[row], pixels[row] = self._picture(epoch, order, step * self.batch_size + row)
         labels = np.zeros((len(indices), self._classes), np.float32)  # zeros where a picture has no label
         known = np.flatnonzero(self._labels[indices] >= 0)
         labels[known, self._labels[indices][known]] = 1
@@ -106,6 +104,21 @@ class TrainingBatches:
             rng = np.random.default_rng([self._seed, epoch, step, 2])
             pixels, labels = _mix(pixels, labels, self._augmentation.mixup, rng)
         return pixels, labels, weights
+
+    def _picture(self, epoch: int, order: np.ndarray, place: int) -> tuple[int, np.ndarray]:
+        """(index, pixels) of the picture at a place of the epoch's order, or of the first after it that can be read."""
+        while True:
+            index = int(order[place % len(order)])
+            place += 1
+            if index in self.broken:
+                continue
+            try:
+                if self._augmentation is None:
+                    return index, self._contract.prepare(read_picture(self._samples[index].path))
+                rng = np.random.default_rng([self._seed, epoch, index, 1])
+                return index, augment(self._sources[index], self._contract, self._augmentation, rng)
+            except PictureError as error:
+                self.broken.add(index, error)
 
 
 def _mix(pixels: np.ndarray, labels: np.ndarray, alpha: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ from mnv3_tf.artefacts.card import data_facts
 from mnv3_tf.artefacts.run_folder import RunFolder, contract_from
 from mnv3_tf.backend import keras, own_settings
 from mnv3_tf.config import Config
-from mnv3_tf.data import PictureDataset, Preprocessing, Sample, evaluation_split
+from mnv3_tf.data import PictureDataset, Preprocessing, Samples, evaluation_split
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.data.check import check_pictures
 from mnv3_tf.errors import InputError, KitError
@@ -76,7 +76,8 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
     answers = None
     if config.train.teacher:
         answers = TeacherAnswers(open_teacher(config.train.teacher), dataset.class_names, config.data.height_width)
-    dataset, report = check_pictures(dataset, strict=config.data.strict, progress=progress, report_path=run.path / "scan.json")
+    dataset, report = check_pictures(dataset, strict=config.data.strict, progress=progress, report_path=run.path / "scan.json",
+                                     level=config.data.check)
     data = data_facts(dataset, report)
     saved = SavedState.read(run.state) if run.state.exists() else None
     origin = {"data": data, "teacher": answers.facts["sha256"] if answers else None}
@@ -102,10 +103,11 @@ class _Training:
         settings = config.train
         weights = None
         if settings.class_weights == "balanced":
-            weights = balanced_weights(np.bincount([s.label for s in samples], minlength=classes))
+            weights = balanced_weights(np.bincount(samples.labels, minlength=classes))
         self.batches = TrainingBatches(
             samples, self.contract, classes, batch_size=settings.batch_size, augmentation=config.augment,
-            class_weights=weights, seed=settings.seed, cache_mb=config.data.cache_mb, workers=config.data.workers)
+            class_weights=weights, seed=settings.seed, cache_mb=config.data.cache_mb, workers=config.data.workers,
+            say=progress.say)
         self.counters = saved.counters if saved else Counters(start=facts_of(start) if start else {})
         if self.counters.mixed_precision is not None:  # as before, on whatever device it goes on
             settings = dataclasses.replace(settings, mixed_precision=self.counters.mixed_precision)
@@ -238,6 +240,8 @@ class _Training:
         row: dict[str, Any] = {"epoch": counters.epoch + 1, **counters.running,
                                "learning_rate": float(keras.ops.convert_to_numpy(self.optimizer.learning_rate)),
                                "pictures_per_second": round(pictures_per_second, 1)}
+        if self.batches.broken:
+            row["broken_pictures"] = len(self.batches.broken)
         candidates = {"raw": self.network.get_weights()}
         if isinstance(self.model, AveragedModel):
             candidates["ema"] = self.model.averages.get_averages()
@@ -359,10 +363,10 @@ class _Steps(keras.callbacks.Callback):
             self.model.jax_state_sync()
 
 
-def examined(samples: tuple[Sample, ...], contract: Preprocessing, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def examined(samples: Samples, contract: Preprocessing, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Some training pictures that a teacher is tried on: uint8 (n, height, width, 3) and int (n,)."""
     order = np.random.default_rng(seed).permutation(len(samples))[:_EXAMINED]
-    chosen = ContractPictures([samples[place] for place in order], contract)
+    chosen = ContractPictures(samples.take(order), contract)
     return np.concatenate(list(chosen)), chosen.labels
 
 

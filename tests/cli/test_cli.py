@@ -154,6 +154,20 @@ def test_predict_refuses(words: list[str], message: str, small_file: Path, tmp_p
     assert code == 2 and message in err
 
 
+def test_shards_are_scored_and_classified_as_their_pictures(small_file: Path, pictures: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    code, out, err = run("pack", pictures, "--out", shards)
+    assert code == 0 and out == f"Packed: {shards}, 168 pictures in 3 shards. Next: mnv3 train --data {shards} --out run\n", err
+    scores = [json.loads(run("evaluate", small_file, "--data", data, "--json")[1]) for data in (pictures, shards)]
+    assert scores[0] == scores[1]
+    (shards / "val-000000.tar").unlink()
+    assert run("evaluate", small_file, "--data", shards)[0] == 2
+    (shards / "pack.json").unlink()
+    answers = [json.loads(run("predict", small_file, data, "--json")[1]) for data in (shards, pictures / "test")]
+    assert [answer["predictions"] for answer in answers[0]][96:] == [answer["predictions"] for answer in answers[1]]
+    assert answers[0][131]["file"] == f"{shards / 'test-000000.tar'}: 00000035.png"
+
+
 def test_evaluate_needs_labels(small_file: Path, pictures: Path, tmp_path: Path) -> None:
     flat = without_folders(pictures / "test", tmp_path / "flat")
     code, out, err = run("evaluate", small_file, "--data", flat)

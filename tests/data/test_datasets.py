@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mnv3_tf.data import clamp_top_k, evaluation_split, open_dataset, read_labels, scan, scan_dataset, write_labels
+from mnv3_tf.data import check, clamp_top_k, evaluation_split, open_dataset, read_labels, scan, scan_dataset, write_labels
 from mnv3_tf.data.labels import split_list_line
 from mnv3_tf.data.samples import NO_LABEL, LabelError, PictureDataset
 from mnv3_tf.data.scan import Place
 from mnv3_tf.errors import InputError
 from mnv3_tf.metrics import score
+from mnv3_tf.progress import Silent
 
 
 def picture(path: Path, shade: int = 0) -> Path:
@@ -234,6 +235,32 @@ def test_a_damaged_cache_is_rebuilt_and_said(classes: Path, tmp_path_factory: py
     cache.write_bytes(b"\x00\xff garbage")
     report = scan_dataset(open_dataset(classes), cache_path=cache)
     assert report.decoded == 30 and report.notes
+
+
+def test_less_than_a_full_scan(classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = open_dataset(classes, validation_fraction=0.2)
+    train = dataset.split("train")
+    train[1].path.write_bytes(b"no picture")
+    train[2].path.write_bytes(train[2].path.read_bytes()[:-30])  # its header is good
+    monkeypatch.setattr(scan, "SAMPLE", 8)
+    found = {level: scan_dataset(dataset, cache_path=tmp_path / f"{level}.npz", level=level)  # type: ignore[arg-type]
+             for level in ("full", "sample", "headers", "none")}
+    assert {level: (report.pictures, len(report.broken)) for level, report in found.items()} == {
+        "full": (30, 2), "sample": (8 + len(dataset.split("val")), 0), "headers": (30, 1), "none": (0, 0)}
+    assert found["headers"].clean(dataset).split("train")[1] == train[2]
+    prints = {level: report.fingerprints for level, report in found.items()}
+    assert prints["sample"]["val"] == prints["full"]["val"] and prints["sample"]["train"] == prints["none"]["train"]
+    assert prints["none"]["train"].startswith("names-") and prints["none"]["train"] != prints["none"]["val"]
+    again = scan_dataset(dataset, cache_path=tmp_path / "headers.npz", level="headers")
+    assert again.decoded == 0 and again.to_dict()["broken"] == found["headers"].to_dict()["broken"]
+
+
+def test_how_pictures_are_checked_follows_from_their_number_and_is_said(classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, level in ((30, "full"), (29, "sample")):
+        monkeypatch.setattr(check, "_FULL", limit)
+        progress = Silent()
+        _, report = check.check_pictures(open_dataset(classes), strict=False, progress=progress, level=None)
+        assert report.level == level and any("(data.check=sample)" in line for line in progress.lines) == (level == "sample")
 
 
 def test_a_split_without_a_usable_picture_is_an_error(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -9,6 +9,9 @@ from PIL import Image
 from mnv3_tf.config import AugmentConfig
 from mnv3_tf.data import Preprocessing, open_dataset
 from mnv3_tf.data.batches import ContractPictures, ordered_parallel
+from mnv3_tf.data.pack import pack
+from mnv3_tf.errors import InputError
+from mnv3_tf.progress import Silent
 from mnv3_tf.training.augment import augment
 from mnv3_tf.training.batches import TrainingBatches
 
@@ -121,6 +124,43 @@ def test_a_small_cache_changes_nothing(pictures: Path) -> None:
     for epoch in (0, 1):
         for a, b in zip(cached.epoch(epoch), uncached.epoch(epoch), strict=True):
             assert np.array_equal(a[0], b[0])
+
+
+@pytest.mark.parametrize("augmentation", [None, OFF])
+def test_the_next_picture_takes_the_place_of_a_broken_one(augmentation: AugmentConfig | None, tmp_path: Path) -> None:
+    for number in range(200):
+        path = tmp_path / ("a", "b")[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (48, 32), (number, 0, 0)).save(path)
+    samples = open_dataset(tmp_path, validation_fraction=0).split("train")
+    whole = list(TrainingBatches(samples, CONTRACT, 2, batch_size=50, augmentation=augmentation, seed=3).epoch(1))
+    order = np.random.default_rng([3, 1]).permutation(200)
+    for place in (70, 71):
+        samples[int(order[place])].path.write_bytes(b"no picture")
+    said: list[str] = []
+    source = TrainingBatches(samples, CONTRACT, 2, batch_size=50, augmentation=augmentation, seed=3, workers=3, cache_mb=0,
+                             say=said.append)
+    found = list(source.epoch(1))
+    assert len(source.broken) == 2 and sorted(said) == sorted(
+        f"broken, the next picture takes its place: {samples[int(order[place])].path}: not a picture of an allowed format "
+        "(JPEG, PNG, WebP, BMP, GIF, TIFF)." for place in (70, 71))
+    for (pixels, labels, _), (before, labels_before, _), step in zip(found, whole, range(4), strict=True):
+        same = np.ones(50, bool)
+        if step == 1:
+            same[20:22] = False
+            assert (pixels[20:22] == before[22]).all() and (labels[20:22] == labels_before[22]).all()
+        assert np.array_equal(pixels[same], before[same]) and np.array_equal(labels[same], labels_before[same])
+    list(source.epoch(2))
+    assert len(said) == 2  # named once
+    samples[int(order[0])].path.unlink()
+    with pytest.raises(InputError, match=r"3 broken pictures of 200 to train on, which is more than 1%.*data\.check=full"):
+        list(source.epoch(1))
+
+
+def test_shards_give_the_batches_of_their_pictures(pictures: Path, tmp_path: Path) -> None:
+    pack(open_dataset(pictures), tmp_path / "shards", progress=Silent())
+    for a, b in zip(batches(pictures, 2).epoch(1), batches(tmp_path / "shards", 2).epoch(1), strict=True):
+        assert all(np.array_equal(*parts) for parts in zip(a, b, strict=True))
 
 
 def test_contract_pictures_are_bit_identical_each_time(pictures: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from shared import HERE
 
 from mnv3_tf.artefacts.card import sidecar
-from mnv3_tf.data import read_labels, write_labels
+from mnv3_tf.data import Sample, Samples, read_labels, write_labels
+from mnv3_tf.data.sample_list import Member
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.export.convert.convert import convert, open_source
 from mnv3_tf.export.verify import Verification, open_chain, verify
@@ -302,6 +303,14 @@ def test_the_report_is_one_offline_page(sound: Verification, tmp_path: Path) -> 
     facts = read_json(tmp_path / "report" / "verification.json")
     assert facts["passed"] and len(facts["flips"]) == 1 and facts["flips"][0]["file"] == str(sound.samples[0].path)
     assert len(facts["rungs"]) == 5 and facts["rungs"][0]["name"] == FLOAT
+
+    shard = Samples.of([Sample(Member(tmp_path / "test-0.tar", f"{number}.png", 0, sample.path.stat().st_size), sample.label)
+                        for number, sample in enumerate(sound.samples)])  # type: ignore[union-attr]
+    (tmp_path / "test-0.tar").write_bytes(sound.samples[0].path.read_bytes())  # type: ignore[union-attr]
+    text = write_report(dataclasses.replace(changed, samples=shard), tmp_path / "other").read_text()
+    assert '<span class="quiet">0.png</span>' in text and text.count("data:image/jpeg;base64,") == 1
+    facts = read_json(tmp_path / "other" / "verification.json")
+    assert facts["flips"][0]["file"] == f"{tmp_path / 'test-0.tar'}: 0.png"
     assert (tmp_path / "report" / "layers.png").stat().st_size > 5000
     json.dumps(facts, allow_nan=False)
 
