@@ -78,9 +78,9 @@ class FineTuning:
 
     Adam moves every parameter by about the learning rate, whatever its size; but with BatchNorm folded and factors of 6 and 36
     moved between layers, sizes differ by orders of magnitude. So it works on parameters divided by their tensor's root mean
-    square, which makes the learning rate a relative one. The ends of ranges move three times as fast. The rate rises from zero over
-    the first tenth of the steps: until its moments have seen some gradients, Adam takes steps of full length in the direction of
-    noise.
+    square, which makes the learning rate a relative one. The ends of ranges move three times as fast. The rate rises from zero
+    over the first tenth of the steps: until its moments have seen some gradients, Adam takes steps of full length in the
+    direction of noise.
 
     What is kept is the average of the parameters over the last steps, :meth:`averaged`.
 

@@ -62,13 +62,15 @@ class TrainingBatches:
         class_weights: (classes,) weights of the loss, or None.
         seed: of order and augmentation.
         cache_mb: memory for decoded pictures.
-        say: told of pictures that cannot be read; the next one of the epoch's order takes the place of each.
         workers: threads; None: one for each core, at most four, since more of them only wait for Python's lock.
+        say: told of pictures that cannot be read; the next one of the epoch's order takes the place of each.
+        part: which part of every batch is wanted, counted from 0, and of how many equal ones; order and pictures are the same.
     """
 
     def __init__(self, samples: Sequence[Sample], contract: Preprocessing, classes: int, *, batch_size: int,
                  augmentation: AugmentConfig | None, class_weights: np.ndarray | None = None, seed: int = 0,
-                 cache_mb: int = 1024, workers: int | None = None, say: Callable[[str], None] = lambda text: None):
+                 cache_mb: int = 1024, workers: int | None = None, part: tuple[int, int] = (0, 1),
+                 say: Callable[[str], None] = lambda text: None):
         self.batch_size = min(batch_size, len(samples))
         self.steps_per_epoch = len(samples) // self.batch_size
         self._labels = Samples.of(samples).labels
@@ -77,6 +79,8 @@ class TrainingBatches:
         self.broken = BrokenPictures(len(samples), say)
         self._sources = SourceCache(samples, contract, cache_mb)
         self._workers = workers or min(4, default_workers())
+        rows = self.batch_size // part[1]
+        self._rows = slice(part[0] * rows, (part[0] + 1) * rows)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Batches of one epoch, from `first_step` on.
@@ -90,20 +94,31 @@ class TrainingBatches:
         yield from ordered_parallel(partial(self._batch, epoch, order), steps, self._workers, ahead=2 * self._workers)
 
     def _batch(self, epoch: int, order: np.ndarray, step: int) -> Batch:
-        indices = order[step * self.batch_size:(step + 1) * self.batch_size].copy()
-        pixels = np.empty((len(indices), self._contract.height, self._contract.width, 3), np.uint8)
-        for row in range(len(indices)):
-            indices[row], pixels[row] = self._picture(epoch, order, step * self.batch_size + row)
-        labels = np.zeros((len(indices), self._classes), np.float32)  # zeros where a picture has no label
-        known = np.flatnonzero(self._labels[indices] >= 0)
-        labels[known, self._labels[indices][known]] = 1
+        first = step * self.batch_size
+        places = range(first, first + self.batch_size)[self._rows]
+        indices, pixels, labels = self._pictures(epoch, order, places)
         weights = np.ones(len(indices), np.float32)
         if self._class_weights is not None:
             weights = self._class_weights[self._labels[indices]].astype(np.float32)
         if self._augmentation is not None and self._augmentation.mixup > 0:
             rng = np.random.default_rng([self._seed, epoch, step, 2])
-            pixels, labels = _mix(pixels, labels, self._augmentation.mixup, rng)
+            opposite = range(first, first + self.batch_size)[::-1][self._rows]
+            others = pixels[::-1], labels[::-1]
+            if len(places) < self.batch_size:
+                others = self._pictures(epoch, order, opposite)[1:]
+            pixels, labels = _mix((pixels, labels), others, self._augmentation.mixup, rng)
         return pixels, labels, weights
+
+    def _pictures(self, epoch: int, order: np.ndarray, places: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Indices, pixels and labels of the pictures at places of the epoch's order."""
+        indices = np.empty(len(places), np.int64)
+        pixels = np.empty((len(places), self._contract.height, self._contract.width, 3), np.uint8)
+        for row, place in enumerate(places):
+            indices[row], pixels[row] = self._picture(epoch, order, place)
+        labels = np.zeros((len(indices), self._classes), np.float32)  # zeros where a picture has no label
+        known = np.flatnonzero(self._labels[indices] >= 0)
+        labels[known, self._labels[indices][known]] = 1
+        return indices, pixels, labels
 
     def _picture(self, epoch: int, order: np.ndarray, place: int) -> tuple[int, np.ndarray]:
         """(index, pixels) of the picture at a place of the epoch's order, or of the first after it that can be read."""
@@ -121,8 +136,10 @@ class TrainingBatches:
                 self.broken.add(index, error)
 
 
-def _mix(pixels: np.ndarray, labels: np.ndarray, alpha: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Mixes every picture and its label with the batch in reverse order (Zhang et al., "mixup", 2018)."""
+def _mix(batch: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray], alpha: float,
+         rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Mixes pictures and labels with others, those of the batch in reverse order (Zhang et al., "mixup", 2018)."""
     share = np.float32(max(first := rng.beta(alpha, alpha), 1 - first))
-    mixed = np.rint(share * pixels + (1 - share) * pixels[::-1]).astype(np.uint8)
-    return mixed, share * labels + (1 - share) * labels[::-1]
+    pixels, labels = batch
+    mixed = np.rint(share * pixels + (1 - share) * others[0]).astype(np.uint8)
+    return mixed, share * labels + (1 - share) * others[1]

@@ -178,3 +178,17 @@ def test_ordered_parallel_passes_errors_on() -> None:
 
     with pytest.raises(ValueError, match="three"):
         list(ordered_parallel(work, range(10), workers=2, ahead=2))
+
+
+def test_parts_of_a_batch_are_its_rows(pictures: Path) -> None:
+    """Also where pictures are mixed with others of the batch, which other parts have."""
+    import dataclasses
+
+    samples = open_dataset(pictures).split("train")
+    mixed = dataclasses.replace(AugmentConfig(), mixup=0.4)
+    whole, *parts = (TrainingBatches(samples, CONTRACT, 3, batch_size=12, augmentation=mixed, part=part, seed=3,
+                                     class_weights=np.array([1, 2, 3])) for part in ((0, 1), (0, 3), (1, 3), (2, 3)))
+    together = zip(*(part.epoch(1, first_step=5) for part in parts), strict=True)
+    for expected, rows in zip(whole.epoch(1, first_step=5), together, strict=True):
+        for value, *found in zip(expected, *rows, strict=True):
+            assert len(found[0]) == 4 and np.array_equal(np.concatenate(found), value)
