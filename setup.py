@@ -66,7 +66,7 @@ setup(
     packages=packages(),
     package_dir=FOLDERS,
     package_data={
-        "mnv3_tf": ["py.typed"],
+        "mnv3_tf": ["py.typed", "recipes/*.yaml"],
         "mnv3_tf.weights.sources": ["*.json"],
         "mnv3_tf.android_demo_assets": ["**/*"],
         "mnv3_tf.export": ["*.css"],

@@ -17,7 +17,7 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE",
                            help="Change one setting, such as train.epochs=40; may be given more than once.")(command)
     return click.option("-c", "--config", "config_path", type=click.Path(dir_okay=False),
-                        help="YAML file with settings.")(command)
+                        help="YAML file with settings, or mnv3:imagenet-large or mnv3:imagenet-small.")(command)
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

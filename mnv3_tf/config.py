@@ -22,6 +22,8 @@ from mnv3_tf.yaml_text import read_yaml
 
 # A MobileNetV3 halves the sides of a picture five times.
 SMALLEST_SIDE = 32
+# What the name of settings that come with the kit begins with.
+_RECIPE = "mnv3:"
 
 
 def _number(default: Any, low: float, high: float, *, above: bool = False, says: str = "") -> Any:
@@ -103,7 +105,9 @@ class AugmentConfig:
         rotation: degrees, at most, either way.
         brightness, contrast, saturation: strength of the colour changes, in 0..1.
         erase: share of pictures with a rectangle blanked out.
-        mixup: alpha of the Beta distribution that mixes pairs of pictures and their labels.
+        randaugment: strength, in 0..10, of two operations that RandAugment draws for every picture.
+        mixup: alpha of the Beta distribution by which pairs of pictures and their labels are mixed.
+        cutmix: the same for pictures into which a rectangle of another is put. With both, a batch has one or the other.
     """
 
     smallest_area: float = _number(0.35, 0, 1, above=True)
@@ -115,7 +119,9 @@ class AugmentConfig:
     contrast: float = _number(0.3, 0, 1)
     saturation: float = _number(0.3, 0, 1)
     erase: float = _number(0.25, 0, 1)
+    randaugment: float = _number(0.0, 0, 10)
     mixup: float = _number(0.0, 0, 10)
+    cutmix: float = _number(0.0, 0, 10)
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,9 @@ class TrainConfig:
     Attributes:
         learning_rate: peak rate; null: a default of the optimizer, scaled with the batch size.
         warmup_epochs: of linear warm-up before the cosine; null: a twentieth of the epochs, at most 5.
+        clip_norm: gradients that are larger than this, all together, are made smaller; 0: never.
+        loss: "cross_entropy" of the softmax, or "bce": the binary cross-entropy of every class, as if each were asked for alone,
+            which suits pictures that are mixed.
         class_weights: "none", or "balanced" (inversely proportional to the class's pictures).
         ema_decay: of the averaged copy of the weights that is evaluated beside the raw one; 0 for none.
         batchnorm_momentum: null follows the number of steps per epoch.
@@ -156,6 +165,8 @@ class TrainConfig:
     learning_rate: float | None = _number(None, 0, 100, above=True)
     weight_decay: float = _number(0.02, 0, 10)
     warmup_epochs: float | None = _number(None, 0, 1e6)
+    clip_norm: float = _number(0.0, 0, 1e6)
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
     label_smoothing: float = _number(0.1, 0, 0.9)
     class_weights: Literal["none", "balanced"] = "none"
     ema_decay: float = _number(0.99, 0, 0.999999)
@@ -302,7 +313,7 @@ def read_settings(path: str | Path | None = None, overrides: Iterable[str] = ())
     """What a YAML file, then overrides set, each value checked.
 
     Args:
-        path: YAML with the sections of :class:`Config`; None for none.
+        path: YAML with the sections of :class:`Config`, or "mnv3:NAME" for settings that come with the kit; None for none.
         overrides: texts such as ``train.epochs=40`` or ``data.image_size=[160,128]``.
 
     Raises:
@@ -342,7 +353,7 @@ def differences(old: Config, new: Config) -> list[str]:
 
 
 def _of_file(path: str | Path) -> Iterator[Setting]:
-    document = read_yaml(path)
+    document = read_yaml(_recipe(str(path).removeprefix(_RECIPE)) if str(path).startswith(_RECIPE) else path)
     if paddle_config.is_paddle(document.value):
         raise InputError(f"{path}: is a configuration of PaddleClas. In this kit, as far as it has the same: "
                          f"{paddle_config.command_for(document.value)}")
@@ -352,6 +363,15 @@ def _of_file(path: str | Path) -> Iterator[Setting]:
                              f"{values!r}.")
         for key, value in (values or {}).items():
             yield _setting(section, str(key), value, f"{path}, line {document.line(section, key)}", document.path.parent)
+
+
+def _recipe(name: str) -> Path:
+    """The file of settings that comes with the kit under a name."""
+    recipes = {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
+    if name not in recipes:
+        raise InputError(f"{_RECIPE}{name}: there are no such settings{nearest(name, recipes)}. "
+                         f"There are: {', '.join(_RECIPE + known for known in recipes)}.")
+    return recipes[name]
 
 
 def _of_override(override: str) -> Setting:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from mnv3_tf.config import AugmentConfig
 from mnv3_tf.data import Preprocessing
+from mnv3_tf.training.rand_augment import rand_augment
 
 _LUMA = (0.299, 0.587, 0.114)
 _GREY = (127, 127, 127)
@@ -34,6 +35,8 @@ def augment(picture: Image.Image, contract: Preprocessing, config: AugmentConfig
         changed = changed.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if config.vertical_flip and rng.random() < 0.5:
         changed = changed.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    if config.randaugment:
+        changed = rand_augment(changed, config.randaugment, rng)
     changed = _recolour(changed, config, rng)
     pixels = np.array(changed, dtype=np.uint8)
     if config.erase and rng.random() < config.erase:

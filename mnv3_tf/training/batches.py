@@ -3,6 +3,7 @@
 Everything random depends on (seed, epoch, picture) alone, never on the order in which threads finish.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,6 +17,7 @@ from mnv3_tf.data.batches import BrokenPictures, default_workers, ordered_parall
 from mnv3_tf.training.augment import augment
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
+Mixed = tuple[np.ndarray, np.ndarray]
 
 # A training picture is kept this much larger than the model's input, so that a random crop still has detail to show.
 _SOURCE_MARGIN = 1.3
@@ -100,14 +102,20 @@ class TrainingBatches:
         weights = np.ones(len(indices), np.float32)
         if self._class_weights is not None:
             weights = self._class_weights[self._labels[indices]].astype(np.float32)
-        if self._augmentation is not None and self._augmentation.mixup > 0:
-            rng = np.random.default_rng([self._seed, epoch, step, 2])
+        mix = self._mixing(rng := np.random.default_rng([self._seed, epoch, step, 2]))
+        if mix:
             opposite = range(first, first + self.batch_size)[::-1][self._rows]
             others = pixels[::-1], labels[::-1]
             if len(places) < self.batch_size:
                 others = self._pictures(epoch, order, opposite)[1:]
-            pixels, labels = _mix((pixels, labels), others, self._augmentation.mixup, rng)
+            pixels, labels = mix((pixels, labels), others, rng)
         return pixels, labels, weights
+
+    def _mixing(self, rng: np.random.Generator) -> Callable[..., Mixed] | None:
+        """How a batch is mixed, if it is."""
+        config = self._augmentation or AugmentConfig(mixup=0, cutmix=0)
+        ways = [partial(way, alpha=alpha) for way, alpha in ((mix_up, config.mixup), (cut_mix, config.cutmix)) if alpha]
+        return ways[rng.integers(len(ways)) if len(ways) > 1 else 0] if ways else None
 
     def _pictures(self, epoch: int, order: np.ndarray, places: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Indices, pixels and labels of the pictures at places of the epoch's order."""
@@ -136,10 +144,23 @@ class TrainingBatches:
                 self.broken.add(index, error)
 
 
-def _mix(batch: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray], alpha: float,
-         rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Mixes pictures and labels with others, those of the batch in reverse order (Zhang et al., "mixup", 2018)."""
+def mix_up(batch: Mixed, others: Mixed, rng: np.random.Generator, *, alpha: float) -> Mixed:
+    """Mixes pictures uint8 (n, height, width, 3) and labels float32 (n, classes) with others (Zhang et al., "mixup", 2018)."""
     share = np.float32(max(first := rng.beta(alpha, alpha), 1 - first))
-    pixels, labels = batch
-    mixed = np.rint(share * pixels + (1 - share) * others[0]).astype(np.uint8)
-    return mixed, share * labels + (1 - share) * others[1]
+    (pixels, labels), (other_pixels, other_labels) = batch, others
+    mixed = np.rint(share * pixels + (1 - share) * other_pixels).astype(np.uint8)
+    return mixed, share * labels + (1 - share) * other_labels
+
+
+def cut_mix(batch: Mixed, others: Mixed, rng: np.random.Generator, *, alpha: float) -> Mixed:
+    """Puts a rectangle of others into pictures; labels are mixed by its area (Yun et al., "CutMix", 2019). As :func:`mix_up`."""
+    (pixels, labels), (other_pixels, other_labels) = batch, others
+    height, width = pixels.shape[1:3]
+    side = math.sqrt(1 - rng.beta(alpha, alpha))
+    middle_y, middle_x = rng.integers(height), rng.integers(width)
+    top, bottom = np.clip([middle_y - round(side * height / 2), middle_y + round(side * height / 2)], 0, height)
+    left, right = np.clip([middle_x - round(side * width / 2), middle_x + round(side * width / 2)], 0, width)
+    mixed = pixels.copy()
+    mixed[:, top:bottom, left:right] = other_pixels[:, top:bottom, left:right]
+    share = np.float32(1 - (bottom - top) * (right - left) / (height * width))
+    return mixed, share * labels + (1 - share) * other_labels

@@ -128,18 +128,34 @@ def make_optimizer(config: TrainConfig, choices: Choices, *, first_step: int = 0
         schedule = LaterSchedule(schedule, first_step)
     decay = config.weight_decay or None
     own = None if rate_of else decay  # optimizers with rates by layer decay weights by the same rates
+    clip = config.clip_norm or None
     if config.optimizer == "adamw":
-        optimizer = AdamByLayer(schedule) if rate_of else keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay)
+        optimizer = AdamByLayer(schedule, global_clipnorm=clip) if rate_of else \
+            keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, global_clipnorm=clip)
     elif config.optimizer == "sgd":
-        optimizer = (SGDByLayer if rate_of else keras.optimizers.SGD)(schedule, momentum=0.9, nesterov=True, weight_decay=own)
+        optimizer = (SGDByLayer if rate_of else keras.optimizers.SGD)(schedule, momentum=0.9, nesterov=True, weight_decay=own,
+                                                                      global_clipnorm=clip)
     else:
         optimizer = (RMSpropByLayer if rate_of else keras.optimizers.RMSprop)(schedule, rho=0.9, momentum=0.9, epsilon=1e-3,
-                                                                              weight_decay=own)
+                                                                              weight_decay=own, global_clipnorm=clip)
     if rate_of:
         optimizer.rate_of, optimizer.decay = rate_of, config.weight_decay
     elif decay:
         optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     return optimizer
+
+
+def make_loss(config: TrainConfig, classes: int) -> keras.losses.Loss | Callable[[Any, Any], Any]:
+    """The loss of logits (n, classes) against labels (n, classes), without a teacher."""
+    smoothing = config.label_smoothing
+    if config.loss == "cross_entropy":
+        return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+
+    def bce(labels: Any, logits: Any) -> Any:
+        # Keras's own smoothing here would ask for half of it of every class.
+        return keras.losses.binary_crossentropy(labels * (1 - smoothing) + smoothing / classes, logits, from_logits=True)
+
+    return bce
 
 
 def balanced_weights(counts: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ from mnv3_tf.network.spec import network_spec, with_normalization
 from mnv3_tf.progress import Advance, Progress
 from mnv3_tf.training.averaging import AveragedModel
 from mnv3_tf.training.batches import Batch, TrainingBatches
-from mnv3_tf.training.defaults import Choices, balanced_weights, decide, make_optimizer
+from mnv3_tf.training.defaults import Choices, balanced_weights, decide, make_loss, make_optimizer
 from mnv3_tf.training.distill import DistillationLoss, LabelAccuracy, TeacherAnswers, open_teacher, with_answers
 from mnv3_tf.training.events import EventFile
 from mnv3_tf.training.freezing import FreezingPlan, make_plan
@@ -71,6 +71,8 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
     else:
         run.refuse_if_used("Go on with that run by --resume, or choose another --out.")
     make_plan(config)
+    if config.train.teacher and config.train.loss != "cross_entropy":
+        raise InputError(f"train.loss is {config.train.loss}: with a teacher the loss is the cross-entropy. Leave it out.")
     # A run that goes on has the weights in its own state.
     start = starting_model(config, progress) if config.model.weights and not run.state.exists() else None
     answers = None
@@ -144,7 +146,7 @@ class _Training:
         rates_differ = (choices.backbone_rate, choices.layer_decay) != (1.0, 1.0)
         self.optimizer = make_optimizer(settings, choices, first_step=first_step,
                                         rate_of=(lambda name: rates[plan.unit_of(name)]) if rates_differ else None)
-        loss: keras.losses.Loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing)
+        loss = make_loss(settings, len(self.dataset.class_names))
         accuracy: keras.metrics.Metric = keras.metrics.CategoricalAccuracy("accuracy")
         if self.answers:
             classes = len(self.dataset.class_names)

@@ -1,5 +1,6 @@
 """Batches: order, augmentation and their independence of threads."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from mnv3_tf.data.batches import ContractPictures, ordered_parallel
 from mnv3_tf.data.pack import pack
 from mnv3_tf.errors import InputError
 from mnv3_tf.progress import Silent
+from mnv3_tf.training import batches as module
 from mnv3_tf.training.augment import augment
-from mnv3_tf.training.batches import TrainingBatches
+from mnv3_tf.training.batches import TrainingBatches, cut_mix
 
 CONTRACT = Preprocessing(height=32, width=48)
 OFF = AugmentConfig(smallest_area=1.0, aspect=0.0, horizontal_flip=False, rotation=0, brightness=0, contrast=0, saturation=0,
@@ -34,8 +36,6 @@ def test_no_augmentation_is_the_contract() -> None:
 
 
 def test_flips_mirror_the_contract() -> None:
-    import dataclasses
-
     flip = dataclasses.replace(OFF, horizontal_flip=True, vertical_flip=True)
     plain = CONTRACT.prepare(gradient())
     versions = {b"": plain, b"h": plain[:, ::-1], b"v": plain[::-1], b"hv": plain[::-1, ::-1]}
@@ -47,16 +47,12 @@ def test_flips_mirror_the_contract() -> None:
 
 
 def test_brightness_scales_pixels() -> None:
-    import dataclasses
-
     grey = Image.new("RGB", (50, 40), (100, 100, 100))
     values = {int(augment(grey, CONTRACT, dataclasses.replace(OFF, brightness=0.3), rng(s))[0, 0, 0]) for s in range(60)}
     assert min(values) >= 70 and max(values) <= 130 and max(values) - min(values) > 30
 
 
 def test_crop_keeps_the_asked_area() -> None:
-    import dataclasses
-
     # Columns hold their own number: the span of a crop's pixels tells how wide it was.
     columns = Image.fromarray(np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (200, 200, 3)).copy())
     config = dataclasses.replace(OFF, smallest_area=0.25)
@@ -65,8 +61,6 @@ def test_crop_keeps_the_asked_area() -> None:
 
 
 def test_erase_blanks_one_rectangle() -> None:
-    import dataclasses
-
     white = Image.new("RGB", (48, 32), (255, 255, 255))
     pixels = augment(white, CONTRACT, dataclasses.replace(OFF, erase=1.0), rng(3))
     changed = (pixels != 255).any(axis=-1)
@@ -111,6 +105,31 @@ def test_every_picture_once_and_no_remainder(pictures: Path) -> None:
 def test_fewer_pictures_than_a_batch_make_one_batch(pictures: Path) -> None:
     source = batches(pictures, 2, batch_size=1000)
     assert source.batch_size == 96 and source.steps_per_epoch == 1
+
+
+def test_cut_mix_puts_a_rectangle_of_another_picture_into_each() -> None:
+    black, white = np.zeros((4, 32, 48, 3), np.uint8), np.full((4, 32, 48, 3), 255, np.uint8)
+    one, other = np.tile(np.float32([1, 0]), (4, 1)), np.tile(np.float32([0, 1]), (4, 1))
+    shares = []
+    for seed in range(200):
+        pixels, labels = cut_mix((black, one), (white, other), rng(seed), alpha=1.0)
+        rows, columns = np.nonzero(pixels[0, ..., 0])
+        if len(rows):
+            assert (pixels[:, rows.min():rows.max() + 1, columns.min():columns.max() + 1] == 255).all()
+        assert np.allclose(labels[:, 1], (pixels[..., 0] == 255).mean(axis=(1, 2))) and np.allclose(labels.sum(axis=1), 1)
+        shares.append(labels[0, 1])
+    # Half of the area, uniformly, less what lies beyond the borders.
+    assert 0.2 < np.mean(shares) < 0.4 and max(shares) > 0.7 and min(shares) < 0.03
+
+
+def test_with_both_ways_of_mixing_a_batch_has_one(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, float]] = []
+    for way in ("mix_up", "cut_mix"):
+        monkeypatch.setattr(module, way, lambda batch, others, rng, alpha, way=way: (asked.append((way, alpha)), batch)[1])
+    source = batches(pictures, 1, augmentation=dataclasses.replace(AugmentConfig(), mixup=0.2, cutmix=1.0))
+    for epoch in range(4):
+        assert len(list(source.epoch(epoch))) == 6
+    assert len(asked) == 24 and set(asked) == {("mix_up", 0.2), ("cut_mix", 1.0)}
 
 
 def test_class_weights_reach_the_loss(pictures: Path) -> None:
@@ -182,8 +201,6 @@ def test_ordered_parallel_passes_errors_on() -> None:
 
 def test_parts_of_a_batch_are_its_rows(pictures: Path) -> None:
     """Also where pictures are mixed with others of the batch, which other parts have."""
-    import dataclasses
-
     samples = open_dataset(pictures).split("train")
     mixed = dataclasses.replace(AugmentConfig(), mixup=0.4)
     whole, *parts = (TrainingBatches(samples, CONTRACT, 3, batch_size=12, augmentation=mixed, part=part, seed=3,
