@@ -1,4 +1,4 @@
-"""Batches of training pictures, prepared by threads ahead of the step that needs them.
+"""Batches of training pictures, prepared by threads or processes ahead of the step that needs them.
 
 Everything random depends on (seed, epoch, picture) alone, never on the order in which threads finish.
 """
@@ -13,14 +13,20 @@ from PIL import Image
 
 from mnv3_tf.config import AugmentConfig
 from mnv3_tf.data import PictureError, Preprocessing, Sample, Samples, read_picture
-from mnv3_tf.data.batches import BrokenPictures, default_workers, ordered_parallel
+from mnv3_tf.data.batches import BrokenPictures, ordered_parallel
+from mnv3_tf.machine import usable_cores
 from mnv3_tf.training.augment import augment
+from mnv3_tf.training.picture_processes import PictureProcesses, Prepared
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 Mixed = tuple[np.ndarray, np.ndarray]
 
 # A training picture is kept this much larger than the model's input, so that a random crop still has detail to show.
 _SOURCE_MARGIN = 1.3
+# More threads than these only wait for each other (measured: docs/training.md).
+MOST_THREADS = 4
+# Batches that processes prepare before they are asked for.
+_AHEAD = 6
 
 
 class SourceCache:
@@ -51,6 +57,52 @@ class SourceCache:
         return picture
 
 
+class TrainingPictures:
+    """Training pictures as the network is given them: changed at random, or as the contract makes them.
+
+    Args:
+        samples: pictures.
+        contract: the model's input.
+        augmentation: what to vary, or None for the contract's own pictures.
+        seed: of order and augmentation.
+        cache_mb: memory for decoded pictures.
+    """
+
+    def __init__(self, samples: Sequence[Sample], contract: Preprocessing, augmentation: AugmentConfig | None, seed: int,
+                 cache_mb: int):
+        self._samples, self._contract, self._augmentation, self._seed = samples, contract, augmentation, seed
+        self._sources = SourceCache(samples, contract, cache_mb)
+        self._order: tuple[int, np.ndarray] = -1, np.empty(0, np.int64)
+        self._broken = dict[int, PictureError]()
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Indices of all pictures in the order of an epoch, int64 (n,)."""
+        known, order = self._order
+        if known != epoch:
+            self._order = epoch, (order := np.random.default_rng([self._seed, epoch]).permutation(len(self._samples)))
+        return order
+
+    def __call__(self, epoch: int, place: int) -> tuple[int, np.ndarray, dict[int, PictureError]]:
+        """Index and pixels of the picture at a place of the epoch's order, or of the first after it that can be read; and the
+        broken ones between."""
+        order, errors = self.order(epoch), dict[int, PictureError]()
+        for after in range(len(order)):
+            index = int(order[(place + after) % len(order)])
+            try:
+                if index not in self._broken:
+                    return index, self._pixels(epoch, index), errors
+            except PictureError as error:
+                self._broken[index] = error
+            errors[index] = self._broken[index]
+        raise next(iter(errors.values()))
+
+    def _pixels(self, epoch: int, index: int) -> np.ndarray:
+        if self._augmentation is None:
+            return self._contract.prepare(read_picture(self._samples[index].path))
+        rng = np.random.default_rng([self._seed, epoch, index, 1])
+        return augment(self._sources[index], self._contract, self._augmentation, rng)
+
+
 class TrainingBatches:
     """The training split, shuffled and changed at random, epoch by epoch.
 
@@ -64,9 +116,10 @@ class TrainingBatches:
         class_weights: (classes,) weights of the loss, or None.
         seed: of order and augmentation.
         cache_mb: memory for decoded pictures.
-        workers: threads; None: one for each core, at most four, since more of them only wait for Python's lock.
-        say: told of pictures that cannot be read; the next one of the epoch's order takes the place of each.
+        workers: up to :data:`MOST_THREADS` are threads, more are processes, since Python runs in one thread at a time; None: one
+            for each core.
         part: which part of every batch is wanted, counted from 0, and of how many equal ones; order and pictures are the same.
+        say: told of pictures that cannot be read; the next one of the epoch's order takes the place of each.
     """
 
     def __init__(self, samples: Sequence[Sample], contract: Preprocessing, classes: int, *, batch_size: int,
@@ -75,12 +128,16 @@ class TrainingBatches:
                  say: Callable[[str], None] = lambda text: None):
         self.batch_size = min(batch_size, len(samples))
         self.steps_per_epoch = len(samples) // self.batch_size
-        self._labels = Samples.of(samples).labels
-        self._samples, self._contract, self._augmentation = samples, contract, augmentation
-        self._classes, self._class_weights, self._seed = classes, class_weights, seed
         self.broken = BrokenPictures(len(samples), say)
-        self._sources = SourceCache(samples, contract, cache_mb)
-        self._workers = workers or min(4, default_workers())
+        self._labels = Samples.of(samples).labels
+        self._augmentation, self._size = augmentation, (contract.height, contract.width)
+        self._classes, self._class_weights, self._seed = classes, class_weights, seed
+        self._workers = workers or usable_cores()
+        self._made_of = (samples, contract, augmentation, seed)
+        threads = self._workers <= MOST_THREADS
+        self._pictures = TrainingPictures(*self._made_of, cache_mb=cache_mb if threads else 0)
+        self._cache_mb = cache_mb
+        self._processes: PictureProcesses | None = None
         rows = self.batch_size // part[1]
         self._rows = slice(part[0] * rows, (part[0] + 1) * rows)
 
@@ -91,57 +148,65 @@ class TrainingBatches:
             Pixels uint8 (batch, height, width, 3), labels float32 (batch, classes) one-hot or mixed (zeros where a picture has
             none), weights float32 (batch,).
         """
-        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._samples))
         steps = range(first_step, self.steps_per_epoch)
-        yield from ordered_parallel(partial(self._batch, epoch, order), steps, self._workers, ahead=2 * self._workers)
+        if self._workers <= MOST_THREADS:
+            yield from ordered_parallel(lambda step: self._batch(epoch, step, self._prepared(epoch, self._places(step))), steps,
+                                        self._workers, ahead=2 * self._workers)
+            return
+        if self._processes is None:
+            self._processes = PictureProcesses(
+                self._workers, TrainingPictures, (*self._made_of, self._cache_mb // self._workers),
+                (len(self._places(0)), *self._size), ahead=_AHEAD,
+                owner=lambda epoch, place: self._pictures.order(epoch)[place % len(self._labels)])
+        prepared = self._processes.batches((epoch, self._places(step)) for step in steps)
+        yield from ordered_parallel(lambda item: self._batch(epoch, *item), zip(steps, prepared, strict=True), 2, ahead=2)
 
-    def _batch(self, epoch: int, order: np.ndarray, step: int) -> Batch:
+    def close(self) -> None:
+        """Ends the processes, if there are any."""
+        if self._processes:
+            self._processes.close()
+            self._processes = None
+
+    def _places(self, step: int) -> list[int]:
+        """Of the wanted part of a batch in the epoch's order; then those of the pictures that it may be mixed with, which are the
+        whole batch's in reverse order, where they are others."""
         first = step * self.batch_size
-        places = range(first, first + self.batch_size)[self._rows]
-        indices, pixels, labels = self._pictures(epoch, order, places)
-        weights = np.ones(len(indices), np.float32)
+        whole = range(first, first + self.batch_size)
+        wanted = whole[self._rows]
+        mixed = self._augmentation and (self._augmentation.mixup or self._augmentation.cutmix)
+        return [*wanted, *(whole[::-1][self._rows] if mixed and len(wanted) < len(whole) else ())]
+
+    def _prepared(self, epoch: int, places: Sequence[int]) -> Prepared:
+        """Indices, pixels and broken pictures of places in the epoch's order."""
+        indices, errors = np.empty(len(places), np.int64), dict[int, PictureError]()
+        pixels = np.empty((len(places), *self._size, 3), np.uint8)
+        for row, place in enumerate(places):
+            indices[row], pixels[row], found = self._pictures(epoch, place)
+            errors |= found
+        return indices, pixels, errors
+
+    def _batch(self, epoch: int, step: int, prepared: Prepared) -> Batch:
+        indices, pixels, errors = prepared
+        for index, error in errors.items():
+            self.broken.add(index, error)
+        labels = np.zeros((len(indices), self._classes), np.float32)  # zeros where a picture has no label
+        known = np.flatnonzero(self._labels[indices] >= 0)
+        labels[known, self._labels[indices][known]] = 1
+        rows = self._rows.stop - self._rows.start
+        weights = np.ones(rows, np.float32)
         if self._class_weights is not None:
-            weights = self._class_weights[self._labels[indices]].astype(np.float32)
+            weights = self._class_weights[self._labels[indices[:rows]]].astype(np.float32)
         mix = self._mixing(rng := np.random.default_rng([self._seed, epoch, step, 2]))
         if mix:
-            opposite = range(first, first + self.batch_size)[::-1][self._rows]
-            others = pixels[::-1], labels[::-1]
-            if len(places) < self.batch_size:
-                others = self._pictures(epoch, order, opposite)[1:]
-            pixels, labels = mix((pixels, labels), others, rng)
-        return pixels, labels, weights
+            others = slice(rows, None) if len(indices) > rows else slice(None, None, -1)
+            return *mix((pixels[:rows], labels[:rows]), (pixels[others], labels[others]), rng), weights
+        return pixels[:rows], labels[:rows], weights
 
     def _mixing(self, rng: np.random.Generator) -> Callable[..., Mixed] | None:
         """How a batch is mixed, if it is."""
         config = self._augmentation or AugmentConfig(mixup=0, cutmix=0)
         ways = [partial(way, alpha=alpha) for way, alpha in ((mix_up, config.mixup), (cut_mix, config.cutmix)) if alpha]
         return ways[rng.integers(len(ways)) if len(ways) > 1 else 0] if ways else None
-
-    def _pictures(self, epoch: int, order: np.ndarray, places: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Indices, pixels and labels of the pictures at places of the epoch's order."""
-        indices = np.empty(len(places), np.int64)
-        pixels = np.empty((len(places), self._contract.height, self._contract.width, 3), np.uint8)
-        for row, place in enumerate(places):
-            indices[row], pixels[row] = self._picture(epoch, order, place)
-        labels = np.zeros((len(indices), self._classes), np.float32)  # zeros where a picture has no label
-        known = np.flatnonzero(self._labels[indices] >= 0)
-        labels[known, self._labels[indices][known]] = 1
-        return indices, pixels, labels
-
-    def _picture(self, epoch: int, order: np.ndarray, place: int) -> tuple[int, np.ndarray]:
-        """(index, pixels) of the picture at a place of the epoch's order, or of the first after it that can be read."""
-        while True:
-            index = int(order[place % len(order)])
-            place += 1
-            if index in self.broken:
-                continue
-            try:
-                if self._augmentation is None:
-                    return index, self._contract.prepare(read_picture(self._samples[index].path))
-                rng = np.random.default_rng([self._seed, epoch, index, 1])
-                return index, augment(self._sources[index], self._contract, self._augmentation, rng)
-            except PictureError as error:
-                self.broken.add(index, error)
 
 
 def mix_up(batch: Mixed, others: Mixed, rng: np.random.Generator, *, alpha: float) -> Mixed:
