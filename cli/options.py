@@ -89,6 +89,8 @@ def quiet_libraries() -> None:
         with hidden("matplotlib", "sklearn"):
             import tensorflow as tf
         tf.config.list_physical_devices()
+        if os.environ.get("KERAS_BACKEND") == "jax":  # which is to have the GPUs for itself
+            tf.config.set_visible_devices([], "GPU")
         tf.constant(0)
 
 

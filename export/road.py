@@ -13,6 +13,7 @@ from mnv3_tf.artefacts.run_folder import RunFolder, open_run
 from mnv3_tf.config import Config, ModelConfig, Settings, as_overrides, load_config
 from mnv3_tf.data import PictureDataset, open_dataset
 from mnv3_tf.progress import Progress, shown
+from mnv3_tf.training.processes import together
 from mnv3_tf.weights.starting import load_settings
 
 if TYPE_CHECKING:
@@ -45,14 +46,15 @@ def train(data: PathLike | PictureDataset, out: PathLike, config: str | Path | C
     Raises:
         InputError, Interrupted: as :func:`mnv3_tf.training.trainer.train`.
     """
-    config = _training_config(config, settings, Path(out) / "config.yaml" if resume else None, before_tensorflow)
-    dataset = data if isinstance(data, PictureDataset) else open_dataset(
-        os.fspath(data), validation_fraction=config.data.validation_fraction, seed=config.train.seed,
-        progress=shown(progress))
-    before_tensorflow()
-    from mnv3_tf.training.trainer import train as run
+    with together(out, shown(progress), **{"--resume": resume}) as (place, shows):
+        config = _training_config(config, settings, place / "config.yaml" if resume else None, before_tensorflow)
+        dataset = data if isinstance(data, PictureDataset) else open_dataset(
+            os.fspath(data), validation_fraction=config.data.validation_fraction, seed=config.train.seed,
+            progress=shows)
+        before_tensorflow()
+        from mnv3_tf.training.trainer import train as run
 
-    return run(dataset, config, Path(out), resume=resume, progress=shown(progress))
+        return run(dataset, config, place, resume=resume, progress=shows)
 
 
 def quantize(run: PathLike, data: PathLike | PictureDataset, out: PathLike, config: str | Path | Config | None = None, *,

@@ -28,7 +28,7 @@ except (ImportError, ValueError, AttributeError, TypeError) as failure:  # no su
 if keras.backend.backend() not in BACKENDS:
     raise InputError(f"Keras computes on {keras.backend.backend()} by {_whose()}, which this kit does not. {_REMEDY}.")
 
-__all__ = ["device_notes", "has_accelerator", "keras", "own_settings", "prefers_xla"]
+__all__ = ["has_accelerator", "keras", "own_settings", "prefers_xla"]
 
 
 @contextmanager
@@ -63,15 +63,6 @@ def _set(module: Any, data_format: str, floatx: str, epsilon: float) -> None:
 def has_accelerator() -> bool:
     """Whether Keras computes on a GPU or TPU."""
     return any(not device.lower().startswith("cpu") for device in keras.distribution.list_devices())
-
-
-def device_notes() -> list[str]:
-    """What there is to know where Keras sees more devices than the one that is used."""
-    devices = keras.distribution.list_devices()
-    if len(devices) < 2:
-        return []
-    return [f"1 of {len(devices)} devices is used ({devices[0]}), for a run is trained on one. To use all, train a run on each, "
-            "started with CUDA_VISIBLE_DEVICES=0, 1 and so on"]
 
 
 def prefers_xla() -> bool:

@@ -157,6 +157,7 @@ class TrainConfig:
         teacher: a run folder, `.keras` or `.tflite` file whose answers are learned beside the labels.
         teacher_weight: share of the loss that asks for the teacher's answers; the rest asks for the labels.
         teacher_temperature: of the teacher's and the network's probabilities in that share.
+        devices: GPUs or other devices of each process that a batch is spread over; null: all on JAX, one on TensorFlow.
     """
 
     epochs: int = _number(100, 1, 1e6)
@@ -184,6 +185,7 @@ class TrainConfig:
     teacher: str | None = _path()
     teacher_weight: float = _number(0.5, 0, 1)
     teacher_temperature: float = _number(2.0, 0, 100, above=True)
+    devices: int | None = _number(None, 1, 1024)
     seed: int = _number(0, 0, 2**32 - 1)
 
 

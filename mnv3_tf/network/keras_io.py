@@ -99,8 +99,8 @@ def batch_logits(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
 
     Other numbers of pictures than that, or one, are filled up: each new shape would be compiled anew.
     """
-    filled = pixels if len(pixels) == 1 else _filled(pixels)
-    return np.asarray(model.predict_on_batch(filled), np.float32)[:len(pixels)]
+    filled = pixels if len(pixels) == 1 and keras.distribution.distribution() is None else _filled(pixels)
+    return np.asarray(_predict(model, filled), np.float32)[:len(pixels)]
 
 
 def predict_all(model: keras.Model, pixels: np.ndarray) -> list[np.ndarray]:
@@ -111,11 +111,43 @@ def predict_all(model: keras.Model, pixels: np.ndarray) -> list[np.ndarray]:
     parts = []
     for start in range(0, len(pixels), EVALUATION_BATCH):
         chunk = pixels[start:start + EVALUATION_BATCH]
-        outputs = model.predict_on_batch(_filled(chunk))
+        outputs = _predict(model, _filled(chunk))
         parts.append([np.asarray(out)[:len(chunk)] for out in (outputs if isinstance(outputs, list) else [outputs])])
     return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
 
+def _predict(model: keras.Model, pixels: np.ndarray) -> Any:
+    """What a network makes of pictures. Where it is spread over devices, every process gives as many, and gets the answers to its
+    own."""
+    if keras.distribution.distribution() is None:
+        return model.predict_on_batch(pixels)
+    import jax
+
+    if not hasattr(model, "forward"):
+        model.forward = jax.jit(lambda trained, others, x: model.stateless_call(trained, others, x, training=False)[0])
+    outputs = model.forward(*([variable.value for variable in group]
+                              for group in (model.trainable_variables, model.non_trainable_variables)), spread(pixels))
+    return jax.tree.map(_own_rows, outputs)
+
+
+def spread(pixels: np.ndarray) -> Any:
+    """Rows of a batch, as many from each process, as one tensor over the devices that networks are computed on."""
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return keras.ops.convert_to_tensor(pixels, "float32")
+    import jax
+
+    layout = distribution.get_data_layout(pixels.shape).backend_layout
+    return jax.make_array_from_process_local_data(layout, pixels)
+
+
+def _own_rows(output: Any) -> np.ndarray:
+    shards = sorted(output.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
 def _filled(pixels: np.ndarray) -> np.ndarray:
-    missing = EVALUATION_BATCH - len(pixels)
+    distribution = keras.distribution.distribution()
+    devices = distribution.num_model_replicas // distribution.num_processes if distribution else 1
+    missing = -(-EVALUATION_BATCH // devices) * devices - len(pixels)
     return np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), pixels.dtype)]) if missing else pixels

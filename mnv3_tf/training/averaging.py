@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from mnv3_tf.backend import keras
 
 ops = keras.ops
@@ -42,10 +40,6 @@ class Averages(keras.layers.Layer):
         done = ops.cast(count, "float32")
         rest = 1 - ops.minimum(self.decay, (1 + done) / (10 + done))
         return count, [average + rest * (weight - average) for average, weight in zip(averages, weights, strict=True)]
-
-    def get_averages(self) -> list[np.ndarray]:
-        """The averages, in the order of the weights."""
-        return [ops.convert_to_numpy(value) for value in self.values]
 
 
 class AveragedModel(keras.Model):

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from mnv3_tf.backend import keras
-from mnv3_tf.network.keras_io import predict_all
+from mnv3_tf.network.keras_io import predict_all, spread
+from mnv3_tf.training.devices import rows_of_all
 
 Statistics = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -23,7 +24,7 @@ def measure(model: keras.Model, pictures: Iterable[np.ndarray]) -> Statistics:
 
     Args:
         model: of the network.
-        pictures: arrays (n, height, width, 3).
+        pictures: arrays (n, height, width, 3); of several processes, each gives as many of its own.
 
     Returns:
         By layer: mean and variance, float64 (channels,).
@@ -35,8 +36,7 @@ def measure(model: keras.Model, pictures: Iterable[np.ndarray]) -> Statistics:
     parts = [[np.asarray(value, np.float64) for value in predict_all(moments, pixels)] for pixels in pictures]
     found: Statistics = {}
     for place, layer in enumerate(layers):
-        means = np.concatenate([part[2 * place] for part in parts])
-        variances = np.concatenate([part[2 * place + 1] for part in parts])
+        means, variances = (rows_of_all(np.concatenate([part[2 * place + moment] for part in parts])) for moment in (0, 1))
         found[layer.name] = means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0)
     return found
 
@@ -78,7 +78,7 @@ def adapt_statistics(model: keras.Model, pictures: Iterable[np.ndarray], *, skip
 
     Args:
         model: of the network.
-        pictures: batches (n, height, width, 3), of the size that training has.
+        pictures: batches (n, height, width, 3), of the size that training has; of several processes, each gives its rows.
         skip: names of layers that stay as they are, and in inference mode.
     """
     skip = set(skip)
@@ -91,7 +91,7 @@ def adapt_statistics(model: keras.Model, pictures: Iterable[np.ndarray], *, skip
         layer.trainable = False
     batches: list[list[np.ndarray]] = []
     for pixels in pictures:
-        model(keras.ops.convert_to_tensor(pixels, "float32"), training=True)
+        model(spread(pixels), training=True)
         statistics = [value for layer in adapted for value in (layer.moving_mean, layer.moving_variance)]
         batches.append([np.asarray(value, np.float64) for value in statistics])
     for place, (layer, momentum) in enumerate(zip(adapted, momenta, strict=True)):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mnv3_tf.backend import device_notes, has_accelerator, keras, prefers_xla
+from mnv3_tf.backend import has_accelerator, keras, prefers_xla
 from mnv3_tf.config import TrainConfig
 from mnv3_tf.training.learning_rates import AdamByLayer, LaterSchedule, RMSpropByLayer, SGDByLayer
 
@@ -75,7 +75,6 @@ def decide(config: TrainConfig, batch_size: int, steps_per_epoch: int, *, tuned:
     xla = prefers_xla() if config.xla is None else config.xla
     notes.append(f"{keras.backend.backend()} on {'an accelerator' if accelerator else 'the CPU'}, "
                  f"{'float16' if mixed else 'float32'} arithmetic, {'with' if xla else 'without'} XLA")
-    notes += device_notes()
     return Choices(learning_rate=rate, warmup_steps=round(warmup * steps_per_epoch),
                    total_steps=config.epochs * steps_per_epoch, batchnorm_momentum=momentum, mixed_precision=mixed,
                    xla=xla, notes=tuple(notes), batchnorm=batchnorm, backbone_rate=backbone_rate, layer_decay=layer_decay)

@@ -9,7 +9,7 @@ from mnv3_tf.files import check_writable
 from mnv3_tf.progress import Progress
 
 # Settings that may be others when a run goes on.
-MAY_CHANGE = ("train.epochs", "train.learning_rate", "train.patience")
+MAY_CHANGE = ("train.epochs", "train.learning_rate", "train.patience", "train.devices")
 
 
 def check_resumable(run: RunFolder, config: Config, progress: Progress) -> None:

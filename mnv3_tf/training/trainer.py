@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import math
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,17 +20,19 @@ from mnv3_tf.data import PictureDataset, Preprocessing, Samples, evaluation_spli
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.data.check import check_pictures
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.files import atomic_path, write_json, write_text
+from mnv3_tf.files import atomic_path, plain, write_json, write_text
 from mnv3_tf.interrupts import Interrupted, stop_on_signals
 from mnv3_tf.metrics import Scores, score_batches
 from mnv3_tf.models import MobileNetV3
 from mnv3_tf.network.build import dtype_policy
-from mnv3_tf.network.keras_io import batch_logits, save_keras
+from mnv3_tf.network.keras_io import save_keras
 from mnv3_tf.network.spec import network_spec, with_normalization
 from mnv3_tf.progress import Advance, Progress
+from mnv3_tf.training import processes
 from mnv3_tf.training.averaging import AveragedModel
 from mnv3_tf.training.batches import Batch, TrainingBatches
 from mnv3_tf.training.defaults import Choices, balanced_weights, decide, make_loss, make_optimizer
+from mnv3_tf.training.devices import Devices, copy_weights
 from mnv3_tf.training.distill import DistillationLoss, LabelAccuracy, TeacherAnswers, open_teacher, with_answers
 from mnv3_tf.training.events import EventFile
 from mnv3_tf.training.freezing import FreezingPlan, make_plan
@@ -47,6 +50,9 @@ _EXAMINED = 256
 @own_settings()
 def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: bool = False, progress: Progress) -> RunFolder:
     """Trains a network on the training split and keeps the weights that score best on the validation split.
+
+    On JAX all devices of this process are used, and those of all processes where `jax.distributed` has been initialized and this
+    runs in each of them within :func:`mnv3_tf.training.processes.together`.
 
     Args:
         dataset: with the splits "train" and "val", and perhaps "test".
@@ -73,6 +79,13 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
     make_plan(config)
     if config.train.teacher and config.train.loss != "cross_entropy":
         raise InputError(f"train.loss is {config.train.loss}: with a teacher the loss is the cross-entropy. Leave it out.")
+    devices = Devices(config.train.devices)
+    keras.utils.set_random_seed(config.train.seed)  # Keras begins with random values what it loads: the same in all processes
+    with devices.scope():
+        return _train(dataset, config, run, devices, progress)
+
+
+def _train(dataset: PictureDataset, config: Config, run: RunFolder, devices: Devices, progress: Progress) -> RunFolder:
     # A run that goes on has the weights in its own state.
     start = starting_model(config, progress) if config.model.weights and not run.state.exists() else None
     answers = None
@@ -83,9 +96,12 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
     data = data_facts(dataset, report)
     saved = SavedState.read(run.state) if run.state.exists() else None
     origin = {"data": data, "teacher": answers.facts["sha256"] if answers else None}
+    processes.agree({**{f"{section}.{key}": value for section, values in plain(config).items() for key, value in values.items()},
+                     **{f"the pictures of {split}": facts for split, facts in data.items()}, "the classes": dataset.class_names,
+                     "the file of model.weights": start and start.sha256, "the file of train.teacher": origin["teacher"]})
     if saved and saved.counters.origin:
         check_origin(run, saved.counters.origin, origin, dataset.class_names)
-    training = _Training(dataset, data, config, run, progress, start, answers, saved)
+    training = _Training(dataset, data, config, run, devices, progress, start, answers, saved)
     training.counters.origin = origin
     write_json(run.path / "scan.json", report)
     run.write_head(config, training.contract, dataset.class_names)
@@ -95,9 +111,10 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
 class _Training:
     """One sitting of a run."""
 
-    def __init__(self, dataset: PictureDataset, data: dict[str, Any], config: Config, run: RunFolder, progress: Progress,
-                 start: StartingWeights | None, answers: TeacherAnswers | None, saved: SavedState | None):
+    def __init__(self, dataset: PictureDataset, data: dict[str, Any], config: Config, run: RunFolder, devices: Devices,
+                 progress: Progress, start: StartingWeights | None, answers: TeacherAnswers | None, saved: SavedState | None):
         self.config, self.run_folder, self.progress, self.dataset, self.data = config, run, progress, dataset, data
+        self.devices = devices
         self.contract: Preprocessing = contract_from(config)
         self.answers = answers
         classes = len(dataset.class_names)
@@ -109,7 +126,8 @@ class _Training:
         self.batches = TrainingBatches(
             samples, self.contract, classes, batch_size=settings.batch_size, augmentation=config.augment,
             class_weights=weights, seed=settings.seed, cache_mb=config.data.cache_mb, workers=config.data.workers,
-            say=progress.say)
+            say=processes.teller(progress), part=(devices.process, devices.processes))
+        devices.check_batch(self.batches.batch_size, len(samples))
         self.counters = saved.counters if saved else Counters(start=facts_of(start) if start else {})
         if self.counters.mixed_precision is not None:  # as before, on whatever device it goes on
             settings = dataclasses.replace(settings, mixed_precision=self.counters.mixed_precision)
@@ -129,13 +147,13 @@ class _Training:
         if start:
             self.counters.start = take_over(self.evaluation_model, start, dataset.class_names, self.plan, self.choices,
                                             self.batches, settings.epochs, progress)
-            self.network.set_weights(self.evaluation_model.get_weights())
+            copy_weights(self.network, self.evaluation_model.weights)
         self.model = AveragedModel(self.network, settings.ema_decay) if settings.ema_decay else self.network
         self._enter(self.counters.stage)
         if saved:
             saved.restore(self.variables)
             self.progress.say(f"resuming after {self.counters.epoch} epochs and {self.counters.step} steps")
-        self._validation = ContractPictures(dataset.split("val"), self.contract)
+        self._validation = devices.pictures(dataset.split("val"), self.contract)
 
     def _enter(self, stage: int) -> None:
         """Sets what is trained in a stage, with an optimizer of its own: the schedule of the rate goes on."""
@@ -169,7 +187,7 @@ class _Training:
             say(note)
 
     def _notes(self) -> list[str]:
-        return [*self.choices.notes, *self.plan.notes(), *(self.answers.notes if self.answers else ())]
+        return [*self.choices.notes, *self.devices.notes, *self.plan.notes(), *(self.answers.notes if self.answers else ())]
 
     def _build(self, policy: str) -> keras.Model:
         model = self.config.model
@@ -184,7 +202,8 @@ class _Training:
         self.events = EventFile(self.run_folder.path / "tensorboard")
         if self.counters.start and not self.run_folder.state.exists():
             self._save_state()  # from here on, the weights that the run starts from are not needed any more
-        with self.progress.task("Training", epochs * steps) as advance, stop_on_signals() as stop:
+        with self.progress.task("Training", epochs * steps) as advance, \
+                (stop_on_signals if self.devices.processes == 1 else processes.stop_on_notice)() as stop:
             callback = _Steps(self, advance, stop)
             if self.counters.step and not stop:
                 # An epoch that was interrupted: what is left of it, in a fit of its own.
@@ -242,14 +261,15 @@ class _Training:
         row: dict[str, Any] = {"epoch": counters.epoch + 1, **counters.running,
                                "learning_rate": float(keras.ops.convert_to_numpy(self.optimizer.learning_rate)),
                                "pictures_per_second": round(pictures_per_second, 1)}
-        if self.batches.broken:
-            row["broken_pictures"] = len(self.batches.broken)
-        candidates = {"raw": self.network.get_weights()}
+        broken = sum(int(number) for number in processes.gathered(str(len(self.batches.broken)).encode()))
+        if broken:
+            row["broken_pictures"] = broken
+        candidates = {"raw": self.network.weights}
         if isinstance(self.model, AveragedModel):
-            candidates["ema"] = self.model.averages.get_averages()
+            candidates["ema"] = self.model.averages.values
         for which, weights in candidates.items():
-            self.evaluation_model.set_weights(weights)
-            scores = self._scores(self._validation)
+            copy_weights(self.evaluation_model, weights)
+            scores = self._scores("val", self._validation)
             self.check_finite(math.isfinite(scores.loss), "the loss on the validation pictures is")
             found = scores.summary()
             for key in ("top1", "loss", "f1", "balanced_accuracy"):
@@ -269,9 +289,9 @@ class _Training:
         monitor = self.config.train.monitor
         return (-scores["loss"], scores["top1"]) if monitor == "loss" else (scores[monitor], -scores["loss"])
 
-    def _scores(self, pictures: ContractPictures) -> Scores:
-        return score_batches((batch_logits(self.evaluation_model, pixels) for pixels in pictures), pictures.labels,
-                             self.dataset.class_names)
+    def _scores(self, split: str, pictures: ContractPictures) -> Scores:
+        labels = self.dataset.split(split).labels.astype(np.int64)
+        return score_batches(self.devices.logits(self.evaluation_model, pictures, len(labels)), labels, self.dataset.class_names)
 
     def _save_state(self) -> None:
         self.check_finite(all(np.isfinite(weights).all() for weights in self.network.get_weights()), "the weights are")
@@ -286,8 +306,8 @@ class _Training:
         self.evaluation_model.load_weights(run.model)
         scores = {}
         for split in dict.fromkeys(["val", evaluation_split(self.dataset)]):
-            pictures = self._validation if split == "val" else ContractPictures(self.dataset.split(split), self.contract)
-            scores[split] = self._scores(pictures)
+            pictures = self._validation if split == "val" else self.devices.pictures(self.dataset.split(split), self.contract)
+            scores[split] = self._scores(split, pictures)
         rate = counters.pictures / max(counters.seconds, 1e-9)
         run.write_card(
             kind="float run", config=self.config, classes=list(self.dataset.class_names),
@@ -331,17 +351,19 @@ class _Steps(keras.callbacks.Callback):
                 self.model.stop_training = True
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        training, now = self.training, time.monotonic()
+        training, counters, now = self.training, self.training.counters, time.monotonic()
         self.seen, self.logs = self.seen + 1, logs or {}
-        training.counters.step = self.first_step + self.seen
+        counters.step = self.first_step + self.seen
         save = now - self.saved_at > training.config.train.checkpoint_minutes * 60
         if save or now - self.looked_at >= _LOOK_SECONDS:
             self._look()
-        best, loss = training.counters.best.get(training.config.train.monitor), training.counters.running.get("train_loss")
-        self.advance(training.counters.epoch * training.batches.steps_per_epoch + training.counters.step,
-                     f"epoch {training.counters.epoch + 1}/{training.config.train.epochs}"
+        best, loss = counters.best.get(training.config.train.monitor), counters.running.get("train_loss")
+        self.advance(counters.epoch * training.batches.steps_per_epoch + counters.step,
+                     f"epoch {counters.epoch + 1}/{training.config.train.epochs}"
                      + (f", loss {loss:.3f}" if loss is not None else "")
                      + (f", best validation {best:.3f}" if best is not None else ""))
+        if processes.is_last(counters.epoch * training.batches.steps_per_epoch + counters.step):
+            self.stop.append(signal.SIGTERM)
         if self.stop:
             self._look()
             self.model.stop_training = True

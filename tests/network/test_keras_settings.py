@@ -12,13 +12,11 @@ import keras
 import numpy as np
 import pytest
 
-from mnv3_tf.backend import device_notes, own_settings
+from mnv3_tf.backend import own_settings
 from mnv3_tf.cli.options import quiet_libraries
-from mnv3_tf.config import TrainConfig
 from mnv3_tf.models import MobileNetV3
 from mnv3_tf.network.keras_io import batch_logits, load_keras, save_keras
 from mnv3_tf.network.spec import Block, NetworkSpec
-from mnv3_tf.training.defaults import decide
 
 SPEC = NetworkSpec("one", (Block(3, 16, 16, True, "hard_swish", 2),), "hard_swish", class_expand=32)
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
@@ -118,14 +116,6 @@ def test_keras_is_taken_from_one_place() -> None:
     found = [path.relative_to(root).as_posix() for path in files if any(
         line.strip().startswith(("import keras", "from keras")) for line in path.read_text("utf-8").splitlines())]
     assert found == ["mnv3_tf/backend.py"]
-
-
-def test_several_devices_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert device_notes() == []
-    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0", "gpu:1"])
-    note = ("1 of 2 devices is used (gpu:0), for a run is trained on one. To use all, train a run on each, started with "
-            "CUDA_VISIBLE_DEVICES=0, 1 and so on")
-    assert device_notes() == [note] and note in decide(TrainConfig(mixed_precision=False), 8, 4).notes
 
 
 def test_commands_take_the_memory_of_a_gpu_as_they_need_it(monkeypatch: pytest.MonkeyPatch) -> None:

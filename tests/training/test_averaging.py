@@ -22,9 +22,9 @@ def test_the_step_averages_all_weights_with_a_decay_that_rises() -> None:
         decay = min(0.3, (1 + done) / (10 + done))
         for average, weight in zip(expected, network.get_weights(), strict=True):
             average += np.float32(1 - decay) * (weight - average)
-    for average, found in zip(expected, model.averages.get_averages(), strict=True):
+    for average, found in zip(expected, model.averages.values, strict=True):
         np.testing.assert_allclose(found, average, rtol=1e-5, atol=1e-6)
     assert any("moving" in weight.path and np.abs(average - weight.numpy()).max() > 1e-3
                for average, weight in zip(expected, network.weights, strict=True))
     model.averages.start(network.weights)
-    assert all(np.array_equal(*pair) for pair in zip(model.averages.get_averages(), network.get_weights(), strict=True))
+    assert all(np.array_equal(*pair) for pair in zip(model.averages.values, network.get_weights(), strict=True))
