@@ -157,7 +157,7 @@ def label_dataset(root: Path, rows: Mapping[str, Iterable[Row]], bad: list[str],
         notes.append(f"class names are from {named.name}")
     labels = {row.label for split in rows.values() for row in split}
     several = several_of(labels, plural=False).difference(known or ())
-    for row in (row for split in rows.values() for row in split if row.label in several):
+    for row in (row for split in (rows.values() if several else ()) for row in split if row.label in several):
         raise several_labels(f"{root / row.line.replace(':', ', line ')}", row.label)
     numbers = [label for label in labels if _WHOLE.fullmatch(label)]
     are_ids = bool(numbers) if ids else len(numbers) == len(labels)
