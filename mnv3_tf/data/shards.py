@@ -77,7 +77,7 @@ def find_shards(root: Path) -> dict[str, list[Path]]:
         for split, kinds in sorted(by_split.items(), key=lambda item: SPLITS.index(item[0])):
             if len(kinds) > 1:
                 raise InputError(f"{root}: holds tar and TFRecord shards of the {split} split. Keep one kind.")
-            splits[split] = natsorted(next(iter(kinds.values())))
+            splits[split] = natsorted(next(iter(kinds.values())), key=lambda path: path.name)
     return splits
 
 

@@ -216,6 +216,13 @@ def test_shards_that_cannot_be_used_are_named(how: str, kind: str, message: str,
     assert "\n" not in str(caught.value)
 
 
+def test_shards_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for number in (10, 9, 1):
+        write_tfrecord(tmp_path / f"train-{number}.tfrecord", [(jpeg(number), number % 2)])
+    assert [sample.path.path.name for sample in open_dataset(tmp_path, validation_fraction=0).split("train")  # type: ignore[union-attr]
+            ] == ["train-1.tfrecord", "train-9.tfrecord", "train-10.tfrecord"]
+
+
 def test_shards_that_are_missing_are_said(tmp_path: Path) -> None:
     write_set(tmp_path, "tf")
     (tmp_path / "train-00001-of-00002").rename(tmp_path / "old-00001-of-00002")
