@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from natsort import natsorted
 
-from mnv3_tf.child import Child
+from mnv3_tf.child import in_child
 from mnv3_tf.data.batches import ordered_parallel
 from mnv3_tf.data.label_rows import label_file, several_labels
 from mnv3_tf.data.labels import read_labels
@@ -295,8 +295,7 @@ def _made_index(paths: list[Path], stamps: list[list[Any]], known: dict[str, Any
 def _parts(paths: list[Path]) -> Iterator[_Part]:
     """The index of each shard; processes make those of many."""
     def block(start: int) -> list[_Part]:
-        with Child(index_shards, paths[start:start + _BLOCK]) as child:
-            return child.answer()
+        return in_child(index_shards, paths[start:start + _BLOCK])
 
     if len(paths) <= _BLOCK:
         yield from ordered_parallel(_index_shard, paths, usable_cores(), ahead=2 * usable_cores())
