@@ -28,7 +28,7 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the required ``--data``."""
     return click.option("--data", required=True, type=click.Path(), metavar="PATH",
-                        help="Folder of class folders; or of train/, val/, test/; or with train_list.txt or train.csv.")(command)
+                        help="Folder of class folders, train/, val/, test/; or with train_list.txt, train.csv, shards.")(command)
 
 
 def new_table(*headings: str, right: int = 0, **style: Any) -> "Table":

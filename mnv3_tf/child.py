@@ -91,6 +91,20 @@ class Child(Generic[T]):
         raise ChildFailed(code, lines[-1] if lines else "")
 
 
+def in_child(function: Callable[..., T], *args: Any) -> T:
+    """What a function returns that a process of its own computes.
+
+    Raises:
+        KitError: the function raised it, or the process ended without an answer.
+    """
+    with Child(function, *args) as child:
+        try:
+            return child.answer()
+        except ChildFailed as error:
+            raise KitError(f"A process that the work is spread over ended: {error}. Memory may be short; give the command "
+                           "again.") from error
+
+
 def main() -> None:
     """The child. What a library prints goes to its standard error, and where the parent is gone nobody waits for an answer."""
     with os.fdopen(os.dup(1), "wb") as answer:

@@ -1,7 +1,7 @@
 """Label files: `labels.txt` with the class names, and lists with a picture and a class id a line."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mnv3_tf.errors import InputError
@@ -64,6 +64,19 @@ def read_lines(path: str | Path) -> list[str]:
         InputError: as :func:`read_text`.
     """
     return _LINE_END.split(read_text(path))
+
+
+def lines_of(path: str | Path) -> Iterator[str]:
+    """The lines of a UTF-8 text file as :func:`read_lines` has them, one after the other.
+
+    Raises:
+        InputError: as :func:`read_text`.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            yield from (line.removesuffix("\n") for line in file)
+    except (OSError, UnicodeDecodeError):
+        read_text(path)  # says what is wrong, and where
 
 
 def read_text(path: str | Path) -> str:

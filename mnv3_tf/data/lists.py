@@ -1,11 +1,12 @@
 """Label lists beside the pictures: PaddleClas's `train_list.txt`, `val_list.txt` and `labels.txt`, or `train.txt`, `val.txt`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mnv3_tf.data.label_rows import Row, is_several, label_dataset, several_labels
-from mnv3_tf.data.labels import read_lines, split_list_line
+from mnv3_tf.data.labels import lines_of, split_list_line
 from mnv3_tf.data.samples import PictureDataset
 from mnv3_tf.data.split_names import split_of
 from mnv3_tf.errors import InputError
@@ -50,11 +51,11 @@ def open_lists(root: Path, lists: dict[str, Path], class_names: Sequence[str] | 
         LabelError: lists with several labels a picture.
     """
     notes: list[str] = []
-    rows: dict[str, list[Row]] = {}
+    rows: dict[str, Iterable[Row]] = {}
     bad: list[str] = []
     for split in ("train", "val", "test"):
         if split in lists:
-            rows[split], wrong, more_notes = _read_list(root, lists[split])
+            rows[split], wrong, more_notes = _read_list(lists[split])
             bad += wrong
             notes += more_notes
     return label_dataset(root, rows, bad, class_names, notes, ids=True, rule="A line is a picture's path, relative to this "
@@ -70,24 +71,45 @@ def _names_pictures(path: Path) -> bool:
         return False
 
 
-def _read_list(root: Path, path: Path) -> tuple[list[Row], list[str], list[str]]:
+def _read_list(path: Path) -> tuple["_Rows", list[str], list[str]]:
     """(rows, bad lines, notes) of one list."""
-    rows, bad, blank = [], [], 0
-    lines = read_lines(path)
-    alone = all(_ALONE.search(line) for line in lines if line.strip())  # paths and no labels: their folders say the class
-    for number, line in enumerate(lines, 1):
+    bad, blank, alone = [], 0, True
+    for number, line in enumerate(lines_of(path), 1):
         if not line.strip():
-            blank += number < len(lines)  # what follows the last line end is no line
+            blank += 1
             continue
-        if alone:
-            rows.append(Row(line.strip(), re.split(r"[/\\]", line.strip())[-2], f"{path.name}:{number}"))
-            continue
+        alone = alone and bool(_ALONE.search(line))
         try:
-            picture, label = split_list_line(line)
+            split_list_line(line)
         except ValueError as error:
             bad.append(f"{path.name}, line {number}: {error}")
-            continue
-        if is_several(label) or _FLAGS.search(picture):
-            raise several_labels(f"{path}, line {number}", line.strip() if _FLAGS.search(picture) else label)
-        rows.append(Row(picture, label, f"{path.name}:{number}"))
-    return rows, bad, [f"{path.name}: {counted(blank, 'blank line')} skipped"] if blank else []
+    rows = _Rows(path, alone)
+    return rows, [] if alone else bad, [f"{path.name}: {counted(blank, 'blank line')} skipped"] if blank else []
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The good rows of a list, read anew each time, so that a long one takes no memory.
+
+    Attributes:
+        path: the list.
+        alone: its lines are paths without labels: their folders say the class.
+    """
+
+    path: Path
+    alone: bool
+
+    def __iter__(self) -> Iterator[Row]:
+        for number, line in enumerate(lines_of(self.path), 1):
+            if not line.strip():
+                continue
+            if self.alone:
+                yield Row(line.strip(), re.split(r"[/\\]", line.strip())[-2], f"{self.path.name}:{number}")
+                continue
+            try:
+                picture, label = split_list_line(line)
+            except ValueError:
+                continue
+            if is_several(label) or _FLAGS.search(picture):
+                raise several_labels(f"{self.path}, line {number}", line.strip() if _FLAGS.search(picture) else label)
+            yield Row(picture, label, f"{self.path.name}:{number}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mnv3_tf.child import Child
+from mnv3_tf.child import in_child
 from mnv3_tf.data.batches import ordered_parallel
 from mnv3_tf.data.decode import PictureError, open_lazily, picture_bytes, read_picture
 from mnv3_tf.data.labels import write_labels
@@ -82,8 +82,7 @@ def _packed(samples: Samples, path: Path, first: int, side: int | None) -> tuple
     """(pictures, why some were left out) of a shard, which a process of its own writes where it is not there."""
     if path.exists():
         return len(samples), []
-    with Child(write_shard, Samples.of(iter(samples)), path, first, side) as child:
-        return len(samples), child.answer()
+    return len(samples), in_child(write_shard, Samples.of(iter(samples)), path, first, side)
 
 
 def write_shard(samples: Samples, path: Path, first: int, side: int | None) -> list[str]:

@@ -101,6 +101,7 @@ class Listing:
                 self.base, bytes(self._names), np.array(self._ends, np.int64), tuple(self.shards),
                 np.frombuffer(bytes(self._places), PLACE) if self._places else None, tuple(self._line_files),
                 np.array(self._lines, np.int64) if self._line_files else None)
+            self._names, self._ends, self._places, self._lines = bytearray(), array("q"), bytearray(), array("q")
         return Samples(self._frozen, np.fromiter(rows, np.int32), np.fromiter(labels, np.int32))
 
 

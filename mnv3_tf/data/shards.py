@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from natsort import natsorted
 
-from mnv3_tf.child import Child
+from mnv3_tf.child import in_child
 from mnv3_tf.data.batches import ordered_parallel
 from mnv3_tf.data.label_rows import label_file, several_labels
 from mnv3_tf.data.labels import read_labels
@@ -54,8 +54,7 @@ def find_shards(root: Path) -> dict[str, list[Path]]:
         InputError: they are compressed, of two kinds for one split, or of several data sets.
     """
     found: dict[tuple[str, ...], dict[str, dict[str, list[Path]]]] = {}
-    matches = [(Path(entry.path), match) for entry in entries(root) if entry.is_file() and (match := _FILE.fullmatch(entry.name))
-               and (match["inner"] or match["count"] or match["suffix"] or match["packed"] == ".tgz")]
+    matches = _candidates(root)
     if matches and any(map(pictures_below, class_folders(root))):
         return {}
     for path, match in matches:
@@ -78,8 +77,14 @@ def find_shards(root: Path) -> dict[str, list[Path]]:
         for split, kinds in sorted(by_split.items(), key=lambda item: SPLITS.index(item[0])):
             if len(kinds) > 1:
                 raise InputError(f"{root}: holds tar and TFRecord shards of the {split} split. Keep one kind.")
-            splits[split] = natsorted(next(iter(kinds.values())))
+            splits[split] = natsorted(next(iter(kinds.values())), key=lambda path: path.name)
     return splits
+
+
+def _candidates(root: Path) -> list[tuple[Path, re.Match[str]]]:
+    """Files that are named like shards, of whatever split."""
+    return [(Path(entry.path), match) for entry in entries(root) if entry.is_file() and (match := _FILE.fullmatch(entry.name))
+            and (match["inner"] or match["count"] or match["suffix"] or match["packed"] == ".tgz")]
 
 
 def open_shards(root: Path, shards: dict[str, list[Path]], class_names: Sequence[str] | None, progress: Progress, *,
@@ -130,7 +135,8 @@ def _missing(root: Path, shards: dict[str, list[Path]]) -> list[str]:
             raise InputError(f"{root}: shards of {split} are of sets of {few(sorted(said))}. Keep those of one set.")
         if said and len(paths) < max(said):
             notes.append(f"{split}: {len(paths)} of {max(said)} shards are here")
-    return notes
+    others = sorted({path for path, _ in _candidates(root)}.difference(*shards.values()))
+    return [*notes, f"not read, for their names say no split: {few([path.name for path in others])}"] if others else notes
 
 
 def _classes(root: Path, index: "_Index", class_names: Sequence[str] | None,
@@ -163,6 +169,8 @@ def _classes(root: Path, index: "_Index", class_names: Sequence[str] | None,
             notes.append(f"class 0, {names[0]!r}, has no pictures and is left out: labels count from 1, as in TensorFlow's "
                          "ImageNet")
             names = names[1:]
+        elif low == 1 and len(names) > 1:
+            notes.append(f"no label is 0: labels are taken to count from 0, so that 1 is {names[1]!r}")
         numbers = {text: int(text) - first for text in whole}
     names = names or tuple(natsorted(sorted(texts)))
     numbers = {name: number for number, name in enumerate(names)} | numbers
@@ -287,8 +295,7 @@ def _made_index(paths: list[Path], stamps: list[list[Any]], known: dict[str, Any
 def _parts(paths: list[Path]) -> Iterator[_Part]:
     """The index of each shard; processes make those of many."""
     def block(start: int) -> list[_Part]:
-        with Child(index_shards, paths[start:start + _BLOCK]) as child:
-            return child.answer()
+        return in_child(index_shards, paths[start:start + _BLOCK])
 
     if len(paths) <= _BLOCK:
         yield from ordered_parallel(_index_shard, paths, usable_cores(), ahead=2 * usable_cores())

@@ -146,6 +146,7 @@ def test_only_shards_that_changed_are_indexed_again(tmp_path: Path, monkeypatch:
     ("a\nb\nc\n", (1, 2, 3), ("a", "b", "c"), "labels are 1 to 3, as in TensorFlow's ImageNet: 1 is the first class, 'a'"),
     ("0:background\n1:a\n2:b\n3:c\n", (1, 2, 3), ("a", "b", "c"), "class 0, 'background', has no pictures"),
     ("a\nb\nc\nd\n", (0, 1, 2), ("a", "b", "c", "d"), None),
+    ("a\nb\nc\nd\n", (1, 2, 1), ("a", "b", "c", "d"), "no label is 0: labels are taken to count from 0, so that 1 is 'b'"),
     (None, (1, 2, 3), ("1", "2", "3"), "no labels.txt"),
     (None, (0, 2, 2), ("0", "1", "2"), "no labels.txt"),
 ])
@@ -156,7 +157,8 @@ def test_ids_that_count_from_one_are_recognised_and_said(labels: str | None, ids
         (tmp_path / "labels.txt").write_text(labels)
     dataset = open_dataset(tmp_path, validation_fraction=0)
     assert dataset.class_names == classes and ((not note and not dataset.notes) or note in dataset.notes[0])  # type: ignore[operator]
-    assert dataset.split("train").labels.tolist() == [label - (ids[0] == 1) for label in ids]
+    assert [dataset.class_of(sample) for sample in dataset.split("train")] == [
+        classes[label - (ids[0] == 1 and len(classes) == 3)] for label in ids]
     assert open_dataset(tmp_path, class_names=(*classes, "more")).class_names == (*classes, "more")
 
 
@@ -214,10 +216,18 @@ def test_shards_that_cannot_be_used_are_named(how: str, kind: str, message: str,
     assert "\n" not in str(caught.value)
 
 
+def test_shards_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for number in (10, 9, 1):
+        write_tfrecord(tmp_path / f"train-{number}.tfrecord", [(jpeg(number), number % 2)])
+    assert [sample.path.path.name for sample in open_dataset(tmp_path, validation_fraction=0).split("train")  # type: ignore[union-attr]
+            ] == ["train-1.tfrecord", "train-9.tfrecord", "train-10.tfrecord"]
+
+
 def test_shards_that_are_missing_are_said(tmp_path: Path) -> None:
     write_set(tmp_path, "tf")
-    (tmp_path / "train-00001-of-00002").unlink()
-    assert open_dataset(tmp_path).notes == ("train: 1 of 2 shards are here",)
+    (tmp_path / "train-00001-of-00002").rename(tmp_path / "old-00001-of-00002")
+    assert open_dataset(tmp_path).notes == ("train: 1 of 2 shards are here",
+                                            "not read, for their names say no split: old-00001-of-00002")
 
 
 @pytest.mark.parametrize("name", ["train.tar", "train.tar.gz", "photos_train.tgz"])
@@ -370,6 +380,7 @@ def test_pictures_are_looked_at_in_processes(folder: Path, monkeypatch: pytest.M
     expected = scan_dataset(dataset, cache_path=tmp_path / "a.npz", workers=2)
     monkeypatch.setattr(scan, "_MANY", 5)
     monkeypatch.setattr(scan, "_BLOCK", 11)
+    monkeypatch.setattr(scan, "_THREADS", 1)
     found = scan_dataset(dataset, cache_path=tmp_path / "b.npz", workers=2)
     assert found.to_dict() == expected.to_dict() and found.decoded == 21
     assert scan_dataset(dataset, cache_path=tmp_path / "b.npz", workers=2).decoded == 0

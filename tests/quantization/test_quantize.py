@@ -1,5 +1,6 @@
 """The fake-quantized network: its quantizers, its calibration, and quantized runs."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -219,12 +220,16 @@ def test_calibration_needs_no_labels(kind: str, float_run: Path, pictures: Path,
                 shutil.copytree(pictures / split / name, data / split / f"cow {number}")
     progress = Silent()
     dataset = open_dataset(data, class_names=("blue", "green", "red"), labels_needed=False)
-    run = quantize(float_run, dataset, tiny_config, tmp_path / "run", method="ptq", progress=progress)
+    unchecked = kind == "nested"
+    config = dataclasses.replace(tiny_config, data=dataclasses.replace(tiny_config.data, check="none" if unchecked else None))
+    run = quantize(float_run, dataset, config, tmp_path / "run", method="ptq", progress=progress)
     said, card = "\n".join(progress.lines), read_card(run.path)
     assert "no labels are used: " in said and "not scored, for lack of labels" in said and "top-1" not in said
     split, held_out = ("test", 36) if kind == "other classes" else ("val", 96 - len(dataset.split("train")))
     total = len(dataset.split("train"))
     assert card["calibration"]["pictures"] == total - total // 5 and card["data"][split]["pictures"] == held_out
+    assert card["data"][split]["fingerprint"].startswith("names-") == unchecked == ("data.check=none" in said)
+    assert not card["calibration"]["fingerprint"].startswith("names-")  # what decides ranges is decoded all the same
     assert card["metrics"] == {} and read_json(run.path / "metrics.json")[split] is None
     assert card["as_float"][split]["top1"] >= 0.9 and check_cards(run.path) == ()
     assert read_json(run.calibration)["classes"] == {} and "no calibration picture of" not in said
@@ -343,8 +348,6 @@ def test_a_float_run_of_nan_is_named(float_run: Path, pictures: Path, tiny_confi
 @pytest.mark.slow
 def test_frozen_layers_keep_their_weights_bit_by_bit(float_run: Path, pictures: Path, tiny_config: Config, tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
-    import dataclasses
-
     from mnv3_tf.network.keras_io import load_keras
 
     config = dataclasses.replace(tiny_config, quantize=dataclasses.replace(tiny_config.quantize, epochs=1, freeze="block_02"))
