@@ -1,5 +1,6 @@
 """Float training: from a picture folder to a run folder, resumable at any step."""
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -105,7 +106,8 @@ def _train(dataset: PictureDataset, config: Config, run: RunFolder, devices: Dev
     training.counters.origin = origin
     write_json(run.path / "scan.json", report)
     run.write_head(config, training.contract, dataset.class_names)
-    return training.run()
+    with contextlib.closing(training.batches):
+        return training.run()
 
 
 class _Training:
