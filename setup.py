@@ -49,6 +49,9 @@ EXTRAS = {
     "gpu": [f"tensorflow[and-cuda]{TENSORFLOW}"],
     "jax": ["jax>=0.7,<0.11"],
     "demo": ["scikit-learn>=1.5,<2"],
+    # What `train.tracker` names.
+    "wandb": ["wandb>=0.17,<1"],
+    "mlflow": ["mlflow>=2.14,<4"],
     # Compiles the program that measures on a phone.
     "device": [ZIG],
     "test": [ZIG, "adbutils>=2.8,<3", "jsonschema>=4.21,<5", "pytest>=8.2,<10", "pytest-timeout>=2.3,<3", "pytest-xdist>=3.6,<4",

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from mnv3_tf.export.verify.run import Elsewhere
     from mnv3_tf.quantization.lowering import Lowering
     from mnv3_tf.quantization.quantize import Method
+    from mnv3_tf.training.trackers import Tracker
 
 PathLike = str | os.PathLike[str]
 
 
 def train(data: PathLike | PictureDataset, out: PathLike, config: str | Path | Config | None = None, *, settings: Settings = (),
           resume: bool = False, before_tensorflow: Callable[[], None] = lambda: None,
-          progress: Progress | bool | None = True) -> RunFolder:
+          progress: Progress | bool | None = True, tracker: "Tracker | None" = None) -> RunFolder:
     """Trains a float network on labelled pictures.
 
     Args:
@@ -39,6 +40,7 @@ def train(data: PathLike | PictureDataset, out: PathLike, config: str | Path | C
         resume: go on with the run in `out`, exactly as if it had not been interrupted.
         before_tensorflow: called before TensorFlow or Keras is imported.
         progress: True: a bar in a terminal or notebook, lines elsewhere; None or False: silence; or an object of your own.
+        tracker: an object of your own that is told of every epoch (:class:`mnv3_tf.training.trackers.Tracker`).
 
     Returns:
         The run; it can be given wherever a run folder can, and :attr:`RunFolder.metrics` are its scores.
@@ -54,7 +56,7 @@ def train(data: PathLike | PictureDataset, out: PathLike, config: str | Path | C
         before_tensorflow()
         from mnv3_tf.training.trainer import train as run
 
-        return run(dataset, config, place, resume=resume, progress=shows)
+        return run(dataset, config, place, resume=resume, progress=shows, tracker=tracker)
 
 
 def quantize(run: PathLike, data: PathLike | PictureDataset, out: PathLike, config: str | Path | Config | None = None, *,

@@ -154,6 +154,7 @@ class TrainConfig:
             for few pictures with `model.weights` and nothing frozen.
         batchnorm: "train": batch statistics; "frozen": BatchNorm is not trained and uses the statistics of `model.weights`;
             "reestimate": statistics measured on the training pictures, then as "train"; "auto": see docs/finetuning.md.
+        tracker: "wandb" (Weights & Biases) or "mlflow", which is told of every epoch; null: TensorBoard's file alone.
         teacher: a run folder, `.keras` or `.tflite` file whose answers are learned beside the labels.
         teacher_weight: share of the loss that asks for the teacher's answers; the rest asks for the labels.
         teacher_temperature: of the teacher's and the network's probabilities in that share.
@@ -182,6 +183,7 @@ class TrainConfig:
     backbone_rate: float | None = _number(None, 0, 100, above=True)
     layer_decay: float | None = _number(None, 0, 1, above=True)
     batchnorm: Literal["auto", "train", "frozen", "reestimate"] = "auto"
+    tracker: Literal["wandb", "mlflow"] | None = None
     teacher: str | None = _path()
     teacher_weight: float = _number(0.5, 0, 1)
     teacher_temperature: float = _number(2.0, 0, 100, above=True)

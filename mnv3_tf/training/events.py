@@ -27,7 +27,7 @@ class EventFile:
             folder.mkdir(parents=True, exist_ok=True)
             self._writer = EventsWriter(str(folder / "events"))
 
-    def add(self, figures: Mapping[str, float], step: int) -> None:
+    def epoch(self, number: int, figures: Mapping[str, float]) -> None:
         """Adds the figures of an epoch.
 
         Raises:
@@ -35,5 +35,5 @@ class EventFile:
         """
         with writing(self._folder):
             for name, value in figures.items():
-                self._writer.write_event(Event(summary=scalar(name, value), step=step, wall_time=time.time()))
+                self._writer.write_event(Event(summary=scalar(name, value), step=number, wall_time=time.time()))
             self._writer.flush()

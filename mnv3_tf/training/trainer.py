@@ -39,6 +39,7 @@ from mnv3_tf.training.events import EventFile
 from mnv3_tf.training.freezing import FreezingPlan, make_plan
 from mnv3_tf.training.resume import check_origin, check_resumable
 from mnv3_tf.training.state import Counters, SavedState, save_state
+from mnv3_tf.training.trackers import Guarded, Tracker, tracker_named
 from mnv3_tf.training.transfer import facts_of, take_over
 from mnv3_tf.weights.starting import StartingWeights, starting_model
 
@@ -49,7 +50,8 @@ _EXAMINED = 256
 
 
 @own_settings()
-def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: bool = False, progress: Progress) -> RunFolder:
+def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: bool = False, progress: Progress,
+          tracker: Tracker | None = None) -> RunFolder:
     """Trains a network on the training split and keeps the weights that score best on the validation split.
 
     On JAX all devices of this process are used, and those of all processes where `jax.distributed` has been initialized and this
@@ -62,6 +64,7 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
         resume: go on where a run stopped: step, rate, optimizer, averages and random state continue. More epochs may be asked for
             (of a finished run, too), another peak rate and another patience: from there on the schedule is that of such a run.
         progress: told of everything.
+        tracker: told of every epoch, beside TensorBoard's file; None: the one that `train.tracker` names.
 
     Returns:
         The finished run folder.
@@ -80,13 +83,16 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
     make_plan(config)
     if config.train.teacher and config.train.loss != "cross_entropy":
         raise InputError(f"train.loss is {config.train.loss}: with a teacher the loss is the cross-entropy. Leave it out.")
+    if config.train.tracker and not tracker:
+        tracker = tracker_named(config.train.tracker)
     devices = Devices(config.train.devices)
     keras.utils.set_random_seed(config.train.seed)  # Keras begins with random values what it loads: the same in all processes
     with devices.scope():
-        return _train(dataset, config, run, devices, progress)
+        return _train(dataset, config, run, devices, progress, tracker)
 
 
-def _train(dataset: PictureDataset, config: Config, run: RunFolder, devices: Devices, progress: Progress) -> RunFolder:
+def _train(dataset: PictureDataset, config: Config, run: RunFolder, devices: Devices, progress: Progress,
+           tracker: Tracker | None) -> RunFolder:
     # A run that goes on has the weights in its own state.
     start = starting_model(config, progress) if config.model.weights and not run.state.exists() else None
     answers = None
@@ -107,7 +113,7 @@ def _train(dataset: PictureDataset, config: Config, run: RunFolder, devices: Dev
     write_json(run.path / "scan.json", report)
     run.write_head(config, training.contract, dataset.class_names)
     with contextlib.closing(training.batches):
-        return training.run()
+        return training.run(tracker)
 
 
 class _Training:
@@ -199,9 +205,24 @@ class _Training:
                                classes=len(self.dataset.class_names), dropout_rate=model.dropout,
                                batchnorm_momentum=self.choices.batchnorm_momentum)
 
-    def run(self) -> RunFolder:
-        epochs, steps = self.config.train.epochs, self.batches.steps_per_epoch
+    def run(self, tracker: Tracker | None) -> RunFolder:
+        """Trains to the end; the tracker of the first process is told."""
         self.events = EventFile(self.run_folder.path / "tensorboard")
+        self.tracker = Guarded(tracker, self.progress.say) if tracker and self.devices.process == 0 else None
+        if not self.tracker:
+            return self._run()
+        self.tracker.begin(self.run_folder.path, {f"{section}.{key}": value for section, values in plain(self.config).items()
+                                                  for key, value in values.items()})
+        scores = None
+        try:
+            finished = self._run()
+            scores = {f"{split}_{key}": value for split, values in finished.metrics.items() for key, value in values.items()}
+            return finished
+        finally:
+            self.tracker.end(scores)
+
+    def _run(self) -> RunFolder:
+        epochs, steps = self.config.train.epochs, self.batches.steps_per_epoch
         if self.counters.start and not self.run_folder.state.exists():
             self._save_state()  # from here on, the weights that the run starts from are not needed any more
         with self.progress.task("Training", epochs * steps) as advance, \
@@ -284,7 +305,10 @@ class _Training:
         counters.step, counters.running = 0, {}
         self._save_state()
         _write_csv(self.run_folder.path / "log.csv", counters.history)
-        self.events.add({key: value for key, value in row.items() if key != "epoch"}, row["epoch"])
+        figures = {key: value for key, value in row.items() if key != "epoch"}
+        self.events.epoch(row["epoch"], figures)
+        if self.tracker:
+            self.tracker.epoch(row["epoch"], figures)
 
     def _standing(self, scores: dict[str, float]) -> tuple[float, float]:
         """What decides which of two epochs is better: the monitored score, then the loss."""
