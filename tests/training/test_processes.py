@@ -52,14 +52,15 @@ def start(tmp_path: Path) -> Iterator[Start]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    (tmp_path / "run0").mkdir()
+    for name in ("run0", "temporary"):
+        (tmp_path / name).mkdir()
     (tmp_path / "run0" / "config.yaml").write_text("of the run")
 
     def run(number: int, what: str, *before: str, host: str = "127.0.0.1", **environment: str) -> subprocess.Popen[str]:
         started.append(subprocess.Popen(
             [*before, sys.executable, "-c", WORK, f"{host}:{port}", str(number), str(tmp_path / f"run{number}"), what], text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"} | environment))
+            env=os.environ | environment | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "TMPDIR": f"{tmp_path}/temporary"}))
         return started[-1]
 
     yield run
@@ -97,6 +98,7 @@ def test_a_killed_process_ends_the_other(start: Start, tmp_path: Path, gone: int
                         f"{tmp_path / f'run{other}'}: go on by starting all processes again with --resume.")
     assert end(both[gone]) == (-signal.SIGKILL, [])
     assert not (tmp_path / "run1").exists()  # only the first works in the run folder
+    assert len(list((tmp_path / "temporary").iterdir())) == 1  # of the killed one, which could not clear it away
 
 
 @pytest.mark.slow
