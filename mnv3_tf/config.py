@@ -187,6 +187,7 @@ class TrainConfig:
     teacher: str | None = _path()
     teacher_weight: float = _number(0.5, 0, 1)
     teacher_temperature: float = _number(2.0, 0, 100, above=True)
+    unlabelled: str | None = _path()
     devices: int | None = _number(None, 1, 1024)
     seed: int = _number(0, 0, 2**32 - 1)
 

@@ -195,7 +195,8 @@ class TrainingBatches:
         rows = self._rows.stop - self._rows.start
         weights = np.ones(rows, np.float32)
         if self._class_weights is not None:
-            weights = self._class_weights[self._labels[indices[:rows]]].astype(np.float32)
+            own = self._labels[indices[:rows]]
+            weights = np.where(own >= 0, self._class_weights[own], 1).astype(np.float32)
         mix = self._mixing(rng := np.random.default_rng([self._seed, epoch, step, 2]))
         if mix:
             others = slice(rows, None) if len(indices) > rows else slice(None, None, -1)

@@ -2,7 +2,7 @@
 
 The loss of a picture is ``(1 - w) * CE(smoothed label, p) + w * T^2 * CE(q_T, p_T)`` with the student's probabilities p, the
 teacher's q, both at temperature T in the second term, and the weight w (Hinton et al., "Distilling the Knowledge in a Neural
-Network", 2015).
+Network", 2015). Of a picture without a label, all zeros, only the second term is left.
 """
 
 from collections.abc import Callable, Sequence
@@ -178,16 +178,25 @@ class DistillationLoss(keras.losses.Loss):
         """(n,) from labels and teacher's logits (n, 2 * classes) and the student's logits (n, classes)."""
         ops = keras.ops
         labels, answers = y_true[:, :self.classes], y_true[:, self.classes:]
-        labels = labels * (1 - self.label_smoothing) + self.label_smoothing / self.classes
+        known = ops.sum(labels, axis=-1, keepdims=True)  # 0 without a label
+        labels = labels * (1 - self.label_smoothing) + known * (self.label_smoothing / self.classes)
         soft = ops.softmax(answers / self.temperature)
         from_labels = -ops.sum(labels * ops.log_softmax(y_pred), axis=-1)
         from_teacher = -ops.sum(soft * ops.log_softmax(y_pred / self.temperature), axis=-1) * self.temperature ** 2
         return self.teacher_weight * from_teacher + (1 - self.teacher_weight) * from_labels
 
 
-class LabelAccuracy(keras.metrics.MeanMetricWrapper):
-    """Accuracy where the teacher's answers stand behind the labels."""
+class LabelAccuracy(keras.metrics.Mean):
+    """Accuracy on pictures that have a label, where the teacher's answers stand behind the labels."""
 
     def __init__(self, classes: int):
-        super().__init__(lambda y_true, y_pred: keras.metrics.categorical_accuracy(y_true[:, :classes], y_pred), name="accuracy")
+        super().__init__(name="accuracy")
+        self._classes = classes
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Takes labels and teacher's logits (n, 2 * classes), and the student's logits (n, classes)."""
+        labels = y_true[:, :self._classes]
+        known = keras.ops.sum(labels, axis=-1)
+        weights = known if sample_weight is None else known * keras.ops.reshape(sample_weight, (-1,))
+        super().update_state(keras.metrics.categorical_accuracy(labels, y_pred), weights)
 

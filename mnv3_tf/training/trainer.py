@@ -17,9 +17,10 @@ from mnv3_tf.artefacts.card import data_facts
 from mnv3_tf.artefacts.run_folder import RunFolder, contract_from
 from mnv3_tf.backend import keras, own_settings
 from mnv3_tf.config import Config
-from mnv3_tf.data import PictureDataset, Preprocessing, Samples, evaluation_split
+from mnv3_tf.data import PictureDataset, Preprocessing, Samples, evaluation_split, open_dataset
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.data.check import check_pictures
+from mnv3_tf.data.sample_list import NO_LABEL
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.files import atomic_path, plain, write_json, write_text
 from mnv3_tf.interrupts import Interrupted, stop_on_signals
@@ -83,6 +84,9 @@ def train(dataset: PictureDataset, config: Config, out: str | Path, *, resume: b
     make_plan(config)
     if config.train.teacher and config.train.loss != "cross_entropy":
         raise InputError(f"train.loss is {config.train.loss}: with a teacher the loss is the cross-entropy. Leave it out.")
+    if config.train.unlabelled and not config.train.teacher:
+        raise InputError(f"train.unlabelled is {config.train.unlabelled}: pictures without labels can only be learned from a "
+                         "teacher. Give train.teacher, or leave it out.")
     if config.train.tracker and not tracker:
         tracker = tracker_named(config.train.tracker)
     devices = Devices(config.train.devices)
@@ -101,6 +105,11 @@ def _train(dataset: PictureDataset, config: Config, run: RunFolder, devices: Dev
     dataset, report = check_pictures(dataset, strict=config.data.strict, progress=progress, report_path=run.path / "scan.json",
                                      level=config.data.check)
     data = data_facts(dataset, report)
+    unlabelled = None
+    if config.train.unlabelled:
+        others, found = check_pictures(_without_labels(config.train.unlabelled, progress), strict=config.data.strict,
+                                       progress=progress, level=config.data.check)
+        unlabelled, data = others.split("unlabelled"), data | data_facts(others, found)
     saved = SavedState.read(run.state) if run.state.exists() else None
     origin = {"data": data, "teacher": answers.facts["sha256"] if answers else None}
     processes.agree({**{f"{section}.{key}": value for section, values in plain(config).items() for key, value in values.items()},
@@ -108,7 +117,7 @@ def _train(dataset: PictureDataset, config: Config, run: RunFolder, devices: Dev
                      "the file of model.weights": start and start.sha256, "the file of train.teacher": origin["teacher"]})
     if saved and saved.counters.origin:
         check_origin(run, saved.counters.origin, origin, dataset.class_names)
-    training = _Training(dataset, data, config, run, devices, progress, start, answers, saved)
+    training = _Training(dataset, unlabelled, data, config, run, devices, progress, start, answers, saved)
     training.counters.origin = origin
     write_json(run.path / "scan.json", report)
     run.write_head(config, training.contract, dataset.class_names)
@@ -119,8 +128,9 @@ def _train(dataset: PictureDataset, config: Config, run: RunFolder, devices: Dev
 class _Training:
     """One sitting of a run."""
 
-    def __init__(self, dataset: PictureDataset, data: dict[str, Any], config: Config, run: RunFolder, devices: Devices,
-                 progress: Progress, start: StartingWeights | None, answers: TeacherAnswers | None, saved: SavedState | None):
+    def __init__(self, dataset: PictureDataset, unlabelled: Samples | None, data: dict[str, Any], config: Config, run: RunFolder,
+                 devices: Devices, progress: Progress, start: StartingWeights | None, answers: TeacherAnswers | None,
+                 saved: SavedState | None):
         self.config, self.run_folder, self.progress, self.dataset, self.data = config, run, progress, dataset, data
         self.devices = devices
         self.contract: Preprocessing = contract_from(config)
@@ -131,11 +141,12 @@ class _Training:
         weights = None
         if settings.class_weights == "balanced":
             weights = balanced_weights(np.bincount(samples.labels, minlength=classes))
+        everything = Samples.joined([samples, unlabelled]) if unlabelled else samples
         self.batches = TrainingBatches(
-            samples, self.contract, classes, batch_size=settings.batch_size, augmentation=config.augment,
+            everything, self.contract, classes, batch_size=settings.batch_size, augmentation=config.augment,
             class_weights=weights, seed=settings.seed, cache_mb=config.data.cache_mb, workers=config.data.workers,
             say=processes.teller(progress), part=(devices.process, devices.processes))
-        devices.check_batch(self.batches.batch_size, len(samples))
+        devices.check_batch(self.batches.batch_size, len(everything))
         self.counters = saved.counters if saved else Counters(start=facts_of(start) if start else {})
         if self.counters.mixed_precision is not None:  # as before, on whatever device it goes on
             settings = dataclasses.replace(settings, mixed_precision=self.counters.mixed_precision)
@@ -146,7 +157,7 @@ class _Training:
                                             new_head_conv=self.counters.start.get("lacks_head_conv", False))
         if answers:
             answers.examine(*examined(samples, self.contract, settings.seed))
-        self._say_what_is_trained(len(samples))
+        self._say_what_is_trained(len(samples), len(unlabelled or ()))
         keras.utils.set_random_seed(settings.seed)
         self.network = self._build("mixed_float16" if self.choices.mixed_precision else "float32")
         # Evaluates raw and averaged weights in float32 without touching the network in training, and is what is saved.
@@ -184,10 +195,12 @@ class _Training:
         self.variables = [*self.model.variables, *kept.variables]
         self.counters.stage = stage
 
-    def _say_what_is_trained(self, pictures: int) -> None:
+    def _say_what_is_trained(self, pictures: int, unlabelled: int) -> None:
         say = self.progress.say
         say(f"{pictures} training pictures, {len(self.dataset.split('val'))} for validation, "
             f"{len(self.dataset.class_names)} classes")
+        if unlabelled:
+            say(f"{unlabelled} pictures without labels are learned from the teacher alone")
         if self.batches.batch_size < self.config.train.batch_size:
             say(f"batch size {self.batches.batch_size}: there are fewer training pictures than "
                 f"{self.config.train.batch_size}")
@@ -411,6 +424,13 @@ class _Steps(keras.callbacks.Callback):
         # On JAX the variables lag behind the step's state until asked for.
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
+
+
+def _without_labels(folder: str, progress: Progress) -> PictureDataset:
+    """All pictures of a folder, of whatever layout, as the split "unlabelled"."""
+    found = open_dataset(folder, validation_fraction=0, labels_needed=False, progress=progress)
+    samples = found.split("all")
+    return dataclasses.replace(found, class_names=(), splits={"unlabelled": samples.with_labels(np.full(len(samples), NO_LABEL))})
 
 
 def examined(samples: Samples, contract: Preprocessing, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,12 +1,13 @@
 """A teacher in float training: the loss by hand, its input and classes, and a student that learns from it."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from shared import ONE_BLOCK, Shared, train_run
+from shared import ONE_BLOCK, Shared, train_run, without_folders
 from test_trainer import StopAfter, weights
 
 from mnv3_tf.artefacts.run_folder import RunFolder
@@ -39,6 +40,19 @@ def test_the_loss_by_hand() -> None:
     accuracy = LabelAccuracy(2)
     accuracy.update_state(with_answers(labels, -teacher), student)
     assert float(accuracy.result()) == 1.0
+
+
+def test_a_picture_without_a_label_has_the_teachers_share_alone() -> None:
+    loss = DistillationLoss(2, teacher_weight=0.25, temperature=2.0, label_smoothing=0.2)
+    teacher, student = np.array([[2 * np.log(3), 0.0]] * 2, np.float32), np.zeros((2, 2), np.float32)
+    labels = np.array([[0.0, 0.0], [1.0, 0.0]], np.float32)
+    np.testing.assert_allclose(np.asarray(loss.call(with_answers(labels, teacher), student)),
+                               [0.25 * 4 * np.log(2), 0.25 * 4 * np.log(2) + 0.75 * np.log(2)], rtol=1e-6)
+    accuracy = LabelAccuracy(2)
+    accuracy.update_state(with_answers(labels, teacher), np.array([[1.0, 0.0], [0.0, 1.0]], np.float32))
+    assert float(accuracy.result()) == 0.0
+    accuracy.update_state(with_answers(labels[1:], teacher[1:]), np.array([[1.0, 0.0]], np.float32), np.array([3.0], np.float32))
+    assert float(accuracy.result()) == 0.75
 
 
 def test_without_the_teachers_share_it_is_the_usual_loss() -> None:
@@ -169,11 +183,29 @@ def test_resuming_with_a_teacher_changes_nothing(pictures: Path, student_config:
 
 
 @pytest.mark.slow
+def test_unlabelled_pictures_are_learned_from_the_teacher(pictures: Path, one_block_run: Path, tmp_path: Path) -> None:
+    """Four labelled pictures of each class, the rest without labels: the student answers as its teacher does."""
+    data, progress = tmp_path / "data", Silent()
+    for path in (pictures / "train").glob("*/*_[0-3].png"):
+        (target := data / "train" / path.parent.name / path.name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    shutil.copytree(pictures / "val", data / "val")
+    others = without_folders(pictures / "train", tmp_path / "others")
+    config = load_config(None, [*ONE_BLOCK, f"train.teacher={one_block_run}", f"train.unlabelled={others}", "train.epochs=8",
+                                "train.class_weights=balanced"])
+    run = train(open_dataset(data), config, tmp_path / "run", progress=progress)
+    assert "12 training pictures, 36 for validation, 3 classes" in progress.lines
+    assert "96 pictures without labels are learned from the teacher alone" in progress.lines
+    card = read_json(run.path / "run.json")
+    assert card["metrics"]["val"]["top1"] > 0.8 and card["data"]["unlabelled"]["pictures"] == 96
+    with pytest.raises(InputError, match=r"train\.unlabelled is .*Give train\.teacher"):
+        train(open_dataset(data), load_config(None, [f"train.unlabelled={others}"]), tmp_path / "none", progress=Silent())
+
+
+@pytest.mark.slow
 def test_the_command_line_tunes_with_an_int8_teacher(small_file: Path, pictures: Path, tuning: tuple[str, ...],
                                                      tmp_path: Path) -> None:
     """Weights and an int8 file as teacher; --resume with the same file of settings, when the weights are gone."""
-    import shutil
-
     from click.testing import CliRunner
 
     from mnv3_tf.cli.main import cli
