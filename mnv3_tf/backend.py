@@ -65,6 +65,21 @@ def has_accelerator() -> bool:
     return any(not device.lower().startswith("cpu") for device in keras.distribution.list_devices())
 
 
+def has_bfloat16() -> bool:
+    """Whether the accelerator computes in bfloat16: TPUs, and NVIDIA's GPUs from compute capability 8.0 (Ampere) on."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        device = jax.devices()[0]
+        return device.platform == "tpu" or float(getattr(device, "compute_capability", 0)) >= 8
+    if keras.backend.backend() == "tensorflow" and has_accelerator():
+        import tensorflow as tf
+
+        details = [tf.config.experimental.get_device_details(device) for device in tf.config.list_physical_devices("GPU")]
+        return bool(details) and min(found.get("compute_capability", (0, 0)) for found in details) >= (8, 0)
+    return False
+
+
 def prefers_xla() -> bool:
     """Whether XLA compiles this network to something faster: on an accelerator and on JAX, but not in TensorFlow on a CPU,
     where it is 5 to 9 times slower than the plain graph."""

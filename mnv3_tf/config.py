@@ -137,7 +137,8 @@ class TrainConfig:
         class_weights: "none", or "balanced" (inversely proportional to the class's pictures).
         ema_decay: of the averaged copy of the weights that is evaluated beside the raw one; 0 for none.
         batchnorm_momentum: null follows the number of steps per epoch.
-        mixed_precision: null: float16 arithmetic on a GPU, float32 on a CPU.
+        mixed_precision: true, "float16" or "bfloat16"; true: bfloat16 where the accelerator has it, else float16; null: the same
+            on an accelerator, float32 on a CPU.
         xla: null: on a GPU and on JAX, not on a CPU (where it trains this network 5 to 9 times slower).
         checkpoint_minutes: the resumable state is written this often, and after every epoch.
         monitor: the score on the validation pictures that chooses the best epoch: "top1", "loss", or, where classes have very
@@ -173,7 +174,7 @@ class TrainConfig:
     class_weights: Literal["none", "balanced"] = "none"
     ema_decay: float = _number(0.99, 0, 0.999999)
     batchnorm_momentum: float | None = _number(None, 0, 0.9999)
-    mixed_precision: bool | None = None
+    mixed_precision: bool | Literal["float16", "bfloat16"] | None = None
     xla: bool | None = None
     checkpoint_minutes: float = _number(10.0, 0, 1e6, above=True)
     monitor: Literal["top1", "loss", "f1", "balanced_accuracy"] = "top1"

@@ -152,7 +152,7 @@ def test_one_override(override: str, section: str, key: str, value: object) -> N
     ("data.image_size=[64, 16]", "at least 32"), ("data.image_size=[64, 64, 3]", "a whole number or [height, width]"),
     ("data.image_size=true", "a whole number or [height, width]"), ("data.image_size=null", "[height, width]"),
     ("data.interpolation=bicubc", "did you mean 'bicubic'"), ("train.optimizer=Adam", "adamw, sgd, rmsprop"),
-    ("train.class_weights=null", "none, balanced"), ("train.mixed_precision=1", "true or false or null"),
+    ("train.class_weights=null", "none, balanced"), ("train.mixed_precision=1", "true or false or float16, bfloat16"),
     ("quantize.teacher_weight=2", "at most 1"), ("quantize.temperature=0", "above 0"), ("=3", "section.key=value"),
     ("train.=3", "no key ''"), ("", "section.key=value"),
 ])

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mnv3_tf.backend import has_accelerator, keras, prefers_xla
+from mnv3_tf.backend import has_accelerator, has_bfloat16, keras, prefers_xla
 from mnv3_tf.config import TrainConfig
 from mnv3_tf.training.learning_rates import AdamByLayer, LaterSchedule, RMSpropByLayer, SGDByLayer
 
@@ -25,6 +25,7 @@ _FEW_PICTURES = 500
 _FEW_PICTURES_DECAY = 0.8
 
 BatchNorm = Literal["train", "frozen", "reestimate"]
+Mixed = Literal[False, "float16", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Choices:
     warmup_steps: int
     total_steps: int
     batchnorm_momentum: float
-    mixed_precision: bool
+    mixed_precision: Mixed
     xla: bool
     notes: tuple[str, ...]
     batchnorm: BatchNorm = "train"
@@ -71,13 +72,22 @@ def decide(config: TrainConfig, batch_size: int, steps_per_epoch: int, *, tuned:
         notes.append(f"BatchNorm momentum {momentum:.3g}: the running statistics follow within an epoch of "
                      f"{steps_per_epoch} steps")
     accelerator = has_accelerator()
-    mixed = accelerator if config.mixed_precision is None else config.mixed_precision
+    mixed = _choose_precision(config.mixed_precision, accelerator)
     xla = prefers_xla() if config.xla is None else config.xla
     notes.append(f"{keras.backend.backend()} on {'an accelerator' if accelerator else 'the CPU'}, "
-                 f"{'float16' if mixed else 'float32'} arithmetic, {'with' if xla else 'without'} XLA")
+                 f"{mixed or 'float32'} arithmetic, {'with' if xla else 'without'} XLA")
     return Choices(learning_rate=rate, warmup_steps=round(warmup * steps_per_epoch),
                    total_steps=config.epochs * steps_per_epoch, batchnorm_momentum=momentum, mixed_precision=mixed,
                    xla=xla, notes=tuple(notes), batchnorm=batchnorm, backbone_rate=backbone_rate, layer_decay=layer_decay)
+
+
+def _choose_precision(asked: bool | Literal["float16", "bfloat16"] | None, accelerator: bool) -> Mixed:
+    """bfloat16, where the accelerator has it, needs no scaling of the loss."""
+    if isinstance(asked, str):
+        return asked
+    if not (accelerator if asked is None else asked):
+        return False
+    return "bfloat16" if has_bfloat16() else "float16"
 
 
 def _choose_tuning(config: TrainConfig, batch_size: int, pictures: int, tuned: bool, folded: bool,

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,7 +27,8 @@ class Counters:
         stage: of the freezing plan, that the saved optimizer belongs to.
         start: what the run started from, for its card; empty for random numbers.
         origin: what must be the same when the run goes on: pictures by split ("data"), and the teacher's hash.
-        mixed_precision: whether it computes in float16; None where that is not decided.
+        mixed_precision: "float16" or "bfloat16", in which it computes, or False; None where that is not decided. Earlier versions
+            wrote true for float16.
     """
 
     epoch: int = 0
@@ -40,7 +41,7 @@ class Counters:
     stage: int = 0
     start: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, Any] = field(default_factory=dict)
-    mixed_precision: bool | None = None
+    mixed_precision: bool | Literal["float16", "bfloat16"] | None = None
 
 
 def save_state(path: Path, variables: list[Any], counters: Counters) -> None:

@@ -149,7 +149,8 @@ class _Training:
         devices.check_batch(self.batches.batch_size, len(everything))
         self.counters = saved.counters if saved else Counters(start=facts_of(start) if start else {})
         if self.counters.mixed_precision is not None:  # as before, on whatever device it goes on
-            settings = dataclasses.replace(settings, mixed_precision=self.counters.mixed_precision)
+            known = self.counters.mixed_precision
+            settings = dataclasses.replace(settings, mixed_precision="float16" if known is True else known)
         self.choices: Choices = decide(settings, self.batches.batch_size, self.batches.steps_per_epoch,
                                        tuned=config.model.weights is not None, folded=self.counters.start.get("folded", False))
         self.counters.mixed_precision = self.choices.mixed_precision
@@ -159,7 +160,7 @@ class _Training:
             answers.examine(*examined(samples, self.contract, settings.seed))
         self._say_what_is_trained(len(samples), len(unlabelled or ()))
         keras.utils.set_random_seed(settings.seed)
-        self.network = self._build("mixed_float16" if self.choices.mixed_precision else "float32")
+        self.network = self._build(f"mixed_{self.choices.mixed_precision}" if self.choices.mixed_precision else "float32")
         # Evaluates raw and averaged weights in float32 without touching the network in training, and is what is saved.
         self.evaluation_model = self._build("float32")
         self.evaluation_model.jit_compile = self.choices.xla

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from mnv3_tf.data import open_dataset
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_json
 from mnv3_tf.progress import Silent
+from mnv3_tf.training import defaults
 from mnv3_tf.training.defaults import decide, make_loss, make_optimizer
 from mnv3_tf.training.trainer import train
 
@@ -70,9 +72,21 @@ def test_a_teacher_has_a_loss_of_its_own(pictures: Path, one_block_run: Path, tm
         train(open_dataset(pictures), config, tmp_path / "run", progress=Silent())
 
 
+@pytest.mark.parametrize(("asked", "accelerator", "has", "chosen"), [
+    (None, False, False, False), (None, True, False, "float16"), (None, True, True, "bfloat16"), (False, True, True, False),
+    (True, False, False, "float16"), (True, True, True, "bfloat16"), ("float16", True, True, "float16"),
+    ("bfloat16", False, False, "bfloat16")])
+def test_the_arithmetic_of_a_device(asked: Any, accelerator: bool, has: bool, chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(defaults, "has_accelerator", lambda: accelerator)
+    monkeypatch.setattr(defaults, "has_bfloat16", lambda: has)
+    found = decide(dataclasses.replace(TrainConfig(), mixed_precision=asked), 64, 10)
+    assert found.mixed_precision == chosen
+    assert any(f"{chosen or 'float32'} arithmetic" in note for note in found.notes)
+
+
 @pytest.mark.slow
 def test_all_of_it_together_trains(pictures: Path, tmp_path: Path) -> None:
     settings = [*ONE_BLOCK, "train.epochs=4", "train.loss=bce", "train.clip_norm=5", "augment.randaugment=3",
-                "augment.cutmix=0.5", "augment.mixup=0.2", "train.ema_decay=0.9"]
+                "augment.cutmix=0.5", "augment.mixup=0.2", "train.ema_decay=0.9", "train.mixed_precision=bfloat16"]
     run = train(open_dataset(pictures), load_config(None, settings), tmp_path / "run", progress=Silent())
     assert read_json(run.path / "metrics.json")["test"]["top1"] > 0.6
