@@ -76,7 +76,8 @@ def test_a_teacher_has_a_loss_of_its_own(pictures: Path, one_block_run: Path, tm
     (None, False, False, False), (None, True, False, "float16"), (None, True, True, "bfloat16"), (False, True, True, False),
     (True, False, False, "float16"), (True, True, True, "bfloat16"), ("float16", True, True, "float16"),
     ("bfloat16", False, False, "bfloat16")])
-def test_the_arithmetic_of_a_device(asked: Any, accelerator: bool, has: bool, chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_arithmetic_of_a_device(asked: Any, accelerator: bool, has: bool, chosen: Any,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "has_accelerator", lambda: accelerator)
     monkeypatch.setattr(defaults, "has_bfloat16", lambda: has)
     found = decide(dataclasses.replace(TrainConfig(), mixed_precision=asked), 64, 10)
