@@ -5,6 +5,7 @@ statistics are those of the whole batch, and weights are the same everywhere.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from mnv3_tf.data import Preprocessing
 from mnv3_tf.data.batches import EVALUATION_BATCH, ContractPictures
 from mnv3_tf.data.sample_list import Samples
 from mnv3_tf.errors import InputError
+from mnv3_tf.machine import usable_cores
 from mnv3_tf.network.keras_io import batch_logits
 from mnv3_tf.training import processes
 
@@ -59,6 +61,13 @@ class Devices:
     def total(self) -> int:
         """Devices of all processes."""
         return self.used * self.processes
+
+    def workers(self, wanted: int | None) -> int | None:
+        """`data.workers`; where that is open, a fair share of the cores, unless this process was given some of its own."""
+        cores = usable_cores()
+        if wanted or self.processes == 1 or cores != os.cpu_count():
+            return wanted
+        return max(1, cores // processes.on_this_host())
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:

@@ -67,6 +67,8 @@ class PictureProcesses:
             connection = self._closing.enter_context(listener.accept())
             found[connection.recv()] = connection
         self._connections = [found[number] for number in range(count)]
+        with contextlib.suppress(OSError):  # all have opened it: whatever ends this process, the memory is free (not on Windows)
+            file.unlink()
 
     def close(self) -> None:
         """Ends the processes."""

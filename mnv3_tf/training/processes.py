@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -47,6 +48,8 @@ _NOISE = re.compile(r"\[Gloo\]|\[external/gloo")
 _FATAL = re.compile(r"F\d{4} ")
 _LOST = re.compile(r"Gloo|NCCL|coordination|UNAVAILABLE|DEADLINE_EXCEEDED|peer", re.IGNORECASE)
 _PR_SET_PDEATHSIG = 1
+# The last lines of a process that ended are there within this time.
+_LAST_WORDS_SECONDS = 2
 
 
 @dataclass(frozen=True)
@@ -235,6 +238,11 @@ def _of_first(content: bytes) -> bytes:
     return np.asarray(broadcast_one_to_all(own)).astype(np.uint8).tobytes()
 
 
+def on_this_host() -> int:
+    """How many of the processes there are on this host."""
+    return _hosts().count(socket.gethostname())
+
+
 def _hosts() -> list[str]:
     return [name.decode() for name in gathered(socket.gethostname().encode())]
 
@@ -325,18 +333,25 @@ def _wait_for(child: int, read: int, out: Path) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os.kill(child, signal.SIGTERM))
     hosts: list[str] = []
-    said = ""
-    with open(read, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if line.startswith(_HOSTS):
-                hosts = line.removeprefix(_HOSTS).split()
-            elif said or _FATAL.match(line):
-                said += line
-            elif not _NOISE.match(line):
-                sys.stderr.write(line)
+    words: list[str] = []
+
+    def listen() -> None:
+        with open(read, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if line.startswith(_HOSTS):
+                    hosts[:] = line.removeprefix(_HOSTS).split()
+                elif words or _FATAL.match(line):
+                    words.append(line)
+                elif not _NOISE.match(line):
+                    sys.stderr.write(line)
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    listener.join(_LAST_WORDS_SECONDS)  # what the child started may live on, and keep the pipe open
     if code >= 0:
         return code
+    said = "".join(words)
     why = _what_happened(said, hosts)
     if why is None:
         why = f"This process ended by {signal.Signals(-code).name}.\n{said}".strip()

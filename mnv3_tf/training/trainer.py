@@ -144,8 +144,9 @@ class _Training:
         everything = Samples.joined([samples, unlabelled]) if unlabelled else samples
         self.batches = TrainingBatches(
             everything, self.contract, classes, batch_size=settings.batch_size, augmentation=config.augment,
-            class_weights=weights, seed=settings.seed, cache_mb=config.data.cache_mb, workers=config.data.workers,
-            say=processes.teller(progress), part=(devices.process, devices.processes))
+            class_weights=weights, seed=settings.seed, cache_mb=config.data.cache_mb,
+            workers=devices.workers(config.data.workers), say=processes.teller(progress),
+            part=(devices.process, devices.processes))
         devices.check_batch(self.batches.batch_size, len(everything))
         self.counters = saved.counters if saved else Counters(start=facts_of(start) if start else {})
         if self.counters.mixed_precision is not None:  # as before, on whatever device it goes on
