@@ -4,7 +4,6 @@ import click
 
 from mnv3_tf.cli.options import config_options, data_option, quiet_libraries
 from mnv3_tf.progress import Terminal
-from mnv3_tf.training import processes
 
 
 @click.command()
@@ -26,6 +25,8 @@ def train(data: str, out: str, config_path: str | None, overrides: tuple[str, ..
     With KERAS_BACKEND=jax, all accelerators are used, and those of other hosts where this command is started on each of them by
     srun or mpirun, or with --coordinator, --processes and --process (docs/training.md).
     """
+    from mnv3_tf.training import processes
+
     meeting = processes.Meeting.of(coordinator, number, process)
     if meeting:
         meeting.join(out)
