@@ -129,6 +129,9 @@ def test_the_float_networks_answers_choose_the_epoch_where_they_teach() -> None:
     taken, best = judged(teacher, 1.0, [1, 1, 1, 1], [calibrated, nearer, nearest_but_one_answer, teacher])
     assert taken == [True, True, False, True] and best.epoch == 3
     assert [row["val_as_float"] for row in best.history] == [1, 1, 0.75, 1] and best.history[3]["val_distance_to_float"] < 1e-9
+    odd = [answers(1.2, 0.8, 0.12, 6), answers(1.01, 0.99, 0.1, 7)]  # one far away, whose divergence is most of the sum
+    taken, _ = judged(answers(1, 1, 0.1, 2), 1.0, [1, 1, 1, 1], odd)
+    assert taken == [True, True]
     taken, _ = judged(teacher, 1.0, [1, 1, 1, 1], [answers(1, 1, -0.2, -1), answers(1, 1, 0.05, -1)])
     assert taken == [True, True]  # its top-1 fell from 0.5 to 0.25
 
