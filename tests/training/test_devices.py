@@ -30,7 +30,7 @@ sys.meta_path.insert(0, Lacking)
 ONE_OF_TWO = ALONE + """
 import os, signal
 from mnv3_tf.training import processes
-processes.HEARTBEAT_SECONDS = 5
+processes.HEARTBEAT_SECONDS = 10
 processes.is_last = lambda step: step == 9 and processes.index() == 1 and os.kill(os.getpid(), signal.SIGKILL)
 from mnv3_tf.cli.main import main
 main(sys.argv[1:])

@@ -24,7 +24,7 @@ from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.interrupts import Interrupted
 from mnv3_tf.progress import Silent
 from mnv3_tf.training import processes
-processes.HEARTBEAT_SECONDS, processes.LEAVING_SECONDS, processes.MEETING_SECONDS = 5, 3, int(os.environ.get("MEETING", 120))
+processes.HEARTBEAT_SECONDS, processes.LEAVING_SECONDS, processes.MEETING_SECONDS = 10, 5, int(os.environ.get("MEETING", 120))
 address, number, out, what = sys.argv[1:]
 try:
     processes.Meeting.of(address, 2, int(number)).join(out)
