@@ -51,6 +51,7 @@ demo: install
 bench: install
 	@$(BIN)/python benchmarks/latency.py
 	@$(BIN)/python benchmarks/throughput.py
+	@$(BIN)/python benchmarks/pipelines.py
 	@$(BIN)/python benchmarks/start_up.py
 
 # Counts the ARM instructions of one inference on emulated processors (needs qemu-user; about ten minutes on two cores).

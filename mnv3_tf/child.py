@@ -70,6 +70,11 @@ class Child(Generic[T]):
         self._process.wait()
         self._opened.close()
 
+    @property
+    def running(self) -> bool:
+        """Whether its process has not ended."""
+        return self._process.poll() is None
+
     def answer(self, seconds: float | None = None) -> T:
         """Waits for what the function returns.
 

@@ -9,9 +9,11 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 
@@ -48,27 +50,39 @@ class PictureProcesses:
     def __init__(self, count: int, make: Callable[..., Prepare], arguments: Sequence[object], shape: tuple[int, int, int], *,
                  owner: Callable[[int, int], int], ahead: int):
         self._owner, self._ahead, self._shape = owner, ahead, (ahead, *shape, 3)
-        self._closing = contextlib.ExitStack()
-        try:
-            place = _place(int(np.prod(self._shape)))
-            folder = self._closing.enter_context(tempfile.TemporaryDirectory(prefix="mnv3-", dir=place))
-            file = Path(folder) / "pixels"
-            self._pixels = np.memmap(file, np.uint8, "w+", shape=self._shape)
-        except OSError as error:
-            raise KitError("Neither memory nor the temporary folder has room for training batches "
-                           f"({error.strerror or error}). Free some space, name another folder with TMPDIR, or set data.workers "
-                           "to 4 or fewer.") from error
-        key = secrets.token_bytes(32)
-        listener = self._closing.enter_context(Listener(authkey=key))
-        self._children = [self._closing.enter_context(Child(
-            _serve, listener.address, key, number, str(file), self._shape, make, tuple(arguments))) for number in range(count)]
+        with contextlib.ExitStack() as opened:
+            try:
+                place = _place(int(np.prod(self._shape)))
+                folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="mnv3-", dir=place))
+                file = Path(folder) / "pixels"
+                self._pixels = np.memmap(file, np.uint8, "w+", shape=self._shape)
+            except OSError as error:
+                raise KitError("Neither memory nor the temporary folder has room for training batches "
+                               f"({error.strerror or error}). Free some space, name another folder with TMPDIR, or set "
+                               "data.workers to 4 or fewer.") from error
+            key = secrets.token_bytes(32)
+            listener = opened.enter_context(Listener(authkey=key))
+            given = listener.address, key, str(file), self._shape, make, tuple(arguments)
+            self._children = [opened.enter_context(Child(_serve, number, *given)) for number in range(count)]
+            self._connections = [opened.enter_context(connection) for connection in self._met(listener, key)]
+            with contextlib.suppress(OSError):  # all have opened it: whatever ends this process frees the memory (not on Windows)
+                file.unlink()
+            self._closing = opened.pop_all()
+
+    def _met(self, listener: Listener, key: bytes) -> list[Connection]:
+        """The processes' connections, in their order."""
         found: dict[int, Connection] = {}
-        for _ in range(count):
-            connection = self._closing.enter_context(listener.accept())
-            found[connection.recv()] = connection
-        self._connections = [found[number] for number in range(count)]
-        with contextlib.suppress(OSError):  # all have opened it: whatever ends this process, the memory is free (not on Windows)
-            file.unlink()
+        with ThreadPoolExecutor(1) as pool:
+            while len(found) < len(self._children):
+                coming = pool.submit(listener.accept)
+                while not wait([coming], 1).done:
+                    for number, child in enumerate(self._children):
+                        if not (child.running or number in found or coming.done()):
+                            Client(listener.address, authkey=key).close()  # so that nobody is waited for
+                            self._ended(number)
+                connection = coming.result()
+                found[connection.recv()] = connection
+        return [found[number] for number in range(len(found))]
 
     def close(self) -> None:
         """Ends the processes."""
@@ -122,7 +136,7 @@ class PictureProcesses:
         try:
             self._children[worker].answer(10)
             said = "no message"
-        except ChildFailed as error:
+        except (ChildFailed, subprocess.TimeoutExpired) as error:
             said = str(error)
         raise KitError(f"A process that prepares training pictures ended ({said}). Where memory ran out, set data.cache_mb or "
                        "data.workers lower.")
@@ -135,7 +149,7 @@ def _place(size: int) -> str | None:
     return None
 
 
-def _serve(address: str, key: bytes, number: int, file: str, shape: tuple[int, ...], make: Callable[..., Prepare],
+def _serve(number: int, address: str, key: bytes, file: str, shape: tuple[int, ...], make: Callable[..., Prepare],
            arguments: tuple[object, ...]) -> None:
     """One process: prepares what it is asked for, until the connection ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that asks

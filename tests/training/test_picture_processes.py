@@ -75,6 +75,11 @@ def test_a_process_that_is_killed_is_one_line(pictures: Path) -> None:
     source.close()
 
 
+def test_a_process_that_does_not_come_up_is_one_line() -> None:
+    with pytest.raises(KitError, match=r"A process that prepares training pictures ended \(exit code 3"):
+        picture_processes.PictureProcesses(2, os._exit, (3,), (1, 2, 2), owner=lambda epoch, place: 0, ahead=1)
+
+
 def test_nothing_is_left(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(picture_processes, "_place", lambda size: str(tmp_path))
     source = batches_of(pictures, 2)
