@@ -74,7 +74,8 @@ class DataConfig:
             "headers" reads the beginning of all; "none". null: "full" up to 200,000 pictures, "sample" beyond.
         strict: a broken picture, or one that is in training and in another split, is an error.
         cache_mb: memory for decoded pictures, in MiB; pictures beyond it are decoded again in every epoch.
-        workers: what prepares training pictures: up to 4 are threads, more are processes; null: one for each core.
+        workers: what prepares training pictures: up to 4 are threads, more are processes; null: one for each core where there is
+            an accelerator, else at most 4.
     """
 
     image_size: int | tuple[int, int] = _number(224, 1, math.inf, says="each side must be at least 1 pixel")

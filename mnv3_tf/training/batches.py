@@ -116,8 +116,8 @@ class TrainingBatches:
         class_weights: (classes,) weights of the loss, or None.
         seed: of order and augmentation.
         cache_mb: memory for decoded pictures.
-        workers: up to :data:`MOST_THREADS` are threads, more are processes, since Python runs in one thread at a time; None: one
-            for each core.
+        workers: up to :data:`MOST_THREADS` are threads, more are processes, since Python runs in one thread at a time; None: a
+            thread for each core, as far as these go.
         part: which part of every batch is wanted, counted from 0, and of how many equal ones; order and pictures are the same.
         say: told of pictures that cannot be read; the next one of the epoch's order takes the place of each.
     """
@@ -132,7 +132,7 @@ class TrainingBatches:
         self._labels = Samples.of(samples).labels
         self._augmentation, self._size = augmentation, (contract.height, contract.width)
         self._classes, self._class_weights, self._seed = classes, class_weights, seed
-        self._workers = workers or usable_cores()
+        self._workers = workers or min(MOST_THREADS, usable_cores())
         self._made_of = (samples, contract, augmentation, seed)
         threads = self._workers <= MOST_THREADS
         self._pictures = TrainingPictures(*self._made_of, cache_mb=cache_mb if threads else 0)

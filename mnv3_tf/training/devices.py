@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mnv3_tf.backend import keras
+from mnv3_tf.backend import has_accelerator, keras
 from mnv3_tf.data import Preprocessing
 from mnv3_tf.data.batches import EVALUATION_BATCH, ContractPictures
 from mnv3_tf.data.sample_list import Samples
@@ -63,11 +63,12 @@ class Devices:
         return self.used * self.processes
 
     def workers(self, wanted: int | None) -> int | None:
-        """`data.workers`; where that is open, a fair share of the cores, unless this process was given some of its own."""
-        cores = usable_cores()
-        if wanted or self.processes == 1 or cores != os.cpu_count():
+        """`data.workers`; where that is open and there is an accelerator, one for each core, or a fair share of the cores of a
+        host with several processes. A CPU trains more slowly than the few threads that are the default prepare pictures."""
+        if wanted or not has_accelerator():
             return wanted
-        return max(1, cores // processes.on_this_host())
+        cores = usable_cores()  # of this process, or, where they are all of the host's, of all its processes
+        return max(1, cores // processes.on_this_host()) if self.processes > 1 and cores == os.cpu_count() else cores
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from shared import HERE, Shared
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_json, write_json
+from mnv3_tf.training import devices as module
 from mnv3_tf.training.devices import Devices
 from mnv3_tf.training.state import SavedState
 
@@ -50,6 +51,7 @@ import keras, numpy as np
 from mnv3_tf.models import MobileNetV3
 from mnv3_tf.network.spec import read_block_table
 from mnv3_tf.training import batchnorm
+from mnv3_tf.training import devices as module
 from mnv3_tf.training.devices import Devices
 pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 32, 32, 3)).astype(np.uint8)
 for devices in (1, 4):
@@ -82,6 +84,21 @@ def test_a_batch_that_cannot_be_spread(monkeypatch: pytest.MonkeyPatch, size: in
     with pytest.raises(InputError, match=says):
         devices.check_batch(size, pictures)
     devices.check_batch(8, 96)
+
+
+@pytest.mark.parametrize(("accelerator", "wanted", "count", "here", "cores", "workers"), [
+    (False, None, 1, 1, 16, None), (False, 8, 1, 1, 16, 8), (True, None, 1, 1, 16, 16), (True, 3, 2, 2, 16, 3),
+    (True, None, 8, 4, 16, 4), (True, None, 4, 4, 6, 6)])
+def test_what_prepares_pictures(monkeypatch: pytest.MonkeyPatch, accelerator: bool, wanted: int | None, count: int, here: int,
+                                cores: int, workers: int | None) -> None:
+    """One for each core with an accelerator; of a host's 16, unless this process was given some of its own."""
+    devices = Devices(None)
+    monkeypatch.setattr(devices, "processes", count)
+    monkeypatch.setattr(module, "has_accelerator", lambda: accelerator)
+    monkeypatch.setattr(module, "usable_cores", lambda: cores)
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(module.processes, "on_this_host", lambda: here)
+    assert devices.workers(wanted) == workers
 
 
 @pytest.fixture(scope="module")
