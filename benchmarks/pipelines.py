@@ -113,19 +113,29 @@ def kit_in_processes(samples: Any, size: int, cores: int) -> Iterator[Any]:
     return kit(samples, size, cores)
 
 
+class Transformation:
+    """The kit's own, as grain calls it; each of grain's processes has a source of its own."""
+
+    def __init__(self, samples: Any, size: int):
+        self.samples, self.size = samples, size
+        self.source: Any = None
+
+    def __call__(self, index: int, rng: Any) -> Any:
+        from mnv3_tf.data import Preprocessing
+        from mnv3_tf.training.augment import augment
+        from mnv3_tf.training.batches import SourceCache
+
+        contract = Preprocessing(height=self.size, width=self.size)
+        self.source = self.source or SourceCache(self.samples, contract, 0)
+        return augment(self.source[index], contract, settings(), rng)
+
+
 def transformed(samples: Any, size: int) -> Any:
-    """grain's data set of one epoch after the other: the kit's own transformation, in grain's order and batches."""
+    """grain's data set of one epoch after the other, in its own order and batches."""
     import grain
-    import numpy as np
 
-    from mnv3_tf.data import Preprocessing
-    from mnv3_tf.training.augment import augment
-    from mnv3_tf.training.batches import SourceCache
-
-    contract, config = Preprocessing(height=size, width=size), settings()
-    source = SourceCache(samples, contract, 0)
-    return grain.MapDataset.range(len(samples)).seed(0).shuffle().repeat().random_map(
-        lambda index, rng: np.asarray(augment(source[index], contract, config, rng))).batch(BATCH)
+    pictures = grain.MapDataset.range(len(samples)).seed(0).shuffle().repeat()
+    return pictures.random_map(Transformation(samples, size)).batch(BATCH)
 
 
 def grain_epochs(stream: Any, samples: Any) -> Iterator[Any]:
@@ -143,7 +153,9 @@ def grain_in_threads(samples: Any, size: int, cores: int) -> Iterator[Any]:
 
 def grain_in_processes(samples: Any, size: int, cores: int) -> Iterator[Any]:
     import grain
+    from absl import flags
 
+    flags.FLAGS(sys.argv[:1])  # which grain's processes read
     dataset = transformed(samples, size).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
     return grain_epochs(dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=cores, per_worker_buffer_size=2)), samples)
 
