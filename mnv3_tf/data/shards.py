@@ -160,7 +160,8 @@ def _classes(root: Path, index: "_Index", class_names: Sequence[str] | None,
         if names is None:
             first = 1 if low == 1 else 0
             names = tuple(map(str, range(first, high + 1)))
-            notes.append("no labels.txt: the classes are named by their ids")
+            kind = "tar" if index.table.shards[0].suffix.lower() == ".tar" else "TFRecord"
+            notes.append(f"no labels.txt beside the {kind} shards: the classes are named by their ids")
         elif low >= 1 and high == len(names):
             first = 1
             notes.append(f"labels are 1 to {high}, as in TensorFlow's ImageNet: 1 is the first class, {names[0]!r}")
