@@ -110,14 +110,19 @@ def in_child(function: Callable[..., T], *args: Any) -> T:
                            "again.") from error
 
 
+def ends_with(parent: int) -> bool:
+    """Sees to it that this process ends as soon as its parent does, where the system can; False if that is gone already."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # Linux has it
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.name != "posix" or os.getppid() == parent  # on Windows a launcher may stand between
+
+
 def main() -> None:
     """The child. What a library prints goes to its standard error, and where the parent is gone nobody waits for an answer."""
     with os.fdopen(os.dup(1), "wb") as answer:
         os.dup2(2, 1)
         parent, function, args = pickle.load(sys.stdin.buffer)
-        with contextlib.suppress(OSError, AttributeError, TypeError):  # Linux has it
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.name == "posix" and os.getppid() != parent:  # on Windows a launcher may stand between
+        if not ends_with(parent):
             return
         try:
             found: tuple[KitError | None, Any] = None, function(*args)

@@ -354,9 +354,13 @@ def save_config(path: str | Path, config: Config) -> None:
 
 def differences(old: Config, new: Config) -> list[str]:
     """The keys whose values differ, as ``train.epochs: 40 -> 60``."""
-    before, after = plain(old), plain(new)
-    return [f"{section}.{key}: {before[section][key]} -> {after[section][key]}"
-            for section in before for key in before[section] if before[section][key] != after[section][key]]
+    before, after = by_key(old), by_key(new)
+    return [f"{key}: {value} -> {after[key]}" for key, value in before.items() if value != after[key]]
+
+
+def by_key(config: Config) -> dict[str, Any]:
+    """All values as JSON types, by "section.key"."""
+    return {f"{section}.{key}": value for section, values in plain(config).items() for key, value in values.items()}
 
 
 def _of_file(path: str | Path) -> Iterator[Setting]:

@@ -19,6 +19,8 @@ from mnv3_tf.machine import usable_cores
 from mnv3_tf.progress import Progress
 
 EVALUATION_BATCH = 64
+# More threads that decode pictures than these only wait for each other (measured on 16 cores: docs/training.md).
+MOST_THREADS = 4
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -84,9 +86,6 @@ class BrokenPictures:
 
     def __len__(self) -> int:
         return len(self._known)
-
-    def __contains__(self, index: int) -> bool:
-        return index in self._known
 
     def add(self, index: int, error: PictureError) -> None:
         """Notes a picture; threads may do so at the same time.

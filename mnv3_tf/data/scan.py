@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mnv3_tf.child import in_child
-from mnv3_tf.data.batches import ordered_parallel
+from mnv3_tf.data.batches import MOST_THREADS, ordered_parallel
 from mnv3_tf.data.decode import PictureError, TooLargeError, decode, format_of, name_note, picture_bytes
 from mnv3_tf.data.sample_list import PicturePath, Sample, Samples
 from mnv3_tf.data.samples import PictureDataset
@@ -31,9 +31,9 @@ TINY_CLASS = 10
 SAMPLE = 50_000
 # Pictures, at least, after which a scan saves what it found.
 _SAVED_EVERY = 500
-# So many pictures or more are looked at in processes, each of which takes blocks of so many. Up to four cores threads are as
-# quick: on two they decoded 425 JPEGs of 500x375 a second, processes 306 with their start (of 600); on 16, never more than 534.
-_MANY, _BLOCK, _THREADS = 20_000, 1000, 4
+# So many pictures or more are looked at in processes, each of which takes blocks of so many. On few cores threads are as quick:
+# on two they decoded 425 JPEGs of 500x375 a second, processes 306 with their start (of 600).
+_MANY, _BLOCK = 20_000, 1000
 _PROCESS_BYTES = 1 << 30
 
 
@@ -207,7 +207,7 @@ def scan_dataset(dataset: PictureDataset, *, cache_path: str | Path | None = Non
     step, saved = max(1, total // 100), max(_SAVED_EVERY, total // 20)
     done = total - len(todo)
     workers = workers or usable_cores()
-    if len(todo) >= _MANY and workers > _THREADS:
+    if len(todo) >= _MANY and workers > MOST_THREADS:
         found = _by_processes(looks, todo, min(workers, max(1, memory_bytes() // _PROCESS_BYTES)), headers)
     else:
         found = ordered_parallel(lambda place: look_at(looks.path(place), looks.cache, headers), todo, workers, ahead=100)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mnv3_tf.config import AugmentConfig
 from mnv3_tf.data import PictureError, Preprocessing, Sample, Samples, read_picture
-from mnv3_tf.data.batches import BrokenPictures, ordered_parallel
+from mnv3_tf.data.batches import MOST_THREADS, BrokenPictures, ordered_parallel
 from mnv3_tf.machine import usable_cores
 from mnv3_tf.training.augment import augment
 from mnv3_tf.training.picture_processes import PictureProcesses, Prepared
@@ -23,8 +23,6 @@ Mixed = tuple[np.ndarray, np.ndarray]
 
 # A training picture is kept this much larger than the model's input, so that a random crop still has detail to show.
 _SOURCE_MARGIN = 1.3
-# More threads than these only wait for each other (measured: docs/training.md).
-MOST_THREADS = 4
 # Batches that processes prepare before they are asked for.
 _AHEAD = 6
 
@@ -130,14 +128,15 @@ class TrainingBatches:
         self.steps_per_epoch = len(samples) // self.batch_size
         self.broken = BrokenPictures(len(samples), say)
         self._labels = Samples.of(samples).labels
-        self._augmentation, self._size = augmentation, (contract.height, contract.width)
+        self._size = (contract.height, contract.width)
         self._classes, self._class_weights, self._seed = classes, class_weights, seed
         self._workers = workers or min(MOST_THREADS, usable_cores())
         self._made_of = (samples, contract, augmentation, seed)
-        threads = self._workers <= MOST_THREADS
-        self._pictures = TrainingPictures(*self._made_of, cache_mb=cache_mb if threads else 0)
         self._cache_mb = cache_mb
+        self._pictures = TrainingPictures(*self._made_of, cache_mb)
         self._processes: PictureProcesses | None = None
+        alphas = ((mix_up, augmentation.mixup), (cut_mix, augmentation.cutmix)) if augmentation else ()
+        self._ways_to_mix: list[Callable[..., Mixed]] = [partial(way, alpha=alpha) for way, alpha in alphas if alpha]
         rows = self.batch_size // part[1]
         self._rows = slice(part[0] * rows, (part[0] + 1) * rows)
 
@@ -149,6 +148,7 @@ class TrainingBatches:
             none), weights float32 (batch,).
         """
         steps = range(first_step, self.steps_per_epoch)
+        self._pictures.order(epoch)  # once, before all threads ask for it
         if self._workers <= MOST_THREADS:
             yield from ordered_parallel(lambda step: self._batch(epoch, step, self._prepared(epoch, self._places(step))), steps,
                                         self._workers, ahead=2 * self._workers)
@@ -173,8 +173,7 @@ class TrainingBatches:
         first = step * self.batch_size
         whole = range(first, first + self.batch_size)
         wanted = whole[self._rows]
-        mixed = self._augmentation and (self._augmentation.mixup or self._augmentation.cutmix)
-        return [*wanted, *(whole[::-1][self._rows] if mixed and len(wanted) < len(whole) else ())]
+        return [*wanted, *(whole[::-1][self._rows] if self._ways_to_mix and len(wanted) < len(whole) else ())]
 
     def _prepared(self, epoch: int, places: Sequence[int]) -> Prepared:
         """Indices, pixels and broken pictures of places in the epoch's order."""
@@ -197,17 +196,12 @@ class TrainingBatches:
         if self._class_weights is not None:
             own = self._labels[indices[:rows]]
             weights = np.where(own >= 0, self._class_weights[own], 1).astype(np.float32)
-        mix = self._mixing(rng := np.random.default_rng([self._seed, epoch, step, 2]))
-        if mix:
+        if ways := self._ways_to_mix:
+            rng = np.random.default_rng([self._seed, epoch, step, 2])
+            mix = ways[rng.integers(len(ways)) if len(ways) > 1 else 0]
             others = slice(rows, None) if len(indices) > rows else slice(None, None, -1)
             return *mix((pixels[:rows], labels[:rows]), (pixels[others], labels[others]), rng), weights
         return pixels[:rows], labels[:rows], weights
-
-    def _mixing(self, rng: np.random.Generator) -> Callable[..., Mixed] | None:
-        """How a batch is mixed, if it is."""
-        config = self._augmentation or AugmentConfig(mixup=0, cutmix=0)
-        ways = [partial(way, alpha=alpha) for way, alpha in ((mix_up, config.mixup), (cut_mix, config.cutmix)) if alpha]
-        return ways[rng.integers(len(ways)) if len(ways) > 1 else 0] if ways else None
 
 
 def mix_up(batch: Mixed, others: Mixed, rng: np.random.Generator, *, alpha: float) -> Mixed:

@@ -6,7 +6,6 @@ wherever they wait for that one; so each works in a child of a process that does
 
 import atexit
 import contextlib
-import ctypes
 import importlib.util
 import io
 import json
@@ -27,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from mnv3_tf.child import ends_with
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.interrupts import Interrupted
 from mnv3_tf.progress import Progress, Silent
@@ -47,7 +47,6 @@ _HOSTS = "mnv3 hosts "
 _NOISE = re.compile(r"\[Gloo\]|\[external/gloo")
 _FATAL = re.compile(r"F\d{4} ")
 _LOST = re.compile(r"Gloo|NCCL|coordination|UNAVAILABLE|DEADLINE_EXCEEDED|peer", re.IGNORECASE)
-_PR_SET_PDEATHSIG = 1
 # The last lines of a process that ended are there within this time.
 _LAST_WORDS_SECONDS = 2
 
@@ -317,9 +316,7 @@ def _work_in_child(out: Path) -> None:
         sys.exit(code)
     _watched = True
     os.close(read)
-    with contextlib.suppress(OSError, AttributeError):  # Linux has it
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    if not ends_with(parent):
         os._exit(1)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # that a process is gone is said once
     for number, name in ((1, "stdout"), (2, "stderr")):

@@ -16,13 +16,13 @@ import numpy as np
 from mnv3_tf.artefacts.card import data_facts
 from mnv3_tf.artefacts.run_folder import RunFolder, contract_from
 from mnv3_tf.backend import keras, own_settings
-from mnv3_tf.config import Config
+from mnv3_tf.config import Config, by_key
 from mnv3_tf.data import PictureDataset, Preprocessing, Samples, evaluation_split, open_dataset
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.data.check import check_pictures
 from mnv3_tf.data.sample_list import NO_LABEL
 from mnv3_tf.errors import InputError, KitError
-from mnv3_tf.files import atomic_path, plain, write_json, write_text
+from mnv3_tf.files import atomic_path, write_json, write_text
 from mnv3_tf.interrupts import Interrupted, stop_on_signals
 from mnv3_tf.metrics import Scores, score_batches
 from mnv3_tf.models import MobileNetV3
@@ -112,9 +112,9 @@ def _train(dataset: PictureDataset, config: Config, run: RunFolder, devices: Dev
         unlabelled, data = others.split("unlabelled"), data | data_facts(others, found)
     saved = SavedState.read(run.state) if run.state.exists() else None
     origin = {"data": data, "teacher": answers.facts["sha256"] if answers else None}
-    processes.agree({**{f"{section}.{key}": value for section, values in plain(config).items() for key, value in values.items()},
-                     **{f"the pictures of {split}": facts for split, facts in data.items()}, "the classes": dataset.class_names,
-                     "the file of model.weights": start and start.sha256, "the file of train.teacher": origin["teacher"]})
+    processes.agree({**by_key(config), **{f"the pictures of {split}": facts for split, facts in data.items()},
+                     "the classes": dataset.class_names, "the file of model.weights": start and start.sha256,
+                     "the file of train.teacher": origin["teacher"]})
     if saved and saved.counters.origin:
         check_origin(run, saved.counters.origin, origin, dataset.class_names)
     training = _Training(dataset, unlabelled, data, config, run, devices, progress, start, answers, saved)
@@ -226,8 +226,7 @@ class _Training:
         self.tracker = Guarded(tracker, self.progress.say) if tracker and self.devices.process == 0 else None
         if not self.tracker:
             return self._run()
-        self.tracker.begin(self.run_folder.path, {f"{section}.{key}": value for section, values in plain(self.config).items()
-                                                  for key, value in values.items()})
+        self.tracker.begin(self.run_folder.path, by_key(self.config))
         scores = None
         try:
             finished = self._run()

@@ -380,7 +380,7 @@ def test_pictures_are_looked_at_in_processes(folder: Path, monkeypatch: pytest.M
     expected = scan_dataset(dataset, cache_path=tmp_path / "a.npz", workers=2)
     monkeypatch.setattr(scan, "_MANY", 5)
     monkeypatch.setattr(scan, "_BLOCK", 11)
-    monkeypatch.setattr(scan, "_THREADS", 1)
+    monkeypatch.setattr(scan, "MOST_THREADS", 1)
     found = scan_dataset(dataset, cache_path=tmp_path / "b.npz", workers=2)
     assert found.to_dict() == expected.to_dict() and found.decoded == 21
     assert scan_dataset(dataset, cache_path=tmp_path / "b.npz", workers=2).decoded == 0
