@@ -10,6 +10,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -61,7 +62,8 @@ class PictureProcesses:
                                f"({error.strerror or error}). Free some space, name another folder with TMPDIR, or set "
                                "data.workers to 4 or fewer.") from error
             key = secrets.token_bytes(32)
-            listener = opened.enter_context(Listener(authkey=key))
+            name = f"\0mnv3-{secrets.token_hex(8)}" if sys.platform == "linux" else None  # no file, whose path may be too long
+            listener = opened.enter_context(Listener(name, authkey=key))
             given = listener.address, key, str(file), self._shape, make, tuple(arguments)
             self._children = [opened.enter_context(Child(_serve, number, *given)) for number in range(count)]
             self._connections = [opened.enter_context(connection) for connection in self._met(listener, key)]

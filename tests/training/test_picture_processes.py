@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,14 @@ def test_a_process_that_is_killed_is_one_line(pictures: Path) -> None:
     os.kill(source._processes._children[1]._process.pid, signal.SIGKILL)
     with pytest.raises(KitError, match=r"A process that prepares training pictures ended \(signal 9, SIGKILL"):
         list(source.epoch(1))
+    source.close()
+
+
+def test_the_path_of_the_temporary_folder_may_be_long(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder := tmp_path / ("long" * 30)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    source = batches_of(pictures, 2)
+    assert len(list(source.epoch(0))) == 6
     source.close()
 
 
