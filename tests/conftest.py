@@ -8,8 +8,9 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script started this in the background, and children would inherit it
@@ -105,6 +106,37 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
         return target
 
     return make
+
+
+@pytest.fixture(scope="session")
+def _models() -> dict[str, Any]:
+    """Keras models by what is in their files."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def loaded_once(_models: dict[str, Any]) -> Iterator[None]:
+    """For tests that compute with Keras models and change none: files of the same content are loaded once."""
+    from mnv3_tf.export.sensitivity import mixed
+    from mnv3_tf.export.verify import run
+    from mnv3_tf.files import sha256
+    from mnv3_tf.network import keras_io
+    from mnv3_tf.quantization import quantize
+
+    load = keras_io.load_keras
+
+    def kept(path: Path) -> Any:
+        if not path.is_file():
+            return load(path)
+        key = sha256(path)
+        if key not in _models:
+            _models[key] = load(path)
+        return _models[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (keras_io, run, mixed, quantize):
+            patch.setattr(module, "load_keras", kept)
+        yield
 
 
 @pytest.fixture(scope="session")

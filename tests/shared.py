@@ -13,10 +13,10 @@ from PIL import Image
 
 HERE = Path(__file__).parent
 COMMON = ("data.image_size=[32,48]", "train.batch_size=16", "train.learning_rate=0.01", "augment.rotation=0", "augment.erase=0")
+QUANTIZE = ("quantize.epochs=2", "quantize.learning_rate=1e-3", "quantize.teacher_weight=0.5", "quantize.batch_size=16",
+            "quantize.calibration_pictures=96")
 # Overrides with which training takes seconds.
-TINY = (f"model.block_table={HERE / 'four_blocks.yaml'}", *COMMON, "train.epochs=12", "quantize.epochs=2",
-        "quantize.learning_rate=1e-3", "quantize.teacher_weight=0.5", "quantize.batch_size=16",
-        "quantize.calibration_pictures=96")
+TINY = (f"model.block_table={HERE / 'four_blocks.yaml'}", *COMMON, "train.epochs=12", *QUANTIZE)
 ONE_BLOCK = (f"model.block_table={HERE / 'one_block.yaml'}", *COMMON, "train.epochs=10")
 TWO_BLOCKS = (f"model.block_table={HERE / 'two_blocks.yaml'}", *COMMON, "train.epochs=10")
 CLASSES = ("blue", "green", "red")

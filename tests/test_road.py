@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from rich.console import Console
-from shared import TINY
+from shared import ONE_BLOCK, QUANTIZE
 
 import mnv3_tf
 from mnv3_tf.config import as_overrides, load_config
@@ -17,7 +17,7 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.progress import Silent, Terminal, shown
 
 README = Path(__file__).parents[1] / "README.md"
-SETTINGS = {key: yaml.safe_load(value) for key, value in (text.split("=", 1) for text in (*TINY, "quantize.epochs=1"))}
+SETTINGS = {key: yaml.safe_load(value) for key, value in (text.split("=", 1) for text in (*ONE_BLOCK, *QUANTIZE, "quantize.epochs=1"))}
 
 
 @pytest.mark.slow
@@ -34,7 +34,7 @@ def test_the_lines_of_the_readme(pictures: Path, tmp_path: Path, monkeypatch: py
     exec(compile(small, "README.md", "exec"), names)
     run, quantized, file, proof, answer = (names[name] for name in ("run", "quantized", "file", "proof", "answer"))
     printed, shown_on_the_way = capsys.readouterr()
-    assert run.metrics["test"]["top1"] >= 0.9 and run.config().train.epochs == 12
+    assert run.metrics["test"]["top1"] >= 0.9 and run.config().train.epochs == 10
     assert quantized.metrics["test"]["top1"] >= 0.9 and quantized.as_float["test"]["top1"] >= 0.9
     assert (file.partitions, file.size_bytes) == (1, Path("flowers.tflite").stat().st_size)
     assert proof.passed and proof.verdict() in printed and answer.label == "red" and 0.5 < answer.score <= 1

@@ -14,6 +14,8 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.export.convert.convert import convert, open_source
 from mnv3_tf.files import plain, read_json, sha256, write_json
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 
 @pytest.fixture(scope="module")
 def tree(float_run: Path, ptq_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

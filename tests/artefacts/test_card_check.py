@@ -14,6 +14,8 @@ from mnv3_tf.export.convert.convert import convert, open_source
 from mnv3_tf.files import read_json, write_json
 from mnv3_tf.metrics import Scores
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 
 @pytest.fixture(scope="module")
 def file(ptq_run: Path) -> Path:

@@ -13,6 +13,8 @@ from shared import ONE_BLOCK, Shared, without_folders
 
 from mnv3_tf.cli.main import COMMANDS, cli, main
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 TINY_TRAIN = ("-o", "train.epochs=1")
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from mnv3_tf.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 
 def run(*arguments: object) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of one command."""

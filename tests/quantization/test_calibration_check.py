@@ -23,6 +23,8 @@ from mnv3_tf.quantization.calibration_check import (
 )
 from mnv3_tf.quantization.quantize import quantize
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 RNG = np.random.default_rng(0)
 
 

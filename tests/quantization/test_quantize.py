@@ -35,6 +35,8 @@ from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.quantization.quantize import quantize
 from mnv3_tf.quantization.quantizers import KernelQuantizer, OpConfig, RangeQuantizer
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 
 def test_kernels_are_quantized_per_channel() -> None:
     # Channel 0 in steps of 1/127, channel 1 in steps of 100/127: each keeps its own extremes exactly.

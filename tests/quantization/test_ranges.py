@@ -21,6 +21,8 @@ from mnv3_tf.quantization.range_check import RangeCheck, judge_range, spread
 from mnv3_tf.quantization.range_choice import choose_ranges
 from mnv3_tf.quantization.weight_reconstruction import reconstruct_weights
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 GATE = "block_01_se_reduce"
 
 

@@ -19,6 +19,8 @@ from mnv3_tf.files import read_json, sha256
 from mnv3_tf.tflite.file import boundary_quantize_problems, float_operators, parse_tflite, read_tflite
 from mnv3_tf.tflite.runtime import LiteRTModel
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 
 @pytest.fixture(scope="module")
 def int8_files(qat_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:

@@ -19,6 +19,8 @@ from mnv3_tf.files import read_json, write_json
 from mnv3_tf.quantization.graph import load_graph, save_graph
 from mnv3_tf.tflite.file import read_tflite
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 
 @pytest.fixture(scope="module")
 def files(ptq_run: Path, qat_run: Path) -> dict[str, Path]:

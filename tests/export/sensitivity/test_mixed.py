@@ -29,6 +29,8 @@ from mnv3_tf.quantization.lowering import lower
 from mnv3_tf.tflite.file import TfliteFile, operator_counts, operator_dtype, parse_tflite, read_tflite
 from mnv3_tf.tflite.runtime import LiteRTModel
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 FLOAT = ("block_01", "block_03", "classifier")
 
 

@@ -1,10 +1,9 @@
 """The whole verification: sound files hold, planted faults are named."""
 
 import dataclasses
-import functools
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from mnv3_tf.data.sample_list import Member
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.export.convert.convert import convert, open_source
 from mnv3_tf.export.verify import Verification, open_chain, verify
-from mnv3_tf.export.verify import run as verify_run
 from mnv3_tf.export.verify.reference_kernels import ReferenceKernels
 from mnv3_tf.export.verify.report import write_report
 from mnv3_tf.export.verify.stages import AS_REFERENCE, DEPLOY, FLOAT, QUANTIZED, REFERENCE, XNNPACK
@@ -28,19 +26,13 @@ from mnv3_tf.network.spec import read_block_table
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization.graph import FoldedGraph, Op, load_graph, save_graph
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 Ranges = dict[str, tuple[float, float]]
 
 
 def check(subject: Path, pictures: Path, **options) -> Verification:
     return verify(open_chain(subject, **options), pictures, progress=Silent())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _float_model_loaded_once() -> Iterator[None]:
-    """The float run of these tests is the same and never changed; only the first verification loads its model."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verify_run, "load_keras", functools.cache(verify_run.load_keras))
-        yield
 
 
 @pytest.fixture(scope="module")

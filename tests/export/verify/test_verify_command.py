@@ -12,6 +12,8 @@ from mnv3_tf.artefacts.card import sidecar
 from mnv3_tf.cli.main import main
 from mnv3_tf.data import read_labels, write_labels
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of `mnv3 verify`."""
