@@ -17,7 +17,8 @@ from mnv3_tf.errors import InputError
 from mnv3_tf.progress import Silent, Terminal, shown
 
 README = Path(__file__).parents[1] / "README.md"
-SETTINGS = {key: yaml.safe_load(value) for key, value in (text.split("=", 1) for text in (*ONE_BLOCK, *QUANTIZE, "quantize.epochs=1"))}
+SETTINGS = {key: yaml.safe_load(value)
+            for key, value in (text.split("=", 1) for text in (*ONE_BLOCK, *QUANTIZE, "quantize.epochs=1"))}
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from shared import quantize_run, without_folders
+from shared import HERE, ONE_BLOCK, QUANTIZE, quantize_run, without_folders
 
 from mnv3_tf.artefacts.card import read_card
 from mnv3_tf.artefacts.card_check import check_cards
@@ -23,6 +23,7 @@ from mnv3_tf.errors import CheckFailed, InputError, KitError
 from mnv3_tf.files import read_json
 from mnv3_tf.models import MobileNetV3
 from mnv3_tf.network.keras_io import load_keras
+from mnv3_tf.network.spec import read_block_table
 from mnv3_tf.progress import Silent
 from mnv3_tf.quantization import quantize as quantize_module
 from mnv3_tf.quantization.calibration import _best_range, calibrate
@@ -63,12 +64,18 @@ def test_quantizers_survive_cloning(made) -> None:
 
 
 @pytest.fixture(scope="module")
+def short_config() -> Config:
+    """Settings that quantize the run of one block."""
+    return load_config(None, (*ONE_BLOCK, *QUANTIZE))
+
+
+@pytest.fixture(scope="module")
 def random_graph():
     import keras
 
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
-    model = MobileNetV3("small", input_shape=(32, 48, 3), alpha=0.25, classes=3)
+    model = MobileNetV3(read_block_table(HERE / "four_blocks.yaml"), input_shape=(32, 48, 3), classes=3)
     model.set_weights([w + np.abs(rng.normal(0, 0.05, w.shape)) for w in model.get_weights()])
     return trace(model)
 
@@ -209,7 +216,8 @@ def test_a_quantized_run_scores_the_same_in_a_new_process(qat_run: Path, picture
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["flat", "nested", "other classes"])
-def test_calibration_needs_no_labels(kind: str, float_run: Path, pictures: Path, tiny_config: Config, tmp_path: Path) -> None:
+def test_calibration_needs_no_labels(kind: str, one_block_run: Path, pictures: Path, short_config: Config,
+                                     tmp_path: Path) -> None:
     """The quantized network is as good as one that was calibrated on labelled pictures, and claims no accuracy."""
     data = tmp_path / "photos"
     if kind == "flat":
@@ -223,8 +231,8 @@ def test_calibration_needs_no_labels(kind: str, float_run: Path, pictures: Path,
     progress = Silent()
     dataset = open_dataset(data, class_names=("blue", "green", "red"), labels_needed=False)
     unchecked = kind == "nested"
-    config = dataclasses.replace(tiny_config, data=dataclasses.replace(tiny_config.data, check="none" if unchecked else None))
-    run = quantize(float_run, dataset, config, tmp_path / "run", method="ptq", progress=progress)
+    config = dataclasses.replace(short_config, data=dataclasses.replace(short_config.data, check="none" if unchecked else None))
+    run = quantize(one_block_run, dataset, config, tmp_path / "run", method="ptq", progress=progress)
     said, card = "\n".join(progress.lines), read_card(run.path)
     assert "no labels are used: " in said and "not scored, for lack of labels" in said and "top-1" not in said
     split, held_out = ("test", 36) if kind == "other classes" else ("val", 96 - len(dataset.split("train")))
@@ -242,13 +250,13 @@ def test_calibration_needs_no_labels(kind: str, float_run: Path, pictures: Path,
 
 
 @pytest.mark.slow
-def test_fine_tuning_needs_labels_only_where_it_learns_from_them(float_run: Path, pictures: Path, tiny_config: Config,
+def test_fine_tuning_needs_labels_only_where_it_learns_from_them(one_block_run: Path, pictures: Path, short_config: Config,
                                                                  tmp_path: Path) -> None:
     dataset = open_dataset(without_folders(pictures / "train", tmp_path / "photos"), labels_needed=False)
     with pytest.raises(InputError, match=r"in no class folder, and fine-tuning .* Set it to 1, give --method ptq"):
-        quantize(float_run, dataset, tiny_config, tmp_path / "run", progress=Silent())
-    config = load_config(None, ("quantize.teacher_weight=1", "quantize.epochs=1"), base=tiny_config)
-    run = quantize(float_run, dataset, config, tmp_path / "run", progress=Silent())
+        quantize(one_block_run, dataset, short_config, tmp_path / "run", progress=Silent())
+    config = load_config(None, ("quantize.teacher_weight=1", "quantize.epochs=1"), base=short_config)
+    run = quantize(one_block_run, dataset, config, tmp_path / "run", progress=Silent())
     history = read_card(run.path)["history"]
     assert [row["val_top1"] for row in history] == [None, None] and history[1]["val_as_float"] >= 0.8
     assert "NaN" not in (run.path / "metrics.json").read_text()
@@ -287,7 +295,7 @@ def test_a_wrong_folding_stops_everything(float_run: Path, pictures: Path, tiny_
 
 
 @pytest.mark.slow
-def test_interrupted_fine_tuning_keeps_the_best_epoch(float_run: Path, pictures: Path, tiny_config: Config,
+def test_interrupted_fine_tuning_keeps_the_best_epoch(one_block_run: Path, pictures: Path, short_config: Config,
                                                       tmp_path: Path) -> None:
     import os
     import signal
@@ -299,9 +307,9 @@ def test_interrupted_fine_tuning_keeps_the_best_epoch(float_run: Path, pictures:
             if text.startswith("epoch 1:"):
                 os.kill(os.getpid(), signal.SIGINT)
 
-    config = load_config(None, ["quantize.epochs=5"], tiny_config)
+    config = load_config(None, ["quantize.epochs=5"], short_config)
     with pytest.raises(Interrupted, match="epoch 2 of 5"):
-        quantize(float_run, open_dataset(pictures), config, tmp_path / "out", progress=StopInSecondEpoch())
+        quantize(one_block_run, open_dataset(pictures), config, tmp_path / "out", progress=StopInSecondEpoch())
     run = RunFolder(tmp_path / "out")
     graph, ranges = load_graph(run.quantized)
     assert graph.classes == 3 and "stem_conv" in ranges
@@ -312,7 +320,7 @@ def test_interrupted_fine_tuning_keeps_the_best_epoch(float_run: Path, pictures:
 
 @pytest.mark.slow
 def test_fine_tuning_that_diverges_stops_and_keeps_the_last_good_epoch(
-        float_run: Path, ptq_run: Path, pictures: Path, tiny_config: Config, tmp_path: Path,
+        one_block_run: Path, pictures: Path, short_config: Config, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
     """The parameters are made NaN in the second step of the first epoch: what is kept is calibration alone."""
     real, taken = FineTuning.step, []
@@ -325,13 +333,14 @@ def test_fine_tuning_that_diverges_stops_and_keeps_the_last_good_epoch(
             self._put(self._relative)
         return loss
 
+    quantize_run(pictures, one_block_run, short_config, tmp_path / "ptq", "ptq")
     monkeypatch.setattr(FineTuning, "step", poisoned)
     with pytest.raises(KitError, match=r"fine-tuning diverged in epoch 1, step 3, at a learning rate of 0\.\d+: the loss or the "
                        r"weights are not finite \(NaN\)\. The best finished epoch .* -o quantize\.learning_rate=0\.0001$"
                        ) as caught:
-        quantize_run(pictures, float_run, tiny_config, tmp_path / "run", "qat")
+        quantize_run(pictures, one_block_run, short_config, tmp_path / "run", "qat")
     assert caught.value.exit_code == 1 and len(taken) == 3
-    kept, calibrated = (load_graph(run / "quantized.npz")[1] for run in (tmp_path / "run", ptq_run))
+    kept, calibrated = (load_graph(run / "quantized.npz")[1] for run in (tmp_path / "run", tmp_path / "ptq"))
     assert {name: pytest.approx(ends, rel=1e-4) for name, ends in kept.items()} == calibrated
     assert json.loads((tmp_path / "run" / "run.json").read_text(), parse_constant=pytest.fail)["history"][0]["train_loss"] is None
 
@@ -348,28 +357,28 @@ def test_a_float_run_of_nan_is_named(float_run: Path, pictures: Path, tiny_confi
 
 
 @pytest.mark.slow
-def test_frozen_layers_keep_their_weights_bit_by_bit(float_run: Path, pictures: Path, tiny_config: Config, tmp_path: Path,
+def test_frozen_layers_keep_their_weights_bit_by_bit(source_run: Path, pictures: Path, tiny_config: Config, tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     from mnv3_tf.network.keras_io import load_keras
 
-    config = dataclasses.replace(tiny_config, quantize=dataclasses.replace(tiny_config.quantize, epochs=1, freeze="block_02"))
+    config = dataclasses.replace(tiny_config, quantize=dataclasses.replace(tiny_config.quantize, epochs=1, freeze="block_01"))
 
     def keep(self, *_, **__) -> None:
         self.kept = self.fake_quantized.folded_graph(), self.fake_quantized.ranges()
 
     monkeypatch.setattr(quantize_module._Quantization, "_judge", keep)  # the last epoch, be it good or bad
     said = Silent()
-    run = quantize(float_run, open_dataset(pictures), config, tmp_path / "q", progress=said)
+    run = quantize(source_run, open_dataset(pictures), config, tmp_path / "q", progress=said)
     assert "no epoch of fine-tuning was better than calibration alone, which is kept" in said.lines  # none was judged
-    before, (after, _) = trace(load_keras(RunFolder(float_run).model)), load_graph(run.quantized)
-    frozen = quantize_module.frozen_layers(before, "block_02")
+    before, (after, _) = trace(load_keras(RunFolder(source_run).model)), load_graph(run.quantized)
+    frozen = quantize_module.frozen_layers(before, "block_01")
     changed = {op.name: not np.array_equal(op.kernel, after[op.name].kernel) for op in before.ops if op.kernel is not None}
     assert {name for name, differs in changed.items() if differs} == {name for name in changed if name not in frozen}
-    assert "block_02_project" in frozen and "block_03_expand" not in frozen and "stem_conv" in frozen
+    assert "block_01_project" in frozen and "block_02_expand" not in frozen and "stem_conv" in frozen
 
 
 def test_an_unknown_block_to_freeze_is_named(random_graph) -> None:
-    with pytest.raises(InputError, match=r"quantize.freeze is 'blok_08'.*did you mean 'block_08'"):
-        quantize_module.frozen_layers(random_graph, "blok_08")
+    with pytest.raises(InputError, match=r"quantize.freeze is 'blok_04'.*did you mean 'block_04'"):
+        quantize_module.frozen_layers(random_graph, "blok_04")
     assert quantize_module.frozen_layers(random_graph, None) == frozenset()
     assert quantize_module.frozen_layers(random_graph, "stem") < quantize_module.frozen_layers(random_graph, "block_01")
