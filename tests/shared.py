@@ -1,8 +1,10 @@
 """What tests are made of: settings with which everything takes seconds, pictures, runs."""
 
 import contextlib
+import os
 import resource
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from mnv3_tf.progress import Silent
 
 HERE = Path(__file__).parent
 COMMON = ("data.image_size=[32,48]", "train.batch_size=16", "train.learning_rate=0.01", "augment.rotation=0", "augment.erase=0")
@@ -47,7 +51,6 @@ def without_folders(pictures: Path, target: Path) -> Path:
 def train_run(pictures: Path, config, out: Path) -> None:
     """A float run."""
     from mnv3_tf.data import open_dataset
-    from mnv3_tf.progress import Silent
     from mnv3_tf.training.trainer import train
 
     train(open_dataset(pictures), config, out, progress=Silent())
@@ -56,7 +59,6 @@ def train_run(pictures: Path, config, out: Path) -> None:
 def quantize_run(pictures: Path, float_run: Path, config, out: Path, method: str) -> None:
     """A quantized run."""
     from mnv3_tf.data import open_dataset
-    from mnv3_tf.progress import Silent
     from mnv3_tf.quantization.quantize import quantize
 
     quantize(float_run, open_dataset(pictures), config, out, method=method, progress=Silent())  # type: ignore[arg-type]
@@ -107,3 +109,44 @@ def files_of_at_most(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+class StopAfter(Silent):
+    """Sends this process a signal once so many steps are done."""
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self.steps = steps
+
+    def task(self, description, total):
+        @contextlib.contextmanager
+        def block():
+            def advance(done: int, note: str) -> None:
+                if description == "Training" and done == self.steps:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+            yield advance
+
+        return block()
+
+
+def weights(run: Path) -> list[np.ndarray]:
+    """What the state of a run holds, its counters apart."""
+    with np.load(run / "state" / "state.npz") as archive:
+        return [archive[name] for name in sorted(archive.files) if name != "counters"]
+
+
+class Told:
+    """A tracker that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def begin(self, *given: Any) -> None:
+        self.calls.append(("begin", *given))
+
+    def epoch(self, *given: Any) -> None:
+        self.calls.append(("epoch", *given))
+
+    def end(self, *given: Any) -> None:
+        self.calls.append(("end", *given))

@@ -453,8 +453,8 @@ def _write_csv(path: Path, history: list[dict[str, Any]]) -> None:
 def _draw_curves(path: Path, history: list[dict[str, Any]]) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    figure = Figure(figsize=(9, 3.5))
+    loss_axes, accuracy_axes = figure.subplots(1, 2, gridspec_kw={"left": 0.06, "right": 0.98, "bottom": 0.14, "top": 0.9})
     epochs = [row["epoch"] for row in history]
     for axes, keys, title in ((loss_axes, ("train_loss", "raw_val_loss", "ema_val_loss"), "loss (nats)"),
                               (accuracy_axes, ("train_accuracy", "raw_val_top1", "ema_val_top1"), "top-1")):

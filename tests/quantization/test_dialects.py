@@ -84,7 +84,7 @@ def test_the_road(dialect: str, tmp_path: Path) -> None:
 
 def stem_of(dialect: str, size: tuple[int, int] = (32, 32)) -> tuple[keras.Model, FoldedGraph]:
     """The first convolution alone, its kernel all ones for one output channel, and the whole folded network."""
-    model = MobileNetV3("small", alpha=0.25, dialect=dialect, input_shape=(*size, 3), classes=2)
+    model = MobileNetV3(TABLE, dialect=dialect, input_shape=(*size, 3), classes=2)
     layer = model.get_layer("stem_conv")
     layer.set_weights([np.ones_like(layer.get_weights()[0])])
     return keras.Model(model.input, layer.output), trace(model)

@@ -7,11 +7,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from shared import ONE_BLOCK, Shared, train_run, without_folders
-from test_trainer import StopAfter, weights
+from shared import ONE_BLOCK, weights, without_folders
 
 from mnv3_tf.artefacts.run_folder import RunFolder
-from mnv3_tf.config import Config, load_config
+from mnv3_tf.config import load_config
 from mnv3_tf.data import open_dataset
 from mnv3_tf.data.batches import ContractPictures
 from mnv3_tf.errors import InputError
@@ -146,19 +145,6 @@ def test_an_int8_file_and_a_quantized_run_teach(small_file: Path, small_runs: Pa
         assert np.abs(answers.logits(pixels) - expected).mean() < 0.1 * np.ptp(expected)
 
 
-@pytest.fixture(scope="module")
-def student_config(source_run: Path, tiny_config: Config) -> Config:
-    """A student without labels' share: all it learns, it learns from the teacher."""
-    return load_config(None, [f"train.teacher={source_run}", "train.teacher_weight=1", "data.image_size=[40,40]",
-                              "model.alpha=0.5", "train.epochs=6",
-                              ONE_BLOCK[0]], tiny_config)
-
-
-@pytest.fixture(scope="module")
-def student_run(pictures: Path, student_config: Config, shared: Shared) -> Path:
-    return shared("student", lambda out: train_run(pictures, student_config, out))
-
-
 @pytest.mark.slow
 def test_a_student_learns_from_a_teacher(student_run: Path, source_run: Path) -> None:
     card = read_json(student_run / "run.json")
@@ -170,15 +156,8 @@ def test_a_student_learns_from_a_teacher(student_run: Path, source_run: Path) ->
 
 
 @pytest.mark.slow
-def test_resuming_with_a_teacher_changes_nothing(pictures: Path, student_config: Config, student_run: Path,
-                                                 tmp_path: Path) -> None:
-    from mnv3_tf.interrupts import Interrupted
-
-    dataset = open_dataset(pictures)
-    with pytest.raises(Interrupted):
-        train(dataset, student_config, tmp_path / "run", progress=StopAfter(9))
-    train(dataset, student_config, tmp_path / "run", resume=True, progress=Silent())
-    for ours, theirs in zip(weights(tmp_path / "run"), weights(student_run), strict=True):
+def test_resuming_with_a_teacher_changes_nothing(student_run: Path, resumed_student: Path) -> None:
+    for ours, theirs in zip(weights(resumed_student / "run"), weights(student_run), strict=True):
         np.testing.assert_allclose(ours.astype(np.float64), theirs.astype(np.float64), rtol=1e-3, atol=1e-4)
 
 

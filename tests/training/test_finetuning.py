@@ -8,8 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from shared import HERE, Shared
-from test_trainer import StopAfter, weights
+from shared import HERE, ONE_BLOCK, Shared, StopAfter, weights
 
 from mnv3_tf.artefacts.run_folder import contract_from
 from mnv3_tf.config import Config, load_config
@@ -34,6 +33,11 @@ CLASSES = ("blue", "green", "red")
 @pytest.fixture(scope="module")
 def start(tuned_config: Config) -> StartingWeights:
     return starting_model(tuned_config)
+
+
+def from_one_block(run: Path) -> tuple[str, ...]:
+    """Overrides that begin with a network of one block instead, for two epochs."""
+    return ONE_BLOCK[0], f"model.weights={run}", "train.epochs=2"
 
 
 def build(config: Config, classes: int = 3, **changes) -> keras.Model:
@@ -63,7 +67,7 @@ def test_all_layers_are_taken_with_the_same_classes(tuned_config: Config, start:
     taken = transfer(model, start, CLASSES)
     assert not taken.new and "nothing is new" in taken.notes[0]
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 48, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(model.predict_on_batch(pixels), load_keras(source_run / "model.keras").predict_on_batch(pixels))
+    np.testing.assert_array_equal(np.asarray(model(pixels)), np.asarray(load_keras(source_run / "model.keras")(pixels)))
 
 
 @pytest.mark.slow
@@ -72,8 +76,8 @@ def test_the_classifier_follows_the_datas_order(tuned_config: Config, start: Sta
     taken = transfer(model, start, ("red", "blue", "green"))
     assert not taken.new and "order" in taken.notes[1]
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 48, 3)).astype(np.uint8)
-    expected = load_keras(source_run / "model.keras").predict_on_batch(pixels)[:, [2, 0, 1]]
-    np.testing.assert_allclose(model.predict_on_batch(pixels), expected, atol=1e-5)
+    expected = np.asarray(load_keras(source_run / "model.keras")(pixels))[:, [2, 0, 1]]
+    np.testing.assert_allclose(np.asarray(model(pixels)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("names", [("blue", "green"), ("blue", "green", "yellow")])
@@ -249,10 +253,10 @@ def test_folded_weights_without_a_head_conv(pictures: Path, tuned_config: Config
     transfer(plain, weights, CLASSES)
     assert facts["new"] == ["head_conv", "head_conv_bn"] and facts["lacks_head_conv"] and facts["folded"]
     pixels = np.concatenate([pixels for pixels, _, _ in batches.epoch(0)])
-    before, after = (keras.Model(net.input, net.get_layer("block_02_add").output).predict(pixels, verbose=0)
+    before, after = (np.asarray(keras.Model(net.input, net.get_layer("block_02_add").output)(pixels))
                      for net in (plain, model))
     np.testing.assert_allclose(after, before, atol=1e-4 * np.ptp(before))
-    values = keras.Model(model.input, model.get_layer("head_conv").output).predict(pixels, verbose=0)
+    values = np.asarray(keras.Model(model.input, model.get_layer("head_conv").output)(pixels))
     gamma, beta, mean, variance = model.get_layer("head_conv_bn").get_weights()
     assert (gamma == 1).all() and (beta == 0).all()
     np.testing.assert_allclose(mean, values.mean(axis=(0, 1, 2)), atol=1e-4)
@@ -265,7 +269,7 @@ def test_folded_weights_without_a_head_conv(pictures: Path, tuned_config: Config
 @pytest.fixture(scope="module")
 def unfrozen(pictures: Path, tuned_config: Config, source_run: Path, shared: Shared) -> Path:
     """A folder with a copy of the weights, the run `whole` that started from them, and what it said. Frozen up to block 1; the
-    rest is re-estimated, and trained in three stages."""
+    rest is re-estimated, and trained in two stages."""
     def make(folder: Path) -> None:
         shutil.copytree(source_run, folder / "weights")
         keras.utils.set_random_seed(1)
@@ -277,8 +281,8 @@ def unfrozen(pictures: Path, tuned_config: Config, source_run: Path, shared: Sha
 
 
 def unfreezing(config: Config, folder: Path) -> Config:
-    return load_config(None, [f"model.weights={folder / 'weights'}", "train.freeze=block_01", "train.unfreeze_epochs=[1,2]",
-                              "train.batchnorm=reestimate", "train.layer_decay=0.9"], config)
+    return load_config(None, [f"model.weights={folder / 'weights'}", "train.freeze=block_01", "train.epochs=2",
+                              "train.unfreeze_epochs=1", "train.batchnorm=reestimate", "train.layer_decay=0.9"], config)
 
 
 @pytest.mark.slow
@@ -305,7 +309,7 @@ def test_the_run_says_what_it_started_from(unfrozen: Path, source_run: Path) -> 
 def test_fine_tuning_starts_where_the_weights_were(unfrozen: Path) -> None:
     """After each epoch of 6 steps, the network is still as good as the one it started from."""
     rows = list(csv.DictReader((unfrozen / "whole" / "log.csv").open()))
-    assert len(rows) == 3 and all(float(row["raw_val_top1"]) > 0.8 for row in rows)
+    assert len(rows) == 2 and all(float(row["raw_val_top1"]) > 0.8 for row in rows)
 
 
 @pytest.mark.slow
@@ -333,11 +337,11 @@ def test_unfreezing_and_resuming_is_the_same_bit_for_bit(pictures: Path, tuned_c
 
 @pytest.mark.slow
 def test_unfreezing_trains_kernels_and_leaves_batchnorm_alone(pictures: Path, tuned_config: Config, tmp_path: Path,
-                                                               source_run: Path) -> None:
+                                                               one_block_run: Path) -> None:
     """Accuracy drops where an unfrozen BatchNorm starts to use batch statistics; unless asked, it does not, nor is it trained."""
-    config = load_config(None, ["train.epochs=2", "train.unfreeze_epochs=1"], tuned_config)
+    config = load_config(None, [*from_one_block(one_block_run), "train.unfreeze_epochs=1"], tuned_config)
     train(open_dataset(pictures), config, tmp_path / "run", progress=Silent())
-    before, after = tensors(source_run / "model.keras"), last_weights(tmp_path / "run", config)
+    before, after = tensors(one_block_run / "model.keras"), last_weights(tmp_path / "run", config)
     for name in before:
         assert np.array_equal(before[name], after[name]) == ("_bn/" in name), name
     scores = [float(row["raw_val_top1"]) for row in csv.DictReader((tmp_path / "run" / "log.csv").open())]
@@ -345,11 +349,12 @@ def test_unfreezing_trains_kernels_and_leaves_batchnorm_alone(pictures: Path, tu
 
 
 @pytest.mark.slow
-def test_float16_arithmetic_leaves_a_float32_model(pictures: Path, tuned_config: Config, tmp_path: Path) -> None:
+def test_float16_arithmetic_leaves_a_float32_model(pictures: Path, tuned_config: Config, one_block_run: Path,
+                                                   tmp_path: Path) -> None:
     """With rates by layer, stages and loss scaling together; what is saved is traced and lowered in float32."""
     from mnv3_tf.quantization.fold import trace
 
-    config = load_config(None, ["train.mixed_precision=true", "data.image_size=[32,32]", "train.epochs=2",
+    config = load_config(None, [*from_one_block(one_block_run), "train.mixed_precision=true", "data.image_size=[32,32]",
                                 "train.unfreeze_epochs=1", "train.batchnorm=reestimate", "train.layer_decay=0.9"], tuned_config)
     train(open_dataset(pictures), config, tmp_path / "run", progress=Silent())
     model = load_keras(tmp_path / "run" / "model.keras")
@@ -359,5 +364,5 @@ def test_float16_arithmetic_leaves_a_float32_model(pictures: Path, tuned_config:
         values = [archive[name] for name in archive.files if name.startswith("variable")]
     assert any(value.shape == () and value == 2.0**15 for value in values)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
-    assert np.isfinite(model.predict_on_batch(pixels)).all() and trace(model).ops
+    assert np.isfinite(np.asarray(model(pixels))).all() and trace(model).ops
     assert read_json(tmp_path / "run" / "metrics.json")["test"]["top1"] > 0.8

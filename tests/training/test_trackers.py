@@ -7,51 +7,29 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from shared import ONE_BLOCK
-from test_trainer import StopAfter
+from shared import Told
 
 from mnv3_tf.config import load_config
 from mnv3_tf.data import open_dataset
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_json
-from mnv3_tf.interrupts import Interrupted
 from mnv3_tf.progress import Silent
 from mnv3_tf.training.trackers import Guarded, MLflow, WeightsAndBiases
 from mnv3_tf.training.trainer import train
 
 
-class Told:
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-
-    def begin(self, *given: Any) -> None:
-        self.calls.append(("begin", *given))
-
-    def epoch(self, *given: Any) -> None:
-        self.calls.append(("epoch", *given))
-
-    def end(self, *given: Any) -> None:
-        self.calls.append(("end", *given))
-
-
 @pytest.mark.slow
-def test_a_run_tells_a_tracker_of_every_epoch(pictures: Path, tmp_path: Path) -> None:
-    """Stopped in the second epoch of three, and gone on."""
-    tracker, run = Told(), tmp_path / "run"
-    config = load_config(None, [*ONE_BLOCK, "train.epochs=3"])
-    with pytest.raises(Interrupted):
-        train(open_dataset(pictures), config, run, progress=StopAfter(8), tracker=tracker)
-    finished = train(open_dataset(pictures), config, run, resume=True, progress=Silent(), tracker=tracker)
-    assert [call[0] for call in tracker.calls] == ["begin", "epoch", "end", "begin", "epoch", "epoch", "end"]
-    assert tracker.calls[0][1] == run and tracker.calls[0][2]["train.epochs"] == 3
+def test_a_run_tells_a_tracker_of_every_epoch(resumed_student: Path) -> None:
+    """Stopped in the second epoch of six, and gone on."""
+    calls, run = read_json(resumed_student / "told.json"), resumed_student / "run"
+    assert [call[0] for call in calls] == ["begin", "epoch", "end", "begin", *["epoch"] * 5, "end"]
+    assert calls[0][1] == str(run) and calls[0][2]["train.epochs"] == 6
     rows = list(csv.DictReader((run / "log.csv").open()))
-    told = [call[1:] for call in tracker.calls if call[0] == "epoch"]
-    assert [number for number, _ in told] == [1, 2, 3]
+    told = [call[1:] for call in calls if call[0] == "epoch"]
+    assert [number for number, _ in told] == [1, 2, 3, 4, 5, 6]
     for row, (_, figures) in zip(rows, told, strict=True):
         assert {key: str(value) for key, value in figures.items()} == {key: row[key] for key in figures} and len(figures) > 8
-    assert tracker.calls[2][1] is None and tracker.calls[-1][1]["test_top1"] == finished.metrics["test"]["top1"]
+    assert calls[2][1] is None and calls[-1][1]["test_top1"] == read_json(run / "metrics.json")["test"]["top1"]
 
 
 def test_what_a_tracker_raises_is_said_once() -> None:

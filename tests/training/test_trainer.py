@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shared import ONE_BLOCK
+from shared import ONE_BLOCK, StopAfter, weights
 
 from mnv3_tf.config import Config, load_config
 from mnv3_tf.data import open_dataset
@@ -58,32 +58,6 @@ def test_the_saved_model_is_the_one_that_was_scored(float_run: Path, pictures: P
     recorded = read_json(float_run / "metrics.json")["test"]
     assert result.split == "test" and result.scores.top1 == recorded["top1"]
     assert result.scores.loss == pytest.approx(recorded["loss"], rel=1e-5)
-
-
-class StopAfter(Silent):
-    """Sends this process a signal once so many steps are done."""
-
-    def __init__(self, steps: int):
-        super().__init__()
-        self.steps = steps
-
-    def task(self, description, total):
-        import contextlib
-
-        @contextlib.contextmanager
-        def block():
-            def advance(done: int, note: str) -> None:
-                if description == "Training" and done == self.steps:
-                    os.kill(os.getpid(), signal.SIGINT)
-
-            yield advance
-
-        return block()
-
-
-def weights(run: Path) -> list[np.ndarray]:
-    with np.load(run / "state" / "state.npz") as archive:
-        return [archive[name] for name in sorted(archive.files) if name != "counters"]
 
 
 # `mnv3 train` that ends by SIGKILL once so many steps are done.
