@@ -9,6 +9,7 @@ from shared import HERE
 
 SCRIPT = """
 import sys
+sys.modules.update(matplotlib=None, sklearn=None)  # which Keras would import for nothing
 import numpy as np
 import tensorflow as tf
 
