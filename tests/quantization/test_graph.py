@@ -5,10 +5,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from shared import HERE
 
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.models import MobileNetV3
-from mnv3_tf.network.spec import Block, NetworkSpec
+from mnv3_tf.network.spec import Block, NetworkSpec, read_block_table
 from mnv3_tf.quantization.calibration import calibrate
 from mnv3_tf.quantization.fake_quantized import LoweredNetwork
 from mnv3_tf.quantization.fold import trace
@@ -28,6 +29,12 @@ def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
 
     model.set_weights([value(v.path, v.shape) for v in model.weights])
     return model
+
+
+@pytest.fixture(scope="module")
+def small() -> FoldedGraph:
+    """The small network."""
+    return trace(randomized(MobileNetV3("small", input_shape=(32, 32, 3), alpha=0.25, classes=3)))
 
 
 @pytest.mark.slow
@@ -58,10 +65,8 @@ def test_batchnorm_folds_as_computed_by_hand() -> None:
     np.testing.assert_allclose(graph.ops[1].bias, [-43], rtol=1e-6)
 
 
-@pytest.mark.slow
-def test_hard_swish_factor_ends_in_the_next_kernel() -> None:
-    graph = trace(MobileNetV3("small", input_shape=(32, 32, 3), alpha=0.25, classes=3))
-    lowered = {op.name: op for op in lower(graph).ops}
+def test_hard_swish_factor_ends_in_the_next_kernel(small: FoldedGraph) -> None:
+    lowered = {op.name: op for op in lower(small).ops}
     assert lowered["stem_conv_hard_swish"].factor == 6.0
     assert lowered["block_01_depthwise"].kernel_scale == pytest.approx(1 / 6)
     # A gate (times 6) and a hard-swish (times 6) meet in the product before block 4's projection.
@@ -106,13 +111,12 @@ def test_no_factor_is_needed_without_hard_swish() -> None:
     assert all(op.factor == 1.0 and op.kernel_scale == 1.0 for op in lower(graph).ops)
 
 
-def test_range_rules() -> None:
-    graph = trace(MobileNetV3("small", input_shape=(32, 32, 3), alpha=0.25, classes=3))
-    assert range_rule(graph, graph["stem_conv"]) == (-3.0, None)
-    assert range_rule(graph, graph["stem_conv_hard_swish"]) == (-0.375, None)
-    assert range_rule(graph, graph["block_02_expand"]) == (0.0, None)
-    assert range_rule(graph, graph["block_01_se_expand_hard_sigmoid"]) == (0.0, 1.0)
-    assert range_rule(graph, graph["block_01_project"]) == (None, None)
+def test_range_rules(small: FoldedGraph) -> None:
+    assert range_rule(small, small["stem_conv"]) == (-3.0, None)
+    assert range_rule(small, small["stem_conv_hard_swish"]) == (-0.375, None)
+    assert range_rule(small, small["block_02_expand"]) == (0.0, None)
+    assert range_rule(small, small["block_01_se_expand_hard_sigmoid"]) == (0.0, 1.0)
+    assert range_rule(small, small["block_01_project"]) == (None, None)
 
 
 @pytest.mark.slow
@@ -124,7 +128,8 @@ def test_range_rules() -> None:
     ({"input_shape": (None, None, 3)}, "fixed size"),
 ])
 def test_models_without_an_integer_form_are_refused(arguments: dict, message: str) -> None:
-    model = MobileNetV3("small", **({"input_shape": (32, 32, 3), "alpha": 0.25, "classes": 3} | arguments))
+    network = "small" if "outputs" in arguments else read_block_table(HERE / "two_blocks.yaml")
+    model = MobileNetV3(network, **({"input_shape": (32, 32, 3), "alpha": 0.25, "classes": 3} | arguments))
     with pytest.raises(KitError, match=message):
         lower(trace(model))
 
@@ -142,20 +147,19 @@ def test_an_unknown_layer_is_named() -> None:
 def test_mixed_precision_models_are_traced_in_float32() -> None:
     keras.config.set_dtype_policy("mixed_float16")
     try:
-        model = MobileNetV3("small", input_shape=(32, 32, 3), alpha=0.25, classes=3)
+        model = MobileNetV3(read_block_table(HERE / "two_blocks.yaml"), input_shape=(32, 32, 3), classes=3)
     finally:
         keras.config.set_dtype_policy("float32")
     graph = trace(model)
     assert all(op.kernel.dtype == np.float32 for op in graph.ops if op.kernel is not None)
 
 
-def test_saved_graphs_come_back_whole(tmp_path: Path) -> None:
-    graph = trace(randomized(MobileNetV3("small", input_shape=(32, 32, 3), alpha=0.25, classes=3)))
+def test_saved_graphs_come_back_whole(small: FoldedGraph, tmp_path: Path) -> None:
     ranges = {"stem_conv": (-3.0, 2.5)}
-    save_graph(tmp_path / "q.npz", graph, ranges)
+    save_graph(tmp_path / "q.npz", small, ranges)
     again, ranges_again = load_graph(tmp_path / "q.npz")
-    assert ranges_again == ranges and (again.height, again.scale) == (graph.height, graph.scale)
-    for ours, theirs in zip(again.ops, graph.ops, strict=True):
+    assert ranges_again == ranges and (again.height, again.scale) == (small.height, small.scale)
+    for ours, theirs in zip(again.ops, small.ops, strict=True):
         assert (ours.name, ours.kind, ours.inputs, ours.activation, ours.stride) == \
             (theirs.name, theirs.kind, theirs.inputs, theirs.activation, theirs.stride)
         if theirs.kernel is not None:
