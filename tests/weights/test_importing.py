@@ -13,7 +13,7 @@ import pytest
 from peers.generate import pictures, tensor
 from seeded import golden, tensors_of
 from shared import HERE, without_values
-from tutorial_models import short, short_is_known  # noqa: F401
+from tutorial_models import short
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.network.spec import in_dialect, read_block_table

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tf_keras
 from shared import without_values
-from tutorial_models import L3, MODELS, Model, answers_of, randomized, short, short_is_known  # noqa: F401
+from tutorial_models import L3, MODELS, Model, answers_of, randomized, short
 
 from mnv3_tf.cli.main import main
 from mnv3_tf.errors import CheckFailed, InputError

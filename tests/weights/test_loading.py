@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from seeded import golden, tensors_of
 from shared import without_values
-from tutorial_models import short_is_known  # noqa: F401
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.models import MobileNetV3, MobileNetV3Small

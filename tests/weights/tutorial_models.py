@@ -8,10 +8,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import pytest
 import tf_keras
 
-from mnv3_tf.network.spec import SMALL_BLOCKS, SPECS, NetworkSpec
+from mnv3_tf.network.spec import SMALL_BLOCKS, NetworkSpec
 
 Shape = tuple[int, int, int]
 
@@ -61,13 +60,6 @@ def short(package: Any, **arguments: Any) -> Any:
         return module._inverted_res_block(x, 72 / 16, module._depth(24 * alpha), 3, 2, None, module.relu, 1)
 
     return module.MobileNetV3(stack, 64, **{"model_type": "small", "weights": None, **arguments})
-
-
-@pytest.fixture
-def short_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kit looks for the short networks, too."""
-    for spec in (SHORT, PLAIN):
-        monkeypatch.setitem(SPECS, spec.name, spec)
 
 
 def nested(package: Any, shape: Shape, **settings: Any) -> Callable[[Any], Any]:
