@@ -19,13 +19,6 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 
 @pytest.fixture(scope="module")
-def tflite(qat_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from mnv3_tf.export.convert.convert import convert, open_source
-
-    return convert(open_source(qat_run), tmp_path_factory.mktemp("inspect") / "m.tflite").path
-
-
-@pytest.fixture(scope="module")
 def standard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the standard recipe makes of two hard-swishes."""
     import keras
@@ -43,12 +36,12 @@ def standard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_our_file_for_a_person_and_for_a_script(tflite: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(capsys, tflite, "--require", "int8", "--require", "one-partition")
+def test_our_file_for_a_person_and_for_a_script(small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, small_file, "--require", "int8", "--require", "one-partition")
     assert code == 0, err
-    assert f"{tflite}: int8 throughout" in out and "1 XNNPACK partition, 2 operators outside" in out
+    assert f"{small_file}: int8 throughout" in out and "1 XNNPACK partition, 2 operators outside" in out
     assert "no conversion" in out and "times smaller than as float32" in out and "TFLite metadata: no" in out
-    code, out, _ = run(capsys, tflite, "--json", "--threads", 2)
+    code, out, _ = run(capsys, small_file, "--json", "--threads", 2)
     facts = json.loads(out)
     assert set(facts) == {
         "file", "size_bytes", "sha256", "kind", "partitions", "refused", "problems", "inputs", "outputs", "operators", "outside",

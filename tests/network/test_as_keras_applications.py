@@ -8,6 +8,7 @@ import unittest
 import keras
 import pytest
 from keras.src.applications import mobilenet_v3
+from shared import without_values
 
 import mnv3_tf
 
@@ -38,7 +39,7 @@ def their_tests(pytestconfig: pytest.Config) -> type[unittest.TestCase]:
 def test_theirs(test: str, network: str, their_tests: type[unittest.TestCase], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SKIP_APPLICATIONS_TESTS", raising=False)
     result = unittest.TestResult()
-    their_tests(f"test_application_{test}_{network}_channels_last").run(result)
+    without_values(their_tests(f"test_application_{test}_{network}_channels_last").run, result)  # they look at shapes
     assert result.testsRun == 1 and not result.skipped
     assert result.wasSuccessful(), "\n".join(text for _, text in (*result.errors, *result.failures))
 

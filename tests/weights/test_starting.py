@@ -1,12 +1,14 @@
 """What `model.weights` means for the settings, and what is refused before anything starts."""
 
+import dataclasses
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from shared import without_values
+from shared import random_values, without_values
 
 from mnv3_tf.config import ModelConfig, load_config, save_config
 from mnv3_tf.errors import InputError
@@ -17,18 +19,26 @@ from mnv3_tf.training.transfer import transfer
 from mnv3_tf.weights.starting import load_settings, starting_model
 
 
+def save(path: Path, *arguments: Any, **named: Any) -> None:
+    """A network with random values."""
+    def build() -> None:
+        model = MobileNetV3(*arguments, input_shape=(32, 32, 3), **named)
+        model.set_weights(random_values(model))
+        model.save(path)
+
+    without_values(build)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`imported.keras` with its card, `bare.keras` without one, and `extractor.keras`, which ends with the last block."""
     folder = tmp_path_factory.mktemp("weights")
-    model = MobileNetV3("large", alpha=0.35, input_shape=(32, 32, 3), classes=4, dialect="timm")
-    model.save(folder / "imported.keras")
+    save(folder / "imported.keras", "large", alpha=0.35, classes=4, dialect="timm")
     write_json(folder / "imported.card.json", {
         "kind": "imported weights", "model": {"name": "large", "alpha": 0.35, "dialect": "timm"}, "classes": list("abcd")})
-    body = MobileNetV3("small", alpha=0.5, input_shape=(32, 32, 3), include_top=False, outputs="block_11_add")
-    body.save(folder / "extractor.keras")
     own = with_normalization(find_spec("small", "timm"), [0.0] * 3, [1.0] * 3)
-    MobileNetV3(own, alpha=0.5, input_shape=(32, 32, 3), include_top=False, outputs="block_11_add").save(folder / "own.keras")
+    for name, network in (("extractor", "small"), ("own", own)):
+        save(folder / f"{name}.keras", network, alpha=0.5, include_top=False, outputs="block_11_add")
     return folder
 
 
@@ -105,8 +115,9 @@ def test_weights_that_cannot_be_used(tmp_path: Path, value: str, message: str) -
     (tmp_path / "damaged.card.json").write_text("[]")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "quantized.npz").write_bytes(b"x")
-    image = keras.Input((32, 32, 3))
-    keras.Model(image, keras.layers.Conv2D(4, 3)(image)).save(tmp_path / "foreign.keras")
+    if value == "foreign.keras":
+        image = keras.Input((32, 32, 3))
+        keras.Model(image, keras.layers.Conv2D(4, 3)(image)).save(tmp_path / value)
     with pytest.raises(InputError, match=message):
         load_settings(None, [f"model.weights={tmp_path / value}"])
 
@@ -143,10 +154,14 @@ def test_published_weights_by_name_and_as_imagenet(monkeypatch: pytest.MonkeyPat
     assert first.sha256 == second.sha256 == sha256(cached_path(entry))
     assert first.facts["published"] == second.facts["published"] == "paddle/MobileNetV3_small_x0_35"
     np.testing.assert_allclose(first.normalization, [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
-    model = MobileNetV3("small", alpha=0.35, dialect="paddle", classes=3, input_shape=(64, 48, 3))
-    taken = transfer(model, first, ("a", "b", "c"))
-    assert taken.new == ("classifier",) and len(taken.taken) > 60
-    np.testing.assert_array_equal(np.asarray(model.get_layer("head_conv").kernel), first.tensors["head_conv"]["kernel"])
+
+    def build_and_take() -> np.ndarray:
+        model = MobileNetV3("small", alpha=0.35, dialect="paddle", classes=3, input_shape=(64, 48, 3))
+        taken = transfer(model, first, ("a", "b", "c"))
+        assert taken.new == ("classifier",) and len(taken.taken) > 60
+        return np.asarray(model.get_layer("head_conv").kernel)
+
+    np.testing.assert_array_equal(without_values(build_and_take), first.tensors["head_conv"]["kernel"])
 
 
 @pytest.mark.slow
@@ -156,10 +171,10 @@ def test_the_weights_normalization_is_kept(folder: Path) -> None:
     same = with_normalization(plain, [0.5] * 3, [0.5] * 3)
     assert same is plain
     other = with_normalization(plain, [0.4, 0.5, 0.6], [0.2, 0.25, 0.5])
-    model = MobileNetV3(other, input_shape=(32, 32, 3), classes=2, alpha=0.35)
+    model = without_values(MobileNetV3, dataclasses.replace(other, blocks=other.blocks[:1]), input_shape=(32, 32, 3), classes=2)
     seen = model.get_layer("rescale")(np.array([[[[0.4, 0.5, 0.6]]], [[[0.6, 0.75, 1.1]]]]) * 255)
     np.testing.assert_allclose(np.asarray(seen)[:, 0, 0], [[0, 0, 0], [1, 1, 1]], atol=1e-5)
-    model.save(folder / "other.keras")
+    save(folder / "other.keras", other, classes=2, alpha=0.35)
     config = without_values(load_settings, None, [f"model.weights={folder / 'other.keras'}"])
     start = without_values(starting_model, config)
     np.testing.assert_allclose(start.normalization, [[0.4, 0.5, 0.6], [0.2, 0.25, 0.5]], atol=1e-6)

@@ -1,5 +1,7 @@
 """Keras models as tutorials and their readers build them, that the kit must take over as they are."""
 
+import dataclasses
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 import tf_keras
+
+from mnv3_tf.network.spec import SMALL_BLOCKS, NetworkSpec
 
 Shape = tuple[int, int, int]
 
@@ -39,14 +43,44 @@ def with_head(package: Any, shape: Shape, backbone: Callable[[Any], Any], before
     return package.Model(image, x)
 
 
-def nested(package: Any, shape: Shape, name: str = "MobileNetV3Small", **settings: Any) -> Callable[[Any], Any]:
+# The first two blocks of Small: what of a network's kind does not depend on its length is tested with them.
+SHORT = NetworkSpec("short", SMALL_BLOCKS[:2], "hard_swish", class_expand=64)
+PLAIN = NetworkSpec("short_minimalistic", tuple(dataclasses.replace(block, squeeze_excite=False) for block in SMALL_BLOCKS[:2]),
+                    "relu", class_expand=64)
+
+
+def short(package: Any, **arguments: Any) -> Any:
+    """SHORT, or PLAIN with `minimalistic`, as keras.applications builds its networks; the arguments are those of
+    MobileNetV3Small."""
+    module = importlib.import_module(f"{package.__name__}.src.applications.mobilenet_v3")
+    alpha = arguments.get("alpha", 1.0)
+
+    def stack(x: Any, kernel: int, activation: Any, gate: float | None) -> Any:
+        x = module._inverted_res_block(x, 1, module._depth(16 * alpha), 3, 2, gate, module.relu, 0)
+        return module._inverted_res_block(x, 72 / 16, module._depth(24 * alpha), 3, 2, None, module.relu, 1)
+
+    return module.MobileNetV3(stack, 64, **{"model_type": "small", "weights": None, **arguments})
+
+
+def nested(package: Any, shape: Shape, **settings: Any) -> Callable[[Any], Any]:
     """A backbone of keras.applications as one layer."""
-    return getattr(package.applications, name)(input_shape=shape, include_top=False, weights=None, **settings)
+    return package.applications.MobileNetV3Small(input_shape=shape, include_top=False, weights=None, **settings)
+
+
+def nested_short(package: Any, shape: Shape, **settings: Any) -> Callable[[Any], Any]:
+    """The same of two blocks."""
+    return short(package, input_shape=shape, include_top=False, **settings)
 
 
 def flat(package: Any, **settings: Any) -> Callable[[Any], Any]:
-    """The same, its layers among the model's own."""
-    return lambda x: package.applications.MobileNetV3Small(input_tensor=x, include_top=False, weights=None, **settings).output
+    """Two blocks whose layers are among the model's own."""
+    return lambda x: short(package, input_tensor=x, include_top=False, **settings).output
+
+
+def of_mobilenet_v2(shape: Shape) -> Callable[[Any], Any]:
+    """The first blocks of MobileNetV2 as one layer: with and without an addition, of stride 1 and 2."""
+    whole = keras.applications.MobileNetV2(input_shape=shape, include_top=False, weights=None, alpha=0.35)
+    return keras.Model(whole.input, whole.get_layer("block_3_project_BN").output)
 
 
 def same(x: Any) -> Any:
@@ -92,10 +126,10 @@ MODELS = {
     "flat, Rescaling outside, two Dense": Model(lambda shape, classes: with_head(
         keras, shape, flat(keras, alpha=0.5, include_preprocessing=False), L3.Rescaling(1 / 255),
         L3.GlobalAveragePooling2D(), L3.BatchNormalization(), L3.Dense(16, activation="relu"), L3.Dense(classes)),
-        ".h5", "", {"name": "small", "alpha": 0.5}, ("head_pool", "head_dense_1", "head_dense_1_relu", "classifier", "logits")),
+        ".h5", "", {"name": "short", "alpha": 0.5}, ("head_pool", "head_dense_1", "head_dense_1_relu", "classifier", "logits")),
     "pooled by the backbone, logits": Model(lambda shape, classes: with_head(
-        keras, shape, nested(keras, shape, alpha=0.35, pooling="avg"), same, L3.Dense(classes)),
-        ".h5", "", {"name": "small", "alpha": 0.35}, ("head_pool", "classifier", "logits")),
+        keras, shape, nested_short(keras, shape, alpha=1.25, pooling="avg"), same, L3.Dense(classes)),
+        ".h5", "", {"name": "short", "alpha": 1.25}, ("head_pool", "classifier", "logits")),
     "Keras 2, nested, one sigmoid": Model(lambda shape, classes: with_head(
         tf_keras, shape, nested(tf_keras, shape, alpha=0.35), same,
         L2.GlobalAveragePooling2D(), L2.Dense(1, activation="sigmoid")),
@@ -103,8 +137,8 @@ MODELS = {
     "Keras 2, flat, minimalistic, BatchNorm in the head": Model(lambda shape, classes: with_head(
         tf_keras, shape, flat(tf_keras, minimalistic=True), same,
         L2.GlobalAveragePooling2D(), L2.Dense(8), L2.BatchNormalization(), L2.ReLU(), L2.Dense(classes, activation="softmax")),
-        ".keras", "softmax", {"name": "small_minimalistic", "alpha": 1.0}, ("classifier", "logits")),
+        ".keras", "softmax", {"name": "short_minimalistic", "alpha": 1.0}, ("classifier", "logits")),
     "MobileNetV2, preprocess_input, one logit": Model(lambda shape, classes: with_head(
-        keras, shape, nested(keras, shape, "MobileNetV2", alpha=0.35), keras.applications.mobilenet_v2.preprocess_input,
+        keras, shape, of_mobilenet_v2(shape), keras.applications.mobilenet_v2.preprocess_input,
         L3.GlobalAveragePooling2D(), L3.Dense(1)), ".keras", "", {"name": "imported"}, ("logits",)),
 }

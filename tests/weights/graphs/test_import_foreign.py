@@ -6,12 +6,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from foreign_models import SIDE, build, noise, randomize, relative
+from foreign_models import SIDE, SPEC, build, noise, randomize, relative
 
 from benchmarks.peers.keras_applications import convert_model_standard
+from mnv3_tf import MobileNetV3
 from mnv3_tf.data.synthetic import synthetic_pictures
 from mnv3_tf.errors import CheckFailed, InputError
 from mnv3_tf.files import sha256
+from mnv3_tf.network.spec import NetworkSpec
 from mnv3_tf.tflite.runtime import LiteRTModel
 from mnv3_tf.weights.graphs import importing as module
 from mnv3_tf.weights.graphs.importing import import_foreign
@@ -111,7 +113,8 @@ def test_open_sizes(network: keras.Model, table: Path, tmp_path: Path) -> None:
     path.write_bytes(converted(network))
     assert LiteRTModel(path, fix_batch=True).dynamic_batch
     assert import_foreign(path, "tflite", table=table).facts["comparison"]["largest"] < 1e-5
-    path.write_bytes(converted(build(input_shape=(None, None, 3))))
+    block = NetworkSpec("one", SPEC.blocks[:1], "hard_swish", class_expand=16)
+    path.write_bytes(converted(MobileNetV3(block, input_shape=(None, None, 3), classes=2)))
     with pytest.raises(InputError, match="leaves height and width of its input open"):
         import_foreign(path, "tflite", table=table, input_size=32)
 

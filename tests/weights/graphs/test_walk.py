@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from foreign_models import SIDE, SPEC, answers, build, folded, frozen, noise, relative, write_tfjs
 
+from mnv3_tf import MobileNetV3
 from mnv3_tf.errors import InputError
+from mnv3_tf.network.spec import NetworkSpec
 from mnv3_tf.weights.graphs import read_convolutions
 from mnv3_tf.weights.graphs.assign import to_keras
 from mnv3_tf.weights.graphs.importing import with_pixels
 from mnv3_tf.weights.graphs.match import match_spec, require_match
 
 ops = keras.ops
+TWO = NetworkSpec("two", SPEC.blocks[:2], "hard_swish", class_expand=16)
 relu6 = ops.relu6
 
 
@@ -54,19 +57,35 @@ SWISHES = {
 }
 
 
+GATES = {"sixth": lambda x: relu6(x + 3) * (1 / 6), "slope": lambda x: ops.clip(x * (1 / 6) + 0.5, 0, 1),
+         "left out": lambda x: relu6(x + 3), "of 0.2": lambda x: ops.clip(0.2 * x + 0.5, 0, 1),
+         "off centre": lambda x: ops.clip(0.25 * x + 0.1, 0, 1)}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [0, 4])
-def test_forms_of_hard_swish(network: keras.Model, tmp_path: Path, first: int) -> None:
-    """Each activation of the network is written in another form."""
+@pytest.mark.parametrize(("first", "gates"), [
+    (0, ("sixth", "of 0.2")), (4, ("slope", "off centre")), (2, ("left out", "of 0.2"))])
+def test_forms_of_hard_swish_and_of_the_gate(network: keras.Model, tmp_path: Path, first: int, gates: tuple[str, str]) -> None:
+    """Each activation of the network is written in another form. Whatever slope, middle and factor a gate has: its and the next
+    convolution take them, and the logits stay."""
     names = [layer.name for layer in network.layers if layer.name.endswith("_hard_swish")]
     forms = dict(zip(names, [*SWISHES][first:], strict=False))
     assert len(forms) >= 5 and {*SWISHES} == {*[*SWISHES][:len(names)], *[*SWISHES][4:]}
-    model = rewritten(network, {name: SWISHES[form] for name, form in forms.items()})
+    model = rewritten(network, {**{name: SWISHES[form] for name, form in forms.items()},
+                                **{f"block_0{block}_se_expand_hard_sigmoid": GATES[form]
+                                   for block, form in zip((2, 3), gates, strict=True)}})
     found = read_convolutions(graph_file(model, tmp_path))
     assert found.stopped is None
+    assigned = to_keras(found, require_match(found, specs=[SPEC]))
+    assert relative(answers(assigned.model), answers(model)) < 1e-5
+    factors = {f"block_0{block}_se_expand": {"of 0.2": 1.2, "off centre": 1.5}.get(form, 1.0)
+               for block, form in zip((2, 3), gates, strict=True)}
     for conv, (kernel, bias) in zip(found.convolutions, folded(network), strict=True):
-        np.testing.assert_allclose(conv.kernel, kernel, atol=2e-6, rtol=1e-5, err_msg=f"{conv.layer} {forms}")
-        np.testing.assert_allclose(conv.bias, bias, atol=2e-6, rtol=1e-5, err_msg=f"{conv.layer} {forms}")
+        if conv.layer in factors:
+            np.testing.assert_allclose(conv.kernel, kernel * factors[conv.layer], rtol=1e-5)
+        elif conv.layer not in ("block_02_project", "block_03_project"):  # those behind the gates
+            np.testing.assert_allclose(conv.kernel, kernel, atol=2e-6, rtol=1e-5, err_msg=f"{conv.layer} {forms}")
+            np.testing.assert_allclose(conv.bias, bias, atol=2e-6, rtol=1e-5, err_msg=f"{conv.layer} {forms}")
 
 
 @pytest.mark.slow
@@ -79,26 +98,6 @@ def test_channels_that_a_batchnorm_switches_off(tmp_path: Path) -> None:
     found = read_convolutions(graph_file(model, tmp_path))
     assigned = to_keras(found, require_match(found, specs=[SPEC]))
     assert relative(answers(assigned.model), answers(model)) < 1e-5
-
-
-GATES = {"sixth": lambda x: relu6(x + 3) * (1 / 6), "slope": lambda x: ops.clip(x * (1 / 6) + 0.5, 0, 1),
-         "left out": lambda x: relu6(x + 3), "of 0.2": lambda x: ops.clip(0.2 * x + 0.5, 0, 1),
-         "off centre": lambda x: ops.clip(0.25 * x + 0.1, 0, 1)}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("first", "second"), [("sixth", "of 0.2"), ("slope", "off centre"), ("left out", "of 0.2")])
-def test_forms_of_the_gate(network: keras.Model, tmp_path: Path, first: str, second: str) -> None:
-    """Whatever slope, middle and factor: the gate's and the next convolution take them, and the logits stay."""
-    model = rewritten(network, {"block_02_se_expand_hard_sigmoid": GATES[first],
-                                "block_03_se_expand_hard_sigmoid": GATES[second]})
-    found = read_convolutions(graph_file(model, tmp_path))
-    assigned = to_keras(found, require_match(found, specs=[SPEC]))
-    assert relative(answers(assigned.model), answers(model)) < 1e-5
-    gates = [conv for conv in found.convolutions if conv.role == "se_expand"]
-    for gate, form in zip(gates, (first, second), strict=True):
-        factor = {"of 0.2": 1.2, "off centre": 1.5}.get(form, 1.0)
-        np.testing.assert_allclose(gate.kernel, np.asarray(network.get_layer(gate.layer).kernel) * factor, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -117,12 +116,17 @@ def test_a_swish_with_another_middle_is_none(network: keras.Model, tmp_path: Pat
     ("block_02_expand_relu", ops.elu, r"node \d+ (Elu|Select).*block_02_expand"),
     ("block_02_depthwise_relu", relu6, r"node \d+ .*block_02.*clipped to 0..6"),
     ("block_02_se_expand_hard_sigmoid", ops.sigmoid, r"node \d+ Sigmoid .*block_02_se_expand")])
-def test_the_operator_that_is_not_understood_is_named(network: keras.Model, tmp_path: Path, name: str,
+def test_the_operator_that_is_not_understood_is_named(two_blocks: keras.Model, tmp_path: Path, name: str,
                                                       function: Callable[[Any], Any], message: str) -> None:
-    found = read_convolutions(graph_file(rewritten(network, {name: function}), tmp_path))
+    found = read_convolutions(graph_file(rewritten(two_blocks, {name: function}), tmp_path))
     assert found.block_count == 1
     with pytest.raises(InputError, match=message):
-        require_match(found, specs=[SPEC])
+        require_match(found, specs=[TWO])
+
+
+@pytest.fixture(scope="module")
+def two_blocks() -> keras.Model:
+    return MobileNetV3(TWO, input_shape=(SIDE, SIDE, 3), classes=2)
 
 
 @pytest.mark.slow
