@@ -158,7 +158,7 @@ class _Training:
         self.plan: FreezingPlan = make_plan(config, inference_batchnorm=self.choices.batchnorm == "frozen",
                                             new_head_conv=self.counters.start.get("lacks_head_conv", False))
         if answers:
-            answers.examine(*examined(samples, self.contract, settings.seed))
+            answers.examine(*examined(samples, self.contract, settings.seed, progress))
         self._say_what_is_trained(len(samples), len(unlabelled or ()))
         keras.utils.set_random_seed(settings.seed)
         self.network = self._build(f"mixed_{self.choices.mixed_precision}" if self.choices.mixed_precision else "float32")
@@ -174,7 +174,7 @@ class _Training:
         if saved:
             saved.restore(self.variables)
             self.progress.say(f"resuming after {self.counters.epoch} epochs and {self.counters.step} steps")
-        self._validation = devices.pictures(dataset.split("val"), self.contract)
+        self._validation = devices.pictures(dataset.split("val"), self.contract, processes.teller(progress))
 
     def _enter(self, stage: int) -> None:
         """Sets what is trained in a stage, with an optimizer of its own: the schedule of the rate goes on."""
@@ -298,9 +298,6 @@ class _Training:
         row: dict[str, Any] = {"epoch": counters.epoch + 1, **counters.running,
                                "learning_rate": float(keras.ops.convert_to_numpy(self.optimizer.learning_rate)),
                                "pictures_per_second": round(pictures_per_second, 1)}
-        broken = sum(int(number) for number in processes.gathered(str(len(self.batches.broken)).encode()))
-        if broken:
-            row["broken_pictures"] = broken
         candidates = {"raw": self.network.weights}
         if isinstance(self.model, AveragedModel):
             candidates["ema"] = self.model.averages.values
@@ -314,6 +311,9 @@ class _Training:
             if not counters.best or self._standing(found) > self._standing(counters.best):
                 counters.best = {**found, "epoch": counters.epoch + 1, "which": which}
                 save_keras(self.evaluation_model, self.run_folder.model)
+        met = len(self.batches.broken) + len(self._validation.broken or ())
+        if broken := sum(map(int, processes.gathered(str(met).encode()))):
+            row["broken_pictures"] = broken
         counters.history.append(row)
         counters.epoch += 1
         counters.step, counters.running = 0, {}
@@ -331,7 +331,7 @@ class _Training:
 
     def _scores(self, split: str, pictures: ContractPictures) -> Scores:
         labels = self.dataset.split(split).labels.astype(np.int64)
-        return score_batches(self.devices.logits(self.evaluation_model, pictures, len(labels)), labels, self.dataset.class_names)
+        return score_batches(self.devices.answers(self.evaluation_model, pictures, labels), self.dataset.class_names)
 
     def _save_state(self) -> None:
         self.check_finite(all(np.isfinite(weights).all() for weights in self.network.get_weights()), "the weights are")
@@ -346,7 +346,8 @@ class _Training:
         self.evaluation_model.load_weights(run.model)
         scores = {}
         for split in dict.fromkeys(["val", evaluation_split(self.dataset)]):
-            pictures = self._validation if split == "val" else self.devices.pictures(self.dataset.split(split), self.contract)
+            pictures = self._validation if split == "val" else self.devices.pictures(
+                self.dataset.split(split), self.contract, processes.teller(self.progress))
             scores[split] = self._scores(split, pictures)
         rate = counters.pictures / max(counters.seconds, 1e-9)
         run.write_card(
@@ -434,11 +435,13 @@ def _without_labels(folder: str, progress: Progress) -> PictureDataset:
     return dataclasses.replace(found, class_names=(), splits={"unlabelled": samples.with_labels(np.full(len(samples), NO_LABEL))})
 
 
-def examined(samples: Samples, contract: Preprocessing, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def examined(samples: Samples, contract: Preprocessing, seed: int, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
     """Some training pictures that a teacher is tried on: uint8 (n, height, width, 3) and int (n,)."""
     order = np.random.default_rng(seed).permutation(len(samples))[:_EXAMINED]
-    chosen = ContractPictures(samples.take(order), contract)
-    return np.concatenate(list(chosen)), chosen.labels
+    chosen = ContractPictures(samples.take(order), contract, say=progress.say)
+    pixels = np.concatenate(list(chosen))
+    sound = chosen.sound(0, len(chosen))
+    return pixels[sound], chosen.labels[sound]
 
 
 def _write_csv(path: Path, history: list[dict[str, Any]]) -> None:
