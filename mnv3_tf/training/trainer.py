@@ -33,7 +33,7 @@ from mnv3_tf.progress import Advance, Progress
 from mnv3_tf.training import processes
 from mnv3_tf.training.averaging import AveragedModel
 from mnv3_tf.training.batches import Batch, TrainingBatches
-from mnv3_tf.training.defaults import Choices, balanced_weights, decide, make_loss, make_optimizer
+from mnv3_tf.training.defaults import Choices, balanced_weights, decide, make_loss, make_optimizer, steps_at_once
 from mnv3_tf.training.devices import Devices, copy_weights
 from mnv3_tf.training.distill import DistillationLoss, LabelAccuracy, TeacherAnswers, open_teacher, with_answers
 from mnv3_tf.training.events import EventFile
@@ -191,7 +191,9 @@ class _Training:
             classes = len(self.dataset.class_names)
             loss = DistillationLoss(classes, settings.teacher_weight, settings.teacher_temperature, settings.label_smoothing)
             accuracy = LabelAccuracy(classes)
-        self.model.compile(self.optimizer, loss, metrics=[accuracy], jit_compile=choices.xla)
+        # A divisor of every fit's steps: Keras would go on into the next epoch.
+        self.at_once = steps_at_once(math.gcd(self.batches.steps_per_epoch, self.counters.step))
+        self.model.compile(self.optimizer, loss, metrics=[accuracy], jit_compile=choices.xla, steps_per_execution=self.at_once)
         kept = self.model.optimizer  # with float16 arithmetic, Keras's scaling of the loss around ours
         kept.build(self.model.trainable_variables)
         self.variables = [*self.model.variables, *kept.variables]
@@ -364,7 +366,7 @@ class _Training:
 
 
 class _Steps(keras.callbacks.Callback):
-    """Counts steps, saves by the clock and stops on a signal."""
+    """Counts steps, saves by the clock and stops on a signal; called after every step, or after several."""
 
     def __init__(self, training: _Training, advance: Advance, stop: list[int]):
         super().__init__()
@@ -393,7 +395,7 @@ class _Steps(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         training, counters, now = self.training, self.training.counters, time.monotonic()
-        self.seen, self.logs = self.seen + 1, logs or {}
+        self.seen, self.logs = self.seen + training.at_once, logs or {}
         counters.step = self.first_step + self.seen
         save = now - self.saved_at > training.config.train.checkpoint_minutes * 60
         if save or now - self.looked_at >= _LOOK_SECONDS:
@@ -403,7 +405,7 @@ class _Steps(keras.callbacks.Callback):
                      f"epoch {counters.epoch + 1}/{training.config.train.epochs}"
                      + (f", loss {loss:.3f}" if loss is not None else "")
                      + (f", best validation {best:.3f}" if best is not None else ""))
-        if processes.is_last(counters.epoch * training.batches.steps_per_epoch + counters.step):
+        if processes.is_last((counters.epoch * training.batches.steps_per_epoch + counters.step) // training.at_once):
             self.stop.append(signal.SIGTERM)
         if self.stop:
             self._look()
