@@ -186,15 +186,23 @@ def picture_bytes(path: str | os.PathLike[str] | Member) -> bytes:
     """
     name = str(path)
     try:
-        with open(path.path if isinstance(path, Member) else path, "rb") as file:
-            length = path.length if isinstance(path, Member) else os.fstat(file.fileno()).st_size
+        # By few calls of the system: threads wait for Python's lock after each.
+        file = os.open(path.path if isinstance(path, Member) else path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            length = path.length if isinstance(path, Member) else os.fstat(file).st_size
             if length > MAX_FILE_BYTES:
                 raise PictureError(name, f"the file is larger than {MAX_FILE_BYTES >> 20} MiB; no picture is.")
-            if not isinstance(path, Member):
-                return file.read()
-            file.seek(path.offset)
-            content = file.read(length)
-        if len(content) < length:
+            if isinstance(path, Member):
+                os.lseek(file, path.offset, os.SEEK_SET)
+            elif not length:  # empty, or a pipe
+                with os.fdopen(file, "rb", closefd=False) as pipe:
+                    return pipe.read()
+            content = os.read(file, length)
+            while len(content) < length and (more := os.read(file, length - len(content))):
+                content += more
+        finally:
+            os.close(file)
+        if isinstance(path, Member) and len(content) < length:
             raise PictureError(name, "the shard ends before it. Copy the shard again.")
         return content
     except IsADirectoryError as error:
