@@ -148,29 +148,28 @@ def score(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) ->
         ValueError: a picture has no label.
     """
     step = max(1, _CHUNK // max(logits.shape[1], 1))
-    return score_batches((logits[start:start + step] for start in range(0, len(logits), step)), labels, class_names)
+    return score_batches(((logits[start:start + step], labels[start:start + step]) for start in range(0, len(logits), step)),
+                         class_names)
 
 
-def score_batches(batches: Iterable[np.ndarray], labels: np.ndarray, class_names: Sequence[str]) -> Scores:
-    """As :func:`score`, of logits that come in batches, so that those of all pictures need not be held at once."""
-    if np.any(labels < 0):
-        raise ValueError("pictures without labels cannot be scored")
+def score_batches(batches: Iterable[tuple[np.ndarray, np.ndarray]], class_names: Sequence[str]) -> Scores:
+    """As :func:`score`, of logits and labels that come in batches, so that those of all pictures need not be held at once."""
     classes = len(class_names)
     k = min(5, classes)
-    answers, losses = np.zeros(len(labels), np.int64), np.zeros(len(labels))
-    hits, done = 0, 0
-    for batch in batches:
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    hits = 0
+    for batch, own_labels in batches:
+        if np.any(own_labels < 0):
+            raise ValueError("pictures without labels cannot be scored")
         logits = np.asarray(batch, np.float64)
-        part = slice(done, done + len(logits))
-        done += len(logits)
-        wanted, every = labels[part, None], np.arange(classes)
-        answers[part] = logits.argmax(axis=1)
+        wanted, every = own_labels[:, None], np.arange(classes)
         own = np.take_along_axis(logits, wanted, axis=1)
         # Ties count for the lower index, as argmax decides them.
         before = ((logits > own) | ((logits == own) & (every < wanted))).sum(axis=1)
         hits += int(((before < k) & ~np.isnan(own[:, 0])).sum())
         likely = np.take_along_axis(softmax(logits), wanted, axis=1)[:, 0]
-        losses[part] = -np.log(np.maximum(likely, 1e-12))
+        parts.append((own_labels, logits.argmax(axis=1), -np.log(np.maximum(likely, 1e-12))))
+    labels, answers, losses = map(np.concatenate, zip(*parts, strict=True))
     total = len(labels)
     samples, given = (np.bincount(indices, minlength=classes) for indices in (labels, answers))
     right = np.bincount(labels[answers == labels], minlength=classes)

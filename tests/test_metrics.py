@@ -166,7 +166,7 @@ def test_batches_give_what_all_at_once_gives() -> None:
     rng = np.random.default_rng(0)
     logits, labels = rng.integers(0, 4, (50, 7)).astype(np.float32), rng.integers(0, 7, 50)  # with many ties
     whole = score(logits, labels, tuple("abcdefg"))
-    assert score_batches(iter(np.array_split(logits, 9)), labels, tuple("abcdefg")) == whole
+    assert score_batches(zip(np.array_split(logits, 9), np.array_split(labels, 9), strict=True), tuple("abcdefg")) == whole
     order = np.argsort(-logits, axis=1, kind="stable")[:, :5]
     assert whole.topk == (order == labels[:, None]).any(axis=1).mean()
 
@@ -176,13 +176,13 @@ def test_files_grow_with_the_classes_and_not_with_their_square() -> None:
     labels = np.arange(pictures) * 70
     names = [f"n{number:08}" for number in range(classes)]
 
-    def answers(wrong: int) -> Iterator[np.ndarray]:
+    def answers(wrong: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for label in labels:
             row = np.zeros((1, classes), np.float32)
             row[0, label if label % 3 else label + wrong] = 9
-            yield row
+            yield row, np.array([label])
 
-    result = score_batches(answers(1), labels, names)
+    result = score_batches(answers(1), names)
     assert result.top1 == pytest.approx(2 / 3) and len(result.mistakes) == 100 and result.mistakes[1] == (210, 211, 1)
     plain = result.to_dict()
     assert plain["confusion"] is None and plain["mistakes"][1] == {"label": names[210], "answer": names[211], "count": 1}

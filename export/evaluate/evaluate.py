@@ -71,12 +71,12 @@ def evaluate(classifier: Classifier, data: str | Path, *, split: str | None = No
     samples, skipped = cleaned.split(name), tuple(str(remark) for remark in report.broken)
     if not samples:
         raise InputError(f"{data}: the split {name!r} holds no picture to score.")
-    labels = samples.labels
     if against:
         logits = _logits(classifier, samples, progress)
-        agreement, scores = compare_answers(logits, _logits(against, samples, progress)), score(logits, labels, classifier.labels)
+        agreement = compare_answers(logits, _logits(against, samples, progress))
+        scores = score(logits, samples.labels, classifier.labels)
     else:
-        agreement, scores = None, _score(classifier, samples, labels, progress)
+        agreement, scores = None, _score(classifier, samples, progress)
     warnings = tuple(str(remark) for remark in check_cards(classifier.path) if remark.severity == "broken")
     return Evaluation(scores, name, skipped, agreement, warnings)
 
@@ -86,17 +86,17 @@ def _logits(classifier: Classifier, samples: Samples, progress: Progress) -> np.
                    contract_batches(samples, classifier.contract))
 
 
-def _score(classifier: Classifier, samples: Samples, labels: np.ndarray, progress: Progress) -> Scores:
+def _score(classifier: Classifier, samples: Samples, progress: Progress) -> Scores:
     """Batch after batch: the answers of all pictures would take memory for as many times as there are classes."""
-    def answers(advance: Advance) -> Iterator[np.ndarray]:
+    def answers(advance: Advance) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         done = 0
-        for pixels, _ in contract_batches(samples, classifier.contract):
-            yield classifier.logits(pixels)
+        for pixels, labels in contract_batches(samples, classifier.contract):
+            yield classifier.logits(pixels), labels
             done += len(pixels)
             advance(done, "")
 
     with progress.task(f"Scoring {classifier.path.name}", len(samples)) as advance:
-        return score_batches(answers(advance), labels, classifier.labels)
+        return score_batches(answers(advance), classifier.labels)
 
 
 def predict(classifier: Classifier, pictures: Sequence[str | Path], top_k: int, *, progress: Progress

@@ -90,7 +90,7 @@ def _thumbnail(path: PicturePath) -> str:
     """A small JPEG of a picture as a data URL."""
     from mnv3_tf.data import read_picture
 
-    picture = read_picture(path, draft=(_THUMBNAIL, _THUMBNAIL))
+    picture = read_picture(path, draft=(2 * _THUMBNAIL, 2 * _THUMBNAIL))
     picture.thumbnail((_THUMBNAIL * 2, _THUMBNAIL * 2))
     store = io.BytesIO()
     picture.save(store, "JPEG", quality=80)

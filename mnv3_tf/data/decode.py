@@ -98,9 +98,8 @@ def read_picture(source: PictureSource, *, background: tuple[int, int, int] = WH
     Args:
         source: path of the file, its place in a shard, or its bytes.
         background: RGB, 0..255, that transparent pixels are blended onto.
-        draft: (height, width) in pixels that the picture will be resized to. A JPEG that is at least four times larger
-            is then decoded at 1/2, 1/4 or 1/8 of its size, never below twice `draft`. Faster, and not the same pixels:
-            for training only, never for evaluation.
+        draft: (height, width) in pixels that are enough. A JPEG that is at least twice as large is then decoded at 1/2, 1/4
+            or 1/8 of its size, never below `draft`. Faster, and not the same pixels: for training only, never for evaluation.
         name: what messages call the picture, where `source` is bytes.
 
     Returns:
@@ -187,19 +186,27 @@ def picture_bytes(path: str | os.PathLike[str] | Member) -> bytes:
     """
     name = str(path)
     try:
-        file, length = (path.path, path.length) if isinstance(path, Member) else (Path(path), Path(path).stat().st_size)
-        if file.is_dir():
-            raise PictureError(name, "is a folder, not a picture.")
-        if length > MAX_FILE_BYTES:
-            raise PictureError(name, f"the file is larger than {MAX_FILE_BYTES >> 20} MiB; no picture is.")
-        if not isinstance(path, Member):
-            return file.read_bytes()
-        with open(file, "rb") as shard:
-            shard.seek(path.offset)
-            content = shard.read(length)
-        if len(content) < length:
+        # By few calls of the system: threads wait for Python's lock after each.
+        file = os.open(path.path if isinstance(path, Member) else path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            length = path.length if isinstance(path, Member) else os.fstat(file).st_size
+            if length > MAX_FILE_BYTES:
+                raise PictureError(name, f"the file is larger than {MAX_FILE_BYTES >> 20} MiB; no picture is.")
+            if isinstance(path, Member):
+                os.lseek(file, path.offset, os.SEEK_SET)
+            elif not length:  # empty, or a pipe
+                with os.fdopen(file, "rb", closefd=False) as pipe:
+                    return pipe.read()
+            content = os.read(file, length)
+            while len(content) < length and (more := os.read(file, length - len(content))):
+                content += more
+        finally:
+            os.close(file)
+        if isinstance(path, Member) and len(content) < length:
             raise PictureError(name, "the shard ends before it. Copy the shard again.")
         return content
+    except IsADirectoryError as error:
+        raise PictureError(name, "is a folder, not a picture.") from error
     except OSError as error:
         raise PictureError(name, f"cannot be read ({error.strerror or error}).") from error
 
@@ -229,7 +236,7 @@ def _decode(content: bytes, name: str, background: tuple[int, int, int],
     orientation = _orientation(image)  # before the pixels: a draft needs to know
     if draft is not None and image.format in ("JPEG", "MPO"):
         height, width = draft if orientation < 5 else draft[::-1]
-        image.draft(None, (2 * width, 2 * height))
+        image.draft(None, (width, height))
     pixels = image.width * image.height
     if pixels > most_pixels():
         raise TooLargeError(name, f"{image.width} x {image.height} pixels are more than this machine's memory is good for "
@@ -250,7 +257,7 @@ def _pixels(content: bytes, name: str, image: ImageFile.ImageFile,
     picture = as_rgb(image, background)
     picture = picture.transpose(turn) if turn is not None else picture
     notes = _notes(image, frames)
-    picture = picture.copy() if picture is image else picture
+    picture = picture.copy() if picture is image and image.fp else picture  # one that holds its file no more can stay
     picture.info.clear()
     return picture, _NAMES[image.format or ""], (*notes, "TIFF orientation applied") if turned else notes
 

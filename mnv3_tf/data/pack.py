@@ -107,7 +107,7 @@ def _packed_bytes(path: PicturePath, side: int | None) -> tuple[bytes, str]:
     header = open_lazily(content, str(path))
     if side is None or min(header.size) <= side:
         return content, _ENDINGS[header.format or ""]
-    picture = read_picture(content, draft=(side, side), name=str(path))
+    picture = read_picture(content, draft=(2 * side, 2 * side), name=str(path))
     share = side / min(picture.size)
     size = tuple(max(side, round(length * share)) for length in picture.size)
     store = io.BytesIO()

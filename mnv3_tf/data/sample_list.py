@@ -160,7 +160,28 @@ class Samples(Sequence[Sample]):
         if len({id(part.table) for part in parts}) == 1:
             return cls(parts[0].table, np.concatenate([part.rows for part in parts]),
                        np.concatenate([part.labels for part in parts]))
-        return cls.of(sample for part in parts for sample in part)
+        names, ends, shards, line_files = bytearray(), array("q"), list[Path](), list[str]()
+        places, lines = np.zeros(sum(map(len, parts)), PLACE), np.full(sum(map(len, parts)), -1, np.int64)
+        places["shard"] = places["lead"] = -1
+        for part in parts:
+            table, first = part.table, len(ends)
+            base = os.fsencode(table.base) if table.base != Path() else b""
+            for name, shard, _ in part._parts():
+                names += os.path.join(base, name) if shard < 0 else name
+                ends.append(len(names))
+            if table.places is not None:
+                found = table.places[part.rows]
+                found["shard"] += np.where(found["shard"] >= 0, len(shards), 0).astype("<i4")
+                places[first:len(ends)] = found
+            if table.lines is not None:
+                codes = table.lines[part.rows]
+                lines[first:len(ends)] = np.where(codes >= 0, codes + (len(line_files) << 32), -1)
+            shards += table.shards
+            line_files += table.line_files
+        table = Table(Path(), bytes(names), np.array(ends, np.int64), tuple(shards), places if shards else None,
+                      tuple(line_files), lines if line_files else None)
+        return cls(table, np.arange(len(ends), dtype=np.int32),
+                   np.concatenate([np.empty(0, np.int32), *(part.labels for part in parts)]))
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -21,8 +21,9 @@ from mnv3_tf.training.picture_processes import PictureProcesses, Prepared
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 Mixed = tuple[np.ndarray, np.ndarray]
 
-# A training picture is kept this much larger than the model's input, so that a random crop still has detail to show.
-_SOURCE_MARGIN = 1.3
+# A training picture is kept at least this much larger than the model's input, so that a random crop still has detail to show;
+# and as it was decoded, unless it is this much larger again: a second resizing takes longer than decoding.
+_SOURCE_MARGIN, _LARGER = 1.25, 1.5
 # Batches that processes prepare before they are asked for.
 _AHEAD = 6
 
@@ -43,7 +44,7 @@ class SourceCache:
             return kept
         picture = read_picture(self._samples[index].path, draft=self._size)
         shrink = max(self._size[0] / picture.height, self._size[1] / picture.width)
-        if shrink < 1:
+        if shrink < 1 / _LARGER:
             picture = picture.resize((max(1, round(picture.width * shrink)), max(1, round(picture.height * shrink))),
                                      Image.Resampling.BILINEAR)
         picture.load()
@@ -51,7 +52,7 @@ class SourceCache:
         with self._lock:
             if size_bytes <= self._bytes_left and index not in self._kept:
                 self._bytes_left -= size_bytes
-                self._kept[index] = picture
+                self._kept[index] = picture.copy()  # without what its file held beside pixels
         return picture
 
 

@@ -1,6 +1,8 @@
 """Statistics of BatchNorm on new pictures: without changing what the network computes, or adapting it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -90,8 +92,9 @@ def adapt_statistics(model: keras.Model, pictures: Iterable[np.ndarray], *, skip
     for layer in kept:
         layer.trainable = False
     batches: list[list[np.ndarray]] = []
+    see = _training_mode(model)
     for pixels in pictures:
-        model(spread(pixels), training=True)
+        see(spread(pixels))
         statistics = [value for layer in adapted for value in (layer.moving_mean, layer.moving_variance)]
         batches.append([np.asarray(value, np.float64) for value in statistics])
     for place, (layer, momentum) in enumerate(zip(adapted, momenta, strict=True)):
@@ -101,3 +104,21 @@ def adapt_statistics(model: keras.Model, pictures: Iterable[np.ndarray], *, skip
         layer.momentum = momentum
     for layer, before in zip(kept, trainable, strict=True):
         layer.trainable = before
+
+
+def _training_mode(model: keras.Model) -> Callable[[Any], object]:
+    """Computes a network in training mode, which sets running statistics. JAX compiles it: one operation at a time takes longer
+    there, even for a few batches."""
+    if keras.backend.backend() != "jax":
+        return partial(model, training=True)
+    import jax
+
+    groups = model.trainable_variables, model.non_trainable_variables
+    forward = jax.jit(lambda trained, others, pixels: model.stateless_call(trained, others, pixels, training=True)[1])
+
+    def compute(pixels: Any) -> None:
+        values = forward(*([variable.value for variable in group] for group in groups), pixels)
+        for variable, value in zip(groups[1], values, strict=True):
+            variable.assign(value)
+
+    return compute

@@ -23,6 +23,8 @@ _SMALLEST_BATCH = 16
 # Training pictures that are too few to train the lower blocks as fast as the upper ones, and what their rate falls by.
 _FEW_PICTURES = 500
 _FEW_PICTURES_DECAY = 0.8
+# Steps between which an accelerator need not wait for Python.
+_MOST_AT_ONCE = 8
 
 BatchNorm = Literal["train", "frozen", "reestimate"]
 Mixed = Literal[False, "float16", "bfloat16"]
@@ -79,6 +81,11 @@ def decide(config: TrainConfig, batch_size: int, steps_per_epoch: int, *, tuned:
     return Choices(learning_rate=rate, warmup_steps=round(warmup * steps_per_epoch),
                    total_steps=config.epochs * steps_per_epoch, batchnorm_momentum=momentum, mixed_precision=mixed,
                    xla=xla, notes=tuple(notes), batchnorm=batchnorm, backbone_rate=backbone_rate, layer_decay=layer_decay)
+
+
+def steps_at_once(steps: int) -> int:
+    """How many of so many steps Keras takes before it calls back, a divisor of them; one on a CPU, where that costs nothing."""
+    return max(number for number in range(1, _MOST_AT_ONCE + 1) if steps % number == 0) if has_accelerator() else 1
 
 
 def _choose_precision(asked: bool | Literal["float16", "bfloat16"] | None, accelerator: bool) -> Mixed:

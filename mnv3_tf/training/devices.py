@@ -6,7 +6,7 @@ statistics are those of the whole batch, and weights are the same everywhere.
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,29 +89,30 @@ class Devices:
                              f"-o train.batch_size={' or '.join(fits)}, or fewer devices with -o train.devices=N."
                              if fits else f"{pictures} training pictures are fewer than the {self.total} devices: use fewer.")
 
-    def pictures(self, samples: Samples, contract: Preprocessing) -> ContractPictures:
-        """This process's part of a split: of every round, one batch."""
+    def pictures(self, samples: Samples, contract: Preprocessing, say: Callable[[str], None]) -> ContractPictures:
+        """This process's part of a split: of every round, one batch. `say` is told of pictures that cannot be read."""
         rounds = np.arange(len(samples)) // EVALUATION_BATCH
-        return ContractPictures(samples.take(np.flatnonzero(rounds % self.processes == self.process)), contract)
+        return ContractPictures(samples.take(np.flatnonzero(rounds % self.processes == self.process)), contract, say=say)
 
-    def logits(self, model: keras.Model, pictures: ContractPictures, total: int) -> Iterator[np.ndarray]:
-        """Logits float32 (n, classes) of a split in its order, in batches.
+    def answers(self, model: keras.Model, pictures: ContractPictures, labels: np.ndarray
+                ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Logits float32 (n, classes) and labels (n,) of a split in its order, in batches, without pictures that cannot be read.
 
         Args:
             model: built in :meth:`scope`.
             pictures: the part of this process.
-            total: pictures of the whole split.
+            labels: of the whole split.
         """
-        if self.processes == 1:
-            yield from (batch_logits(model, pixels) for pixels in pictures)
-            return
-        own = iter(pictures)
-        height, width = pictures.contract.height, pictures.contract.width
-        for start in range(0, total, EVALUATION_BATCH * self.processes):
-            found = batch_logits(model, next(own, np.empty((0, height, width, 3), np.uint8)))
-            filled = np.zeros((EVALUATION_BATCH, found.shape[1]), np.float32)
-            filled[:len(found)] = found
-            yield rows_of_all(filled)[:total - start]
+        own, done = iter(pictures), 0
+        nothing = np.empty((0, pictures.contract.height, pictures.contract.width, 3), np.uint8)
+        for start in range(0, len(labels), EVALUATION_BATCH * self.processes):
+            found = batch_logits(model, next(own, nothing))
+            rows = np.zeros((EVALUATION_BATCH, 1 + found.shape[1]), np.float32)
+            rows[:len(found), 0], rows[:len(found), 1:] = pictures.sound(done, done + len(found)), found
+            done += len(found)
+            rows = rows_of_all(rows)[:len(labels) - start]
+            sound = rows[:, 0] > 0
+            yield rows[sound, 1:], labels[start:start + len(rows)][sound]
 
 
 def rows_of_all(rows: np.ndarray) -> np.ndarray:

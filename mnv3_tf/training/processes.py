@@ -6,6 +6,7 @@ wherever they wait for that one; so each works in a child of a process that does
 
 import atexit
 import contextlib
+import importlib.metadata
 import importlib.util
 import io
 import json
@@ -33,6 +34,8 @@ from mnv3_tf.progress import Progress, Silent
 
 # A process that was not heard of for so long is gone.
 HEARTBEAT_SECONDS = 30
+# The first version that waits no longer than it is told for a process that failed.
+_LEAST_JAX = (0, 9)
 # All processes have to be there within this time.
 MEETING_SECONDS = 300
 # So long a process that failed waits for the others to fail as well.
@@ -92,8 +95,9 @@ class Meeting:
         """Returns in a child of this process, which is in touch with all others; this one waits for it, and ends as it does.
 
         Raises:
-            InputError: there is no cluster.
+            InputError: there is no cluster, or JAX is too old.
         """
+        _check_version()
         _work_in_child(Path(out))
         try:
             import jax
@@ -103,14 +107,21 @@ class Meeting:
             jax.distributed.initialize(
                 self.coordinator, self.processes, self.process, initialization_timeout=MEETING_SECONDS,
                 heartbeat_timeout_seconds=HEARTBEAT_SECONDS, shutdown_timeout_seconds=LEAVING_SECONDS)
-        except TypeError as error:  # it takes no such arguments
-            raise InputError("A run in several processes needs JAX 0.9 or later.") from error
         except (ValueError, RuntimeError) as error:
             if self == Meeting(None, None, None) and "coordinator_address should be defined" in str(error):
                 return  # no cluster after all
             raise InputError(f"The other processes cannot be found ({' '.join(str(error).split()).rstrip('.')}). Give all of "
                              "--coordinator, --processes and --process, or --processes 1 for a run in this one.") from error
         atexit.register(_leave)
+
+
+def _check_version() -> None:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # which is said where it is imported
+        version = importlib.metadata.version("jax")
+        if tuple(map(int, version.split(".")[:2])) < _LEAST_JAX:
+            least = ".".join(map(str, _LEAST_JAX))
+            raise InputError(f"A run in several processes needs JAX {least} or later; {version} is installed. Install it with "
+                             f"pip install --upgrade 'jax>={least}' on every host.")
 
 
 def _leave() -> None:
@@ -152,6 +163,7 @@ def together(out: str | os.PathLike[str], progress: Progress, **facts: Any) -> I
     if count() == 1:
         yield place, progress
         return
+    _check_version()
     from jax.experimental.multihost_utils import sync_global_devices
 
     from mnv3_tf.artefacts.card import library_versions
@@ -262,7 +274,7 @@ def stop_on_notice() -> Iterator[list[int]]:
 
 
 def is_last(step: int) -> bool:
-    """Whether all processes stop after this step of the run; to be asked by all, for every step."""
+    """Whether all processes stop here; to be asked by all, each time with a number greater by one."""
     if count() == 1:
         return False
     from jax.experimental.multihost_utils import reached_preemption_sync_point

@@ -33,7 +33,7 @@ from mnv3_tf.progress import Advance, Progress
 from mnv3_tf.training import processes
 from mnv3_tf.training.averaging import AveragedModel
 from mnv3_tf.training.batches import Batch, TrainingBatches
-from mnv3_tf.training.defaults import Choices, balanced_weights, decide, make_loss, make_optimizer
+from mnv3_tf.training.defaults import Choices, balanced_weights, decide, make_loss, make_optimizer, steps_at_once
 from mnv3_tf.training.devices import Devices, copy_weights
 from mnv3_tf.training.distill import DistillationLoss, LabelAccuracy, TeacherAnswers, open_teacher, with_answers
 from mnv3_tf.training.events import EventFile
@@ -158,7 +158,7 @@ class _Training:
         self.plan: FreezingPlan = make_plan(config, inference_batchnorm=self.choices.batchnorm == "frozen",
                                             new_head_conv=self.counters.start.get("lacks_head_conv", False))
         if answers:
-            answers.examine(*examined(samples, self.contract, settings.seed))
+            answers.examine(*examined(samples, self.contract, settings.seed, progress))
         self._say_what_is_trained(len(samples), len(unlabelled or ()))
         keras.utils.set_random_seed(settings.seed)
         self.network = self._build(f"mixed_{self.choices.mixed_precision}" if self.choices.mixed_precision else "float32")
@@ -174,7 +174,7 @@ class _Training:
         if saved:
             saved.restore(self.variables)
             self.progress.say(f"resuming after {self.counters.epoch} epochs and {self.counters.step} steps")
-        self._validation = devices.pictures(dataset.split("val"), self.contract)
+        self._validation = devices.pictures(dataset.split("val"), self.contract, processes.teller(progress))
 
     def _enter(self, stage: int) -> None:
         """Sets what is trained in a stage, with an optimizer of its own: the schedule of the rate goes on."""
@@ -191,7 +191,9 @@ class _Training:
             classes = len(self.dataset.class_names)
             loss = DistillationLoss(classes, settings.teacher_weight, settings.teacher_temperature, settings.label_smoothing)
             accuracy = LabelAccuracy(classes)
-        self.model.compile(self.optimizer, loss, metrics=[accuracy], jit_compile=choices.xla)
+        # A divisor of every fit's steps: Keras would go on into the next epoch.
+        self.at_once = steps_at_once(math.gcd(self.batches.steps_per_epoch, self.counters.step))
+        self.model.compile(self.optimizer, loss, metrics=[accuracy], jit_compile=choices.xla, steps_per_execution=self.at_once)
         kept = self.model.optimizer  # with float16 arithmetic, Keras's scaling of the loss around ours
         kept.build(self.model.trainable_variables)
         self.variables = [*self.model.variables, *kept.variables]
@@ -298,9 +300,6 @@ class _Training:
         row: dict[str, Any] = {"epoch": counters.epoch + 1, **counters.running,
                                "learning_rate": float(keras.ops.convert_to_numpy(self.optimizer.learning_rate)),
                                "pictures_per_second": round(pictures_per_second, 1)}
-        broken = sum(int(number) for number in processes.gathered(str(len(self.batches.broken)).encode()))
-        if broken:
-            row["broken_pictures"] = broken
         candidates = {"raw": self.network.weights}
         if isinstance(self.model, AveragedModel):
             candidates["ema"] = self.model.averages.values
@@ -314,6 +313,9 @@ class _Training:
             if not counters.best or self._standing(found) > self._standing(counters.best):
                 counters.best = {**found, "epoch": counters.epoch + 1, "which": which}
                 save_keras(self.evaluation_model, self.run_folder.model)
+        met = len(self.batches.broken) + len(self._validation.broken or ())
+        if broken := sum(map(int, processes.gathered(str(met).encode()))):
+            row["broken_pictures"] = broken
         counters.history.append(row)
         counters.epoch += 1
         counters.step, counters.running = 0, {}
@@ -331,7 +333,7 @@ class _Training:
 
     def _scores(self, split: str, pictures: ContractPictures) -> Scores:
         labels = self.dataset.split(split).labels.astype(np.int64)
-        return score_batches(self.devices.logits(self.evaluation_model, pictures, len(labels)), labels, self.dataset.class_names)
+        return score_batches(self.devices.answers(self.evaluation_model, pictures, labels), self.dataset.class_names)
 
     def _save_state(self) -> None:
         self.check_finite(all(np.isfinite(weights).all() for weights in self.network.get_weights()), "the weights are")
@@ -346,7 +348,8 @@ class _Training:
         self.evaluation_model.load_weights(run.model)
         scores = {}
         for split in dict.fromkeys(["val", evaluation_split(self.dataset)]):
-            pictures = self._validation if split == "val" else self.devices.pictures(self.dataset.split(split), self.contract)
+            pictures = self._validation if split == "val" else self.devices.pictures(
+                self.dataset.split(split), self.contract, processes.teller(self.progress))
             scores[split] = self._scores(split, pictures)
         rate = counters.pictures / max(counters.seconds, 1e-9)
         run.write_card(
@@ -363,7 +366,7 @@ class _Training:
 
 
 class _Steps(keras.callbacks.Callback):
-    """Counts steps, saves by the clock and stops on a signal."""
+    """Counts steps, saves by the clock and stops on a signal; called after every step, or after several."""
 
     def __init__(self, training: _Training, advance: Advance, stop: list[int]):
         super().__init__()
@@ -392,7 +395,7 @@ class _Steps(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         training, counters, now = self.training, self.training.counters, time.monotonic()
-        self.seen, self.logs = self.seen + 1, logs or {}
+        self.seen, self.logs = self.seen + training.at_once, logs or {}
         counters.step = self.first_step + self.seen
         save = now - self.saved_at > training.config.train.checkpoint_minutes * 60
         if save or now - self.looked_at >= _LOOK_SECONDS:
@@ -402,7 +405,7 @@ class _Steps(keras.callbacks.Callback):
                      f"epoch {counters.epoch + 1}/{training.config.train.epochs}"
                      + (f", loss {loss:.3f}" if loss is not None else "")
                      + (f", best validation {best:.3f}" if best is not None else ""))
-        if processes.is_last(counters.epoch * training.batches.steps_per_epoch + counters.step):
+        if processes.is_last((counters.epoch * training.batches.steps_per_epoch + counters.step) // training.at_once):
             self.stop.append(signal.SIGTERM)
         if self.stop:
             self._look()
@@ -434,11 +437,13 @@ def _without_labels(folder: str, progress: Progress) -> PictureDataset:
     return dataclasses.replace(found, class_names=(), splits={"unlabelled": samples.with_labels(np.full(len(samples), NO_LABEL))})
 
 
-def examined(samples: Samples, contract: Preprocessing, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def examined(samples: Samples, contract: Preprocessing, seed: int, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
     """Some training pictures that a teacher is tried on: uint8 (n, height, width, 3) and int (n,)."""
     order = np.random.default_rng(seed).permutation(len(samples))[:_EXAMINED]
-    chosen = ContractPictures(samples.take(order), contract)
-    return np.concatenate(list(chosen)), chosen.labels
+    chosen = ContractPictures(samples.take(order), contract, say=progress.say)
+    pixels = np.concatenate(list(chosen))
+    sound = chosen.sound(0, len(chosen))
+    return pixels[sound], chosen.labels[sound]
 
 
 def _write_csv(path: Path, history: list[dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from mnv3_tf.data import PictureDataset, evaluation_split, open_dataset, read_picture, scan, scan_dataset, shards
 from mnv3_tf.data.decode import picture_bytes
 from mnv3_tf.data.pack import pack
-from mnv3_tf.data.sample_list import NO_LABEL, Member, Sample, Samples
+from mnv3_tf.data.sample_list import NO_LABEL, Listing, Member, Sample, Samples
 from mnv3_tf.data.samples import LabelError
 from mnv3_tf.data.tfrecord import crc32c, masked_crc
 from mnv3_tf.errors import InputError
@@ -282,7 +282,13 @@ def test_samples_are_what_they_were_made_of(tmp_path: Path) -> None:
     samples = Samples.of(rows)
     assert list(samples) == rows and list(samples[1:3]) == rows[1:3] and samples[-1] == rows[-1]
     assert list(samples.take([3, 0])) == [rows[3], rows[0]] and samples == Samples.of(rows) != Samples.of(rows[:3])
-    assert list(Samples.joined([samples, Samples.of(rows[:1])])) == [*rows, rows[0]]
+    listing = Listing(tmp_path)
+    listing.add(tmp_path / "c.png")
+    listing.add(Path("/elsewhere.png"), "e.csv:7")
+    others = listing.samples([1, 0], [4, 5])
+    assert Samples.joined([samples.take([3, 0]), others, samples[1:3], Samples.of([])]) == Samples.of(
+        [rows[3], rows[0], *others, *rows[1:3]]) and others[0] == Sample(Path("/elsewhere.png"), 4, "e.csv:7")
+    assert list(Samples.joined([samples, samples[:1]])) == [*rows, rows[0]] and not len(Samples.joined([]))
     assert len(set(samples.keys().tolist())) == 4
     assert samples.keys()[0] == Samples.of([Sample(Path("a/b c.png").absolute(), 0)]).keys()[0]
 

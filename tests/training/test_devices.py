@@ -6,12 +6,15 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 from shared import HERE, Shared
 
+from mnv3_tf.data import Preprocessing, Sample, Samples
 from mnv3_tf.errors import InputError
 from mnv3_tf.files import read_json, write_json
 from mnv3_tf.training import devices as module
@@ -99,6 +102,29 @@ def test_what_prepares_pictures(monkeypatch: pytest.MonkeyPatch, accelerator: bo
     monkeypatch.setattr(module.os, "cpu_count", lambda: 16)
     monkeypatch.setattr(module.processes, "on_this_host", lambda: here)
     assert devices.workers(wanted) == workers
+
+
+def test_scores_are_of_the_pictures_that_can_be_read(tmp_path: Path) -> None:
+    rows = []
+    for number in range(200):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(path := tmp_path / f"{number}.png")
+        rows.append(Sample(path, number % 3))
+    said: list[str] = []
+    devices = Devices(None)
+    held = devices.pictures(Samples.of(rows), Preprocessing(height=4, width=4), said.append)
+    model = SimpleNamespace(predict_on_batch=lambda pixels: np.asarray(pixels)[:, 0, 0])
+    for broken in (70, 150):
+        rows[broken].path.write_bytes(b"no picture")
+    for _ in range(2):
+        logits, labels = map(np.concatenate, zip(*devices.answers(model, held, np.arange(200)), strict=True))
+        assert labels.tolist() == [number for number in range(200) if number not in (70, 150)]
+        assert np.array_equal(logits[:, 0], labels)
+    assert len(held.broken) == 2 and [text.partition(": not a")[0] for text in sorted(said)] == [
+        f"broken, left out: {tmp_path / '150.png'}", f"broken, left out: {tmp_path / '70.png'}"]
+    rows[0].path.unlink()
+    held = devices.pictures(held.samples, held.contract, said.append)
+    with pytest.raises(InputError, match="3 broken pictures of 200 to measure on, which is more than 1%"):
+        list(devices.answers(model, held, np.arange(200)))
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from mnv3_tf.errors import InputError
+from mnv3_tf.progress import Silent
+from mnv3_tf.training import processes
 from mnv3_tf.training.processes import Meeting
 
 pytest.importorskip("jax")
@@ -195,3 +197,14 @@ def test_clusters_are_looked_for_where_there_may_be_one(monkeypatch: pytest.Monk
     assert Meeting.of(None, None, None) is None
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     assert Meeting.of(None, None, None) is None
+
+
+@pytest.mark.parametrize("version", ["0.8.3", "0.7.0.dev20250601"])
+def test_an_older_jax_is_refused_before_anything_starts(version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes.importlib.metadata, "version", lambda name: version)
+    says = f"needs JAX 0.9 or later; {re.escape(version)} is installed. Install it with pip install --upgrade 'jax>=0.9'"
+    with pytest.raises(InputError, match=says):
+        Meeting("localhost:1", 2, 0).join(tmp_path)
+    monkeypatch.setattr(processes, "count", lambda: 2)  # of a program that met the others by itself
+    with pytest.raises(InputError, match=says), processes.together(tmp_path, Silent()):
+        pass

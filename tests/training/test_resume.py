@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shared import ONE_BLOCK, files_of_at_most
+from shared import ONE_BLOCK, StopAfter, files_of_at_most, weights
 
 from mnv3_tf.config import load_config
 from mnv3_tf.data import open_dataset
 from mnv3_tf.errors import InputError, KitError
 from mnv3_tf.files import read_json
+from mnv3_tf.interrupts import Interrupted
 from mnv3_tf.progress import Silent
-from mnv3_tf.training import trainer
+from mnv3_tf.training import defaults, trainer
 from mnv3_tf.training.defaults import decide, make_optimizer
 from mnv3_tf.training.state import SavedState
 from mnv3_tf.training.trainer import train
@@ -55,6 +56,26 @@ def test_a_finished_run_goes_on_for_more_epochs(one_block_run: Path, pictures: P
     assert "from here on train.epochs: 10 -> 12, with the learning rate of a run of so many" in progress.lines
     assert read_json(run / "run.json")["config"]["train"]["epochs"] == 12
     assert load_config(run / "config.yaml").train.epochs == 12
+
+
+def test_with_several_steps_at_once_a_run_goes_on_in_mid_epoch(one_block_run: Path, pictures: Path, tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with an accelerator: of the six steps of an epoch, four are done."""
+    config, run = config_with("train.mixed_precision=false", "train.xla=false"), tmp_path / "run"
+    with pytest.raises(Interrupted, match="0 epochs and 4 steps"):
+        train(open_dataset(pictures), config, run, progress=StopAfter(4))
+    monkeypatch.setattr(defaults, "has_accelerator", lambda: True)
+    assert [defaults.steps_at_once(steps) for steps in (1, 6, 13, 2502)] == [1, 6, 1, 6]
+    called, real = [], trainer._Steps.on_train_batch_end
+    monkeypatch.setattr(trainer._Steps, "on_train_batch_end",
+                        lambda self, step, logs=None: (called.append(step), real(self, step, logs)))
+    train(open_dataset(pictures), config, run, resume=True, progress=Silent())
+    assert called == [1] + [1, 3, 5] * 9
+    for ours, theirs in zip(weights(run), weights(one_block_run), strict=True):
+        np.testing.assert_allclose(ours.astype(np.float64), theirs.astype(np.float64), rtol=1e-3, atol=1e-4)
+    for mine, other in zip(rows_of(run), rows_of(one_block_run), strict=True):
+        assert mine["learning_rate"] == other["learning_rate"]
+        assert float(mine["train_loss"]) == pytest.approx(float(other["train_loss"]), rel=1e-3)
 
 
 @pytest.mark.parametrize(("setting", "says"), [
