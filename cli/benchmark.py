@@ -1,4 +1,4 @@
-"""`mnv3 benchmark`: how long .tflite files take on this machine, on phones and on boards."""
+"""`mnv3 benchmark`: how long .tflite files take on this machine, on phones and on boards; or how many instructions on ARM."""
 
 import contextlib
 from dataclasses import replace
@@ -12,8 +12,11 @@ from mnv3_tf.errors import CheckFailed, InputError, KitError, NoDeviceError
 from mnv3_tf.progress import Terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from mnv3_tf.export.benchmark.measure import BenchmarkSettings
     from mnv3_tf.export.benchmark.result import Result
+    from mnv3_tf.progress import Progress
 
 
 class ThreadCounts(click.ParamType):
@@ -43,9 +46,10 @@ class Targets(click.ParamType):
             return value
         parts = tuple(dict.fromkeys(part.strip() for part in str(value).split(",")))
         for part in parts:
-            named = part.startswith(("adb:", "ssh:")) and part not in ("adb:", "ssh:")
-            if part not in ("host", "adb", "all") and not named:
-                self.fail(f"{part!r} is not a target: give host, adb, adb:SERIAL, ssh:HOST or all.", param, ctx)
+            kind, _, name = part.partition(":")
+            if part not in ("host", "adb", "arm", "all") and not (kind in ("adb", "ssh", "arm") and name):
+                self.fail(f"{part!r} is not a target: give host, adb, adb:SERIAL, ssh:HOST, arm, arm:PROCESSOR or all.",
+                          param, ctx)
         return parts
 
 
@@ -66,8 +70,8 @@ class Shapes(click.ParamType):
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
 @click.option("--target", "targets", type=Targets(), default="host", show_default=True,
-              help="Where to measure: host, adb (the one connected phone), adb:SERIAL, ssh:HOST, or all (host and every phone); "
-                   "several, separated by commas.")
+              help="Where to measure: host, adb (the one connected phone), adb:SERIAL, ssh:HOST, or all (host and every phone). "
+                   "arm and arm:cortex-a53 count instructions on an emulated Cortex-A76 or A53. Several, separated by commas.")
 @click.option("--threads", type=ThreadCounts(), default="1", show_default=True,
               help="Numbers of CPU threads, separated by commas; each file is measured with each.")
 @click.option("--cores", default="all", show_default=True, metavar="CHOICE[;...]",
@@ -90,7 +94,7 @@ class Shapes(click.ParamType):
               help="Most seconds to wait, in all, for a device that became warmer than at the start.")
 @click.option("--fixed-performance", is_flag=True,
               help="Use Android's mode of steady clocks during the measurement, and reset it afterwards.")
-@click.option("--profile", is_flag=True, help="Also time every operator and layer, in separate runs.")
+@click.option("--profile", is_flag=True, help="Also time (or count) every operator and layer, in separate runs.")
 @click.option("--input-shape", "input_shapes", type=Shapes(), multiple=True,
               help="On this machine: the shape of an input whose sizes the file leaves open; one for each such input.")
 @click.option("--use-cache", is_flag=True, help="Let benchmark_model keep XNNPACK's packed weights in a file.")
@@ -104,7 +108,7 @@ class Shapes(click.ParamType):
 @json_option
 def benchmark(files: tuple[str, ...], targets: tuple[str, ...], cores: str, min_seconds: float | None, against: str | None,
               out: str | None, gates: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Measure the latency of .tflite files.
+    """Measure the latency of .tflite files, or count their instructions on ARM.
 
     The files take turns over several rounds, so that a machine that slows down is fair to all. A file is
     called faster or slower than the baseline only where the 95% interval of the ratio says so, and by more than the 2%
@@ -123,13 +127,18 @@ def benchmark(files: tuple[str, ...], targets: tuple[str, ...], cores: str, min_
     if settings.input_shapes and (targets != (HOST,) or settings.profile):
         raise InputError("--input-shape is for times on this machine. For devices and --profile, convert the file with fixed "
                          "sizes.")
-    results: list[Result] = []
+    paths = [Path(file) for file in files]
+    elsewhere = [target for target in targets if target != HOST]
+    # What tools are missing is said before anything is timed.
+    results = [counted(target, paths, settings, Terminal()) for target in elsewhere if (counted := _without_device(target))]
     if HOST in targets or "all" in targets:
         if settings.delegate not in DELEGATES and targets == (HOST,):
             raise InputError(f"{no_such_delegate(settings.delegate)}.")
-        results.append(benchmark_host(files, replace(settings, min_seconds=1.0) if min_seconds is None else settings, Terminal()))
-    devices, problems = _on_devices([target for target in targets if target != HOST], [Path(file) for file in files], settings)
-    results += devices
+        here = replace(settings, min_seconds=1.0) if min_seconds is None else settings
+        results.insert(0, benchmark_host(files, here, Terminal()))
+    problems = [line for result in results if not result.environment for line in _failed_rows(result, result.identity.name)]
+    devices, missing = _on_devices([target for target in elsewhere if not _without_device(target)], paths, settings)
+    results, problems = [*results, *devices], [*problems, *missing]
     if not as_json:
         for result in results:
             _print(result, baseline)
@@ -140,11 +149,12 @@ def benchmark(files: tuple[str, ...], targets: tuple[str, ...], cores: str, min_
         records = append_records(out, records, [log for result in results for log in result.logs])
     if as_json:
         compared = comparisons(records, baseline)
-        here: dict[str, Any] = {"rows": [], "comparisons": [], "samples_ms": []}
+        printed: dict[str, Any] = {"rows": [], "comparisons": [], "samples_ms": []}
         if results and results[0].environment and not records[0]["failure"]:
-            here = host_json(results[0], [entry for entry in compared if entry.target == HOST])
-        here["rows"] += [record for record in records if record["target"] != HOST]
-        print_json({**here, "records": records, "device_comparisons": [vars(entry) for entry in compared], "problems": problems})
+            printed = host_json(results[0], [entry for entry in compared if entry.target == HOST])
+        printed["rows"] += [record for record in records if record["target"] != HOST]
+        print_json({**printed, "records": records, "device_comparisons": [vars(entry) for entry in compared],
+                    "problems": problems})
     for problem in problems:
         click.echo(f"Error: {problem}", err=True)
     failures = [line for limit in limits for line in check_limit(limit, records)]
@@ -170,9 +180,22 @@ def _on_devices(targets: list[str], files: list[Path], settings: "BenchmarkSetti
             problems.append(str(found))
             continue
         results.append(found)
-        failed = [f"{device.name}: {Path(row['file']).name}: {row['failure']}" for row in found.rows if row["failure"]]
-        problems += dict.fromkeys(failed)
+        problems += _failed_rows(found, device.name)
     return results, problems
+
+
+def _without_device(target: str) -> "Callable[[str, Sequence[Path], BenchmarkSettings, Progress], Result] | None":
+    """What measures a target for which this machine is enough, and where nothing is timed."""
+    if target.partition(":")[0] != "arm":
+        return None
+    from mnv3_tf.export.benchmark.instructions import count_instructions
+
+    return count_instructions
+
+
+def _failed_rows(result: "Result", name: str) -> list[str]:
+    failed = [f"{name}: {Path(row['file']).name}: {row['failure']}" for row in result.rows if row["failure"]]
+    return list(dict.fromkeys(failed))
 
 
 class Lines:

@@ -39,7 +39,7 @@ _DEFAULTS = {"backend": "tensorflow", "floatx": "float32", "image_data_format": 
 _BACKENDS = ("tensorflow", "jax")
 # What the kit puts into each folder of its cache; anything else there is somebody's own.
 _MADE = {"scan": ("*.jsonl",), "weights": (),
-         "runner": ("*/kit_runner-*", "*/libLiteRt.so-*", "*/libraries-*/*", "*/packages/*"),
+         "runner": ("*/kit_runner-*", "*/instruction_counter-*", "*/libLiteRt.so-*", "*/libraries-*/*", "*/packages/*"),
          "benchmark_model": ("[0-9a-f]" * 64, "benchmark_model", "downloads.json")}
 
 
@@ -208,7 +208,7 @@ def _packages() -> Finding:
 
 
 def _extras() -> Finding:
-    uses = {"jax": "KERAS_BACKEND=jax", "ziglang": "--target adb and ssh (compiles the runner)"}
+    uses = {"jax": "KERAS_BACKEND=jax", "ziglang": "--target adb, ssh and arm (compiles the runner)"}
     rows = {name: (_version(name), required().get(name, ("", ""))[0], use) for name, use in uses.items()}
     text = "; ".join(f"{name} {version} ({wanted}{'' if within(version, wanted) else ': another one'})" if version else
                      f"no {name}, which is for {use}" for name, (version, wanted, use) in rows.items())
@@ -340,7 +340,7 @@ def _console() -> Finding:
 
 
 def _tools() -> Finding:
-    uses = {"make": "the Makefile", "ssh": "--target ssh:HOST", "qemu-aarch64": "verify --arm"}
+    uses = {"make": "the Makefile", "ssh": "--target ssh:HOST", "qemu-aarch64": "--target arm and verify --arm"}
     found = {name: shutil.which(name) for name in (*uses, "cc")}
     text = ", ".join(f"{name} {'is there' if found[name] else f'is missing ({use} needs it)'}" for name, use in uses.items())
     return Finding("tools", f"{text}, C compiler {found['cc'] or 'none (ziglang is enough)'}", found)

@@ -1,4 +1,4 @@
-"""How the latencies of rows compare: of one measurement with its baseline, and of two sets of results, for regressions."""
+"""How rows compare, by latency or count: those of one measurement with its baseline, and two sets of results, for regressions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,20 +7,21 @@ from typing import Any
 
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.benchmark.statistics import MIN_ROUNDS, ratio_with_interval
-from mnv3_tf.export.benchmark.store import Record, latency, name_of
+from mnv3_tf.export.benchmark.store import COUNTED, Record, figure, name_of
 
 #: Two loads of one and the same file differ by up to this much (measured: 1.6%; where their memory lies), so a smaller
 #: difference says nothing about the file.
 SAME_FILE_MARGIN = 1.02
 # What of two rows that are compared should be the same, and is said where it is not.
 _SHOULD_AGREE = ("runner", "runner_sha256", "delegate", "partitions", "build_fingerprint", "architecture")
+_MORE = "more"
 #: Ratio, low, high, verdict.
 Ratio = tuple[float | None, float | None, float | None, str]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row's latency relative to the baseline file's, measured together with it in the same place.
+    """A row's latency, or count, relative to the baseline file's, measured together with it in the same place.
 
     Attributes:
         file, target, threads, cores: the row.
@@ -29,6 +30,7 @@ class Comparison:
         low, high: the 95% interval, None where only summaries are known, or the rounds are not the same number.
         verdict: "faster" or "slower" only where the whole interval is further from 1 than two loads of one file can be
             (:data:`SAME_FILE_MARGIN`); else "no difference shown", "too few rounds", or why there is no ratio or interval.
+            Counts are exact: "fewer instructions", "more instructions" or "as many instructions".
     """
 
     file: str
@@ -48,8 +50,8 @@ class Change:
 
     Attributes:
         name: of the row, in words.
-        ratio, low, high, verdict: new latency / old, as in :class:`Comparison`.
-        regression: slower, and by more than the threshold; or it fails, and did not before.
+        ratio, low, high, verdict: new / old, as in :class:`Comparison`.
+        regression: slower, or more of what is counted, and by more than the threshold; or it fails, and did not before.
         differs: what else is not the same.
     """
 
@@ -63,7 +65,7 @@ class Change:
 
 
 def comparisons(records: Sequence[Record], baseline: str) -> list[Comparison]:
-    """Each row's latency relative to the baseline file's on the same target, with the same threads and cores.
+    """Each row's latency, or count, relative to the baseline file's on the same target, with the same threads and cores.
 
     Args:
         records: measured together.
@@ -82,7 +84,7 @@ def comparisons(records: Sequence[Record], baseline: str) -> list[Comparison]:
         if record["failure"] or base is None:
             ratio = (None, None, None, "failed" if record["failure"] else "no baseline")
         elif base is not record:
-            ratio = latency_ratio(record, base, "no baseline")
+            ratio = ratio_of(record, base, "no baseline")
         found.append(Comparison(record["file"], record["target"], record["threads"], record["cores"], baseline, *ratio))
     return found
 
@@ -91,11 +93,13 @@ def _place(record: Record) -> tuple[Any, ...]:
     return tuple(record[key] for key in ("target", "threads", "cores", "delegate_asked", "runner"))
 
 
-def latency_ratio(row: Record, base: Record, otherwise: str) -> Ratio:
-    """Compares a row with another; the verdict is `otherwise` where one has no latency."""
-    ours, theirs = latency(row), latency(base)
-    if row["failure"] or base["failure"] or ours is None or not theirs:
+def ratio_of(row: Record, base: Record, otherwise: str) -> Ratio:
+    """Compares a row with another; the verdict is `otherwise` where they are not about the same, or one has no figure."""
+    (name, ours), (base_name, theirs) = figure(row), figure(base)
+    if row["failure"] or base["failure"] or ours is None or not theirs or name != base_name:
         return None, None, None, otherwise
+    if name in COUNTED:
+        return ours / theirs, None, None, f"{'fewer' if ours < theirs else _MORE if ours > theirs else 'as many'} {COUNTED[name]}"
     samples, base_samples = row["samples_ms"], base["samples_ms"]
     if not samples or not base_samples or len(samples) != len(base_samples):
         return ours / theirs, None, None, "no interval: the runner gives no single runs, or other rounds"
@@ -129,5 +133,6 @@ def _change(old: Record, new: Record, threshold: float) -> Change:
                     if old.get(key) != new.get(key))
     if new["failure"]:
         return Change(name_of(new), None, None, None, f"failed: {new['failure']}", not old["failure"], differs)
-    ratio, low, high, verdict = latency_ratio(new, old, "failed before")
-    return Change(name_of(new), ratio, low, high, verdict, verdict == "slower" and (ratio or 0.0) > threshold, differs)
+    ratio, low, high, verdict = ratio_of(new, old, "failed before")
+    worse = verdict == "slower" or verdict.startswith(f"{_MORE} ")
+    return Change(name_of(new), ratio, low, high, verdict, worse and (ratio or 0.0) > threshold, differs)

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.benchmark.store import Record, name_of, targets
+from mnv3_tf.export.benchmark.store import COUNTED, Record, name_of, targets
 from mnv3_tf.text import nearest
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt, "==": operator.eq}
 FIELDS = ("median_ms", "mean_ms", "p90_ms", "p95_ms", "p99_ms", "min_ms", "max_ms", "init_ms", "first_ms", "peak_memory_mb",
-          "spread", "drift", "partitions", "size_bytes", "runs")
+          "spread", "drift", "partitions", "size_bytes", "runs", *COUNTED)
 
 
 @dataclass(frozen=True)
@@ -63,5 +63,5 @@ def check_limit(limit: Limit, records: Sequence[Record]) -> list[str]:
             reason = record.get("failure") or f"{record['runner']} does not give it"
             lines.append(f"{limit.text}: {name_of(record)} has no {limit.field} ({reason})")
         elif not _OPERATORS[limit.sign](float(value), limit.number):
-            lines.append(f"{limit.text}: {name_of(record)} has {value:g}")
+            lines.append(f"{limit.text}: {name_of(record)} has {value if isinstance(value, int) else format(value, 'g')}")
     return lines

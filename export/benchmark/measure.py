@@ -100,6 +100,7 @@ class Slice:
         outside: names of the operators outside of the delegate.
         warnings: what a reader should know of it.
         log: all that the runner printed.
+        dot_products: integer dot products of a run, where instructions are counted.
     """
 
     samples_ms: tuple[float, ...]
@@ -111,6 +112,7 @@ class Slice:
     outside: tuple[str, ...] | None = None
     warnings: tuple[str, ...] = ()
     log: str = ""
+    dot_products: int | None = None
 
 
 class SliceFailed(KitError):

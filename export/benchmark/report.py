@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mnv3_tf.errors import InputError
-from mnv3_tf.export.benchmark.runners.operators import time_by_block
-from mnv3_tf.export.benchmark.store import Record, latency, targets
-from mnv3_tf.export.benchmark.table import ms
+from mnv3_tf.export.benchmark.runners.operators import sum_by_block
+from mnv3_tf.export.benchmark.store import COUNTED, Record, figure, latency, targets
+from mnv3_tf.export.benchmark.table import millions, ms
 from mnv3_tf.export.drawing import BLUE, GREY, INK, ORANGE, as_svg, explain, new_figure, render_page
 from mnv3_tf.files import write_text
 
 _COLUMNS = ("file", "target", "device", "runner", "threads", "cores", "delegate", "partitions", "runs", "median_ms", "mean_ms",
             "p90_ms", "p95_ms", "p99_ms", "min_ms", "max_ms", "spread", "drift", "init_ms", "first_ms", "peak_memory_mb",
-            "size_bytes", "accuracy", "file_sha256", "runner_sha256", "build_fingerprint", "written", "flags", "failure")
+            *COUNTED, "size_bytes", "accuracy", "file_sha256", "runner_sha256", "build_fingerprint", "written", "flags",
+            "failure")
 _COLOURS = (BLUE, ORANGE, "#16a34a", "#9333ea", "#dc2626", "#0891b2")
 # What of a row's median no operator took.
 _OUTSIDE = "runtime"
@@ -42,8 +43,10 @@ def write_results_report(records: Sequence[Record], folder: str | Path, title: s
     page = folder / "index.html"
     write_text(page, render_page(
         "mnv3_tf.export.benchmark", "results.html.j2", title=title, rows=rows, name=lambda row: Path(row["file"]).name, ms=ms,
-        latency=latency, distribution=_distribution(rows), trade_off=_trade_off(rows), temperatures=_temperatures(rows),
-        operators=_operators(rows), profiled=[row for row in rows if row.get("ops")],
+        millions=millions, counted=any(map(_is_counted, rows)), latency=latency,
+        distribution=_distribution(rows), temperatures=_temperatures(rows),
+        trade_offs=[_trade_off(rows, counted) for counted in (False, True)],
+        operators=[_operators(rows, counted) for counted in (False, True)], profiled=[row for row in rows if row.get("ops")],
         devices=list({row["target"]: row for row in rows}.values())))
     return page
 
@@ -68,11 +71,13 @@ def accuracy_by_file(pairs: Sequence[str]) -> dict[str, float]:
 
 
 def _markdown(rows: Sequence[Record], title: str) -> str:
-    headings = ("file", "device", "threads", "cores", "median ms", "p90 ms", "p99 ms", "delegate", "top-1")
+    counted = ["million instructions"] if any(map(_is_counted, rows)) else []
+    headings = ("file", "device", "threads", "cores", "median ms", "p90 ms", "p99 ms", *counted, "delegate", "top-1")
     lines = [f"# {title}", "", "| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
     for row in rows:
         cells = (Path(row["file"]).name, row["device"], row["threads"], row["cores"],
-                 "failed" if row["failure"] else ms(latency(row)), ms(row["p90_ms"]), ms(row["p99_ms"]), row["delegate"] or "",
+                 "failed" if row["failure"] else ms(latency(row)), ms(row["p90_ms"]), ms(row["p99_ms"]),
+                 *(millions(row.get("instructions")) for _ in counted), row["delegate"] or "",
                  "" if row["accuracy"] is None else f"{row['accuracy']:.4f}")
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     notes = [f"- {Path(row['file']).name} on {row['device']}: {text}" for row in rows
@@ -97,6 +102,10 @@ def _colour(row: Record, rows: Sequence[Record]) -> str:
     return _COLOURS[targets(rows).index(row["target"]) % len(_COLOURS)]
 
 
+def _is_counted(row: Record) -> bool:
+    return row.get("instructions") is not None
+
+
 def _distribution(rows: Sequence[Record]) -> str:
     """A box for each row: quartiles, and the 5th to the 95th percentile."""
     drawn = [row for row in rows if row["samples_ms"]][:_DRAWN]
@@ -117,14 +126,14 @@ def _distribution(rows: Sequence[Record]) -> str:
     return as_svg(figure, "Distribution of the latency by row")
 
 
-def _trade_off(rows: Sequence[Record]) -> str:
-    """Latency against accuracy, with the line of rows that no other beats in both, by target."""
-    known = [row for row in rows if row["accuracy"] is not None and latency(row) is not None]
+def _trade_off(rows: Sequence[Record], counted: bool) -> str:
+    """Latency or instructions against accuracy, with the line of rows that no other beats in both, by target."""
+    known = [row for row in rows if row["accuracy"] is not None and figure(row)[1] is not None and _is_counted(row) is counted]
     if not known:
         return ""
-    figure, axes = new_figure(9, 3.6)
+    drawing, axes = new_figure(9, 3.6)
     for target in targets(known):
-        points = sorted(((latency(row) or 0.0, float(row["accuracy"]), row) for row in known if row["target"] == target),
+        points = sorted(((figure(row)[1] or 0.0, float(row["accuracy"]), row) for row in known if row["target"] == target),
                         key=lambda point: point[:2])
         colour = _colour(points[0][2], rows)
         axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o", color=colour, label=points[0][2]["device"])
@@ -136,32 +145,33 @@ def _trade_off(rows: Sequence[Record]) -> str:
         for x, y, row in points:
             axes.annotate(Path(row["file"]).stem, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7, color=INK)
     axes.set_xlim(left=0)
-    explain(axes, "median milliseconds", "top-1")
-    return as_svg(figure, "Latency against accuracy")
+    explain(axes, "instructions" if counted else "median milliseconds", "top-1")
+    return as_svg(drawing, f"{'Instructions' if counted else 'Latency'} against accuracy")
 
 
-def _operators(rows: Sequence[Record]) -> str:
-    """Time by block of the network for each row that was profiled, and what of the median lies outside of the operators."""
+def _operators(rows: Sequence[Record], counted: bool) -> str:
+    """Time or instructions by block of the network for each row that was profiled, and what lies outside of the operators."""
     # Rows of earlier versions are not asked for a profile's facts.
-    profiled = [row for row in rows if row.get("ops") and not (row.get("profile") or {}).get("problem")][:_DRAWN]
+    profiled = [row for row in rows if row.get("ops") and not (row.get("profile") or {}).get("problem")
+                and _is_counted(row) is counted][:_DRAWN]
     if not profiled:
         return ""
-    spent = [time_by_block(row["ops"]) for row in profiled]
+    spent = [sum_by_block(row["ops"]) for row in profiled]
     for row, times in zip(profiled, spent, strict=True):
-        rest = (latency(row) or 0.0) - sum(times.values())
+        rest = (figure(row)[1] or 0.0) - sum(times.values())
         if rest > 0:
             times[_OUTSIDE] = rest
     found = dict.fromkeys(block for times in spent for block in times)
     last = ("other", _OUTSIDE)
     blocks = [*(block for block in found if block not in last), *(block for block in last if block in found)]
-    figure, axes = new_figure(9, 3.4)
+    drawing, axes = new_figure(9, 3.4)
     width = 0.8 / len(profiled)
     for number, (row, times) in enumerate(zip(profiled, spent, strict=True)):
         axes.bar([place + number * width for place in range(len(blocks))], [times.get(block, 0.0) for block in blocks], width,
                  label=_label(row), color=_COLOURS[number % len(_COLOURS)])
     axes.set_xticks([place + 0.4 - width / 2 for place in range(len(blocks))], blocks, rotation=60, ha="right", fontsize=7)
-    explain(axes, "", "milliseconds")
-    return as_svg(figure, "Time by block")
+    explain(axes, "", "instructions" if counted else "milliseconds")
+    return as_svg(drawing, "Instructions by block" if counted else "Time by block")
 
 
 def _temperatures(rows: Sequence[Record]) -> str:

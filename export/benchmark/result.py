@@ -27,17 +27,19 @@ class Result:
 
     Attributes:
         rows: as written to results.jsonl, one for each file, number of threads and choice of cores.
-        measurement: states, waiting, overhead.
+        measurement: states, waiting, overhead; None where nothing was timed.
         logs: all that the runner printed, for each row.
         identity: of the device.
         environment: of this machine, see :func:`mnv3_tf.export.benchmark.host.environment`; empty for a device.
+        notes: where nothing was timed: what the rows' figures are, in sentences.
     """
 
     rows: tuple[Record, ...]
-    measurement: Measurement
+    measurement: Measurement | None
     logs: tuple[str, ...]
     identity: DeviceIdentity
     environment: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def measure_rows(jobs: Sequence[Job], facts: Mapping[Path, TfliteFile], runner: Runner, settings: BenchmarkSettings, *,
@@ -55,27 +57,36 @@ def measure_rows(jobs: Sequence[Job], facts: Mapping[Path, TfliteFile], runner: 
     """
     measured = measure(jobs, runner, settings, name=identity.name, state=state, progress=progress)
     before, after = measured.states[0].state, measured.states[-1].state
-    written, points = datetime.now(UTC).isoformat(timespec="seconds"), _state_points(measured.states)
-    rows: list[Record] = []
+    points, rows = _state_points(measured.states), []
     for result in measured.results:
-        job, file = result.job, facts[result.job.file]
-        row = {
-            "schema": SCHEMA, "written": written, "file": str(job.file), "file_sha256": file.sha256,
-            "size_bytes": file.size_bytes, "target": target, "device": identity.name, "soc": identity.soc,
-            "architecture": identity.architecture, "system": identity.system, "build_fingerprint": identity.build_fingerprint,
-            "runner": runner.name, "runner_version": runner.version, "runner_sha256": runner.sha256, "threads": job.threads,
-            "cores": job.cores, "delegate_asked": settings.delegate,
-            "input_dtype": next((tensor.dtype for tensor in file.inputs), None),
-            "output_dtype": next((tensor.dtype for tensor in file.outputs), None),
-            "dynamic_batch": any(-1 in tensor.shape_signature for tensor in file.inputs), "settings": plain(settings),
-            "state_before": before.to_dict(), "state_after": after.to_dict(), "states": points,
-            "failure": result.failure or None}
-        if result.failure:
-            unknown = dict.fromkeys(name for name in REQUIRED if name not in row)
-            rows.append({**row, **unknown, "runs": 0, "rounds": 0, "flags": [], "warnings": []})
-        else:
-            rows.append({**row, **_measured(result, runner, settings.delegate, before, after)})
+        row = {**unmeasured_row(result.job, facts[result.job.file], runner, target=target, identity=identity,
+                                delegate=settings.delegate, failure=result.failure),
+               "settings": plain(settings), "state_before": before.to_dict(), "state_after": after.to_dict(), "states": points}
+        rows.append(row if result.failure else {**row, **_measured(result, runner, settings.delegate, before, after)})
     return Result(tuple(rows), measured, tuple("\n".join(result.logs) for result in measured.results), identity)
+
+
+def unmeasured_row(job: Job, file: TfliteFile, runner: Runner, *, target: str, identity: DeviceIdentity, delegate: str,
+                   failure: str = "") -> Record:
+    """A row that says of which file and where, and holds no figures: those that must be there are null.
+
+    Args:
+        job, file: what was to be measured.
+        runner: by which program.
+        target: what rows call the place.
+        identity: of the device.
+        delegate: that was asked for.
+        failure: why there are no figures, or "".
+    """
+    return {
+        **dict.fromkeys(REQUIRED), "runs": 0, "rounds": 0, "flags": [], "warnings": [], "schema": SCHEMA,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"), "file": str(job.file), "file_sha256": file.sha256,
+        "size_bytes": file.size_bytes, "target": target, "device": identity.name, "soc": identity.soc,
+        "architecture": identity.architecture, "system": identity.system, "build_fingerprint": identity.build_fingerprint,
+        "runner": runner.name, "runner_version": runner.version, "runner_sha256": runner.sha256, "threads": job.threads,
+        "cores": job.cores, "delegate_asked": delegate, "input_dtype": next((tensor.dtype for tensor in file.inputs), None),
+        "output_dtype": next((tensor.dtype for tensor in file.outputs), None),
+        "dynamic_batch": any(-1 in tensor.shape_signature for tensor in file.inputs), "failure": failure or None}
 
 
 def _measured(result: JobResult, runner: Runner, delegate: str, before: DeviceState, after: DeviceState) -> dict[str, Any]:
@@ -86,21 +97,28 @@ def _measured(result: JobResult, runner: Runner, delegate: str, before: DeviceSt
     if numbers["spread"] is not None and numbers["spread"] > SPREAD_LIMIT:
         flags.append(f"unsteady: (p90 - p10) / median is {numbers['spread']:.2f} (other work, or too many threads)")
     flags += profile.flags(latency(numbers)) if profile else []
-    if delegate == "xnnpack" and first.delegate != "xnnpack":
-        flags.append("CPU fallback: XNNPACK took nothing of it, so these are times of the runtime's CPU kernels")
-    partitions, outside = first.partitions, first.outside
-    if partitions is None and runner.name == "kit":  # the same version of the same runtime cuts a graph in the same way
-        model = LiteRTModel(result.job.file, fix_batch=True, delegate=delegate)
-        partitions, outside = model.partitions, model.undelegated_operators
+    delegated = delegated_part(first, result.job, runner, delegate)
+    flags += delegated.pop("flags")
     apart = {"peak_memory_mb": result.peak_memory_mb, "ops": profile}
     return {**numbers, "rounds": len(result.slices), "init_ms": first.init_ms, "first_ms": first.first_ms,
             "peak_memory_mb": result.peak_memory_mb,
             "measured_apart": [name for name, value in apart.items() if value is not None],
-            "delegate": first.delegate, "partitions": partitions, "flags": flags,
-            "operators_outside": None if outside is None else list(outside),
+            **delegated, "flags": flags,
             **(profile.to_fields(latency(numbers)) if profile else {"ops": None, "profile": None}),
             "warnings": [*sorted({line for part in result.slices for line in part.warnings}), *result.problems],
             "samples_ms": [list(part.samples_ms) for part in result.slices] if first.samples_ms else None}
+
+
+def delegated_part(found: Slice, job: Job, runner: Runner, delegate: str) -> dict[str, Any]:
+    """The part of a row that says what the delegate runs: `delegate`, `partitions`, `operators_outside`, and `flags` on it."""
+    partitions, outside = found.partitions, found.outside
+    if partitions is None and runner.name == "kit":  # the same version of the same runtime cuts a graph in the same way
+        model = LiteRTModel(job.file, fix_batch=True, delegate=delegate)
+        partitions, outside = model.partitions, model.undelegated_operators
+    fallback = delegate == "xnnpack" != found.delegate
+    said = "CPU fallback: XNNPACK took nothing of it, so this is what the runtime's CPU kernels take"
+    return {"delegate": found.delegate, "partitions": partitions, "flags": [said] if fallback else [],
+            "operators_outside": None if outside is None else list(outside)}
 
 
 def _numbers(slices: Sequence[Slice]) -> dict[str, Any]:

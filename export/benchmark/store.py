@@ -31,6 +31,8 @@ REQUIRED = ("schema", "written", "file", "file_sha256", "size_bytes", "target", 
             "failure")
 
 Record = dict[str, Any]
+#: Fields of rows in which nothing is timed, with the words for what they count; the first that a row has is what it is about.
+COUNTED = {"instructions": "instructions"}
 _IN_LOGS = {"file": re.compile(r"(?:^Graph: \[|^Loaded model |\bModel:\s+)([^\]]+?\.tflite)"),
             "threads": re.compile(r"^(?:Num threads:|#threads used for CPU inference:)\s*\[?(\d{1,4})")}
 
@@ -159,6 +161,11 @@ def name_of(record: Record) -> str:
 def latency(record: Record) -> float | None:
     """The median, or the mean where the runner gives no median."""
     return record["median_ms"] if record["median_ms"] is not None else record["mean_ms"]
+
+
+def figure(record: Record) -> tuple[str, float | None]:
+    """The field that a row is about, and its value: a count of :data:`COUNTED`, or else its latency."""
+    return next(((name, record[name]) for name in COUNTED if record.get(name) is not None), ("median_ms", latency(record)))
 
 
 def targets(records: Iterable[Record]) -> list[str]:

@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 from mnv3_tf.export.benchmark.compare import Comparison, in_words
 from mnv3_tf.export.benchmark.devices.other_load import other_load
-from mnv3_tf.export.benchmark.runners.operators import time_by_block
-from mnv3_tf.export.benchmark.store import Record, latency
+from mnv3_tf.export.benchmark.runners.operators import sum_by_block
+from mnv3_tf.export.benchmark.store import COUNTED, Record, figure, latency
 from mnv3_tf.text import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from mnv3_tf.export.benchmark.measure import Measurement
     from mnv3_tf.export.benchmark.result import Result
 
 # Blocks that a line names.
 _BLOCKS_SAID = 6
-_WORDS = ("file", "cores", "delegate", "time / baseline (95%)")
+_WORDS = ("file", "cores", "delegate")
 
 
 def benchmark_table(rows: Sequence[Record], compared: Sequence[Comparison]) -> "Table":
@@ -25,12 +26,14 @@ def benchmark_table(rows: Sequence[Record], compared: Sequence[Comparison]) -> "
     from rich import box
     from rich.table import Table
 
-    lines = [{"file": label, "threads": str(row["threads"]), "cores": row["cores"], **_cells(row), _WORDS[-1]: in_words(entry)}
+    about = next((name for name, value in map(figure, rows) if value is not None), "")
+    ratio = f"{COUNTED[about]} / baseline" if about in COUNTED else "time / baseline (95%)"
+    lines = [{"file": label, "threads": str(row["threads"]), "cores": row["cores"], **_cells(row), ratio: in_words(entry)}
              for label, row, entry in zip(short_names([row["file"] for row in rows]), rows, compared, strict=True)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     shown = [heading for heading in lines[0] if any(line[heading] not in ("", "all") for line in lines)]
     for heading in shown:
-        table.add_column(heading, justify="left" if heading in _WORDS else "right", no_wrap=heading == _WORDS[-1],
+        table.add_column(heading, justify="left" if heading in (*_WORDS, ratio) else "right", no_wrap=heading == ratio,
                          overflow="fold" if heading == "file" else "ellipsis")
     for line in lines:
         table.add_row(*(line[heading] for heading in shown))
@@ -39,15 +42,22 @@ def benchmark_table(rows: Sequence[Record], compared: Sequence[Comparison]) -> "
 
 def _cells(row: Record) -> dict[str, str]:
     partitions = f", {counted(row['partitions'], 'partition')}" if row["partitions"] else ""
-    median = "failed" if row["failure"] else ms(latency(row)) + (" (mean)" if row["median_ms"] is None else "")
+    mean_only = row["median_ms"] is None and row["mean_ms"] is not None
+    median = "failed" if row["failure"] else ms(latency(row)) + (" (mean)" if mean_only else "")
     peak = f"{row['peak_memory_mb']:.1f}" if row["peak_memory_mb"] else ""
-    return {"median ms": median, "p90 ms": ms(row["p90_ms"]), "p99 ms": ms(row["p99_ms"]), "init ms": ms(row["init_ms"]),
+    return {"million instructions": millions(row.get("instructions")), "median ms": median, "p90 ms": ms(row["p90_ms"]),
+            "p99 ms": ms(row["p99_ms"]), "init ms": ms(row["init_ms"]),
             "peak MB": peak, "size MB": f"{row['size_bytes'] / 1e6:.2f}", "delegate": f"{row['delegate'] or ''}{partitions}"}
 
 
 def ms(value: float | None) -> str:
     """Milliseconds with three significant digits or more; nothing for None."""
     return "" if value is None else f"{value:.3f}" if value < 10 else f"{value:.1f}"
+
+
+def millions(count: int | None) -> str:
+    """A count in millions; nothing for None."""
+    return "" if count is None else f"{count / 1e6:.3f}"
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
@@ -60,7 +70,10 @@ def short_names(paths: Sequence[str]) -> list[str]:
 
 def result_lines(result: "Result") -> list[str]:
     """What was measured on what, and where the time went."""
-    return [*(_host_lines(result.environment) if result.environment else _device_lines(result)), *_profile_lines(result.rows)]
+    if result.measurement is None:
+        return [*result.notes, *_profile_lines(result.rows)]
+    where = _host_lines(result.environment) if result.environment else _device_lines(result, result.measurement)
+    return [*where, *_profile_lines(result.rows)]
 
 
 def _host_lines(machine: dict[str, Any]) -> list[str]:
@@ -79,8 +92,8 @@ def _host_lines(machine: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _device_lines(result: "Result") -> list[str]:
-    measured, first = result.measurement, result.rows[0]
+def _device_lines(result: "Result", measured: "Measurement") -> list[str]:
+    first = result.rows[0]
     waited = f", and {measured.waited:.0f} s of cooling down" if measured.waited >= 1 else ""
     lines = [f"{result.identity.name}, {result.identity.soc or result.identity.architecture}: {first['runner']} "
              f"({first['runner_version']}), {measured.rounds} interleaved rounds, {measured.seconds:.0f} s of which "
@@ -92,17 +105,24 @@ def _device_lines(result: "Result") -> list[str]:
 
 
 def _profile_lines(rows: Sequence[Record]) -> list[str]:
-    """A line for each row whose operators were timed: its slowest blocks, and what all of them add up to."""
+    """A line for each row whose operators were timed or counted: its largest blocks, and what all of them add up to."""
     lines = []
     for row in rows:
         profile = row.get("profile")
-        if not profile or profile["problem"] or not profile["sum_ms"]:
+        if not profile or profile["problem"]:
             continue
-        slowest = sorted(time_by_block(row["ops"]).items(), key=lambda item: -item[1])[:_BLOCKS_SAID]
-        said = ", ".join(f"{block} {time / profile['sum_ms']:.0%}" for block, time in slowest)
-        lines.append(f"{Path(row['file']).name}, threads {row['threads']}: {said}. The operators add up to "
-                     f"{ms(profile['sum_ms'])} ms, {profile['of_median']:.0%} of the median.")
+        blocks = sum_by_block(row["ops"])
+        total = sum(blocks.values()) or 1.0
+        largest = sorted(blocks.items(), key=lambda item: -item[1])[:_BLOCKS_SAID]
+        said = ", ".join(f"{block} {share / total:.0%}" for block, share in largest)
+        lines.append(f"{Path(row['file']).name}, threads {row['threads']}: {said}. The operators add up to {_sum(profile)}.")
     return lines
+
+
+def _sum(profile: dict[str, Any]) -> str:
+    if "sum_instructions" in profile:
+        return f"{millions(profile['sum_instructions'])} million instructions, {profile['of_all']:.1%} of the inference"
+    return f"{ms(profile['sum_ms'])} ms, {profile['of_median']:.0%} of the median"
 
 
 def warning_lines(rows: Sequence[Record]) -> list[str]:

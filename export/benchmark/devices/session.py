@@ -74,7 +74,8 @@ class DeviceSession:
         atexit.register(self.close)
         self._opened = True
         _open.add(self)
-        self.device.shell(f"find {self.device.base} -maxdepth 1 -name '{_NAMES}' -mmin +{_STALE_MINUTES} -exec rm -rf {{}} +")
+        where = shlex.quote(self.device.base)
+        self.device.shell(f"find {where} -maxdepth 1 -name '{_NAMES}' -mmin +{_STALE_MINUTES} -exec rm -rf {{}} +")
         self._make_folder()
         if self._closed:  # closed by another thread before the folder was there
             self._clean()
@@ -84,7 +85,7 @@ class DeviceSession:
     def _make_folder(self) -> None:
         """Makes the folder in the first place that lets programs run, where there are several."""
         device, answer = self.device, Answer("", "", 1)
-        for base in (device.base, *device.other_bases):
+        for base in (shlex.quote(device.base), *device.other_bases):
             script = f"b={base}; d=$b/{_PREFIX}{self.token}; mkdir \"$d\""
             if device.other_bases:
                 script += (' && { case $d in *[!a-zA-Z0-9_./-]*) echo "its name has blanks" >&2; false;; '
@@ -93,7 +94,7 @@ class DeviceSession:
             found = device.shell(f"{script} && echo \"$d\"")
             if found.code == 0:
                 self.folder = found.output.strip() or self.folder
-                if base != device.base:
+                if base in device.other_bases:
                     self.say(f"{device.name}: {device.base} is not used ({last_line(answer.errors or answer.output)}); "
                              f"{self.folder} is")
                 return
@@ -127,7 +128,8 @@ class DeviceSession:
         """
         self._refuse_closed()
         start = f"sh -c 'echo $$ > {self.token}.pid; exec \"$@\"' sh {shlex.join(words)}"
-        return self.device.shell(f"touch {self.folder}; cd {self.folder} && {start}", seconds=seconds)
+        folder = shlex.quote(self.folder)
+        return self.device.shell(f"touch {folder}; cd {folder} && {start}", seconds=seconds)
 
     def undo_at_end(self, command: str) -> None:
         """Has a command run at the end, before the folder is removed."""
@@ -149,7 +151,7 @@ class DeviceSession:
     def _clean(self) -> str:
         # The token is never written next to the prefix here, so that pkill does not find this script itself.
         script = "\n".join([
-            *self._undo, f"b={self.folder.removesuffix(self.token)}", f't={self.token}',
+            *self._undo, f"b={shlex.quote(self.folder.removesuffix(self.token))}", f't={self.token}',
             'for p in "$b$t"/*.pid; do [ -f "$p" ] && kill -9 $(cat "$p"); done 2>/dev/null',
             f"pkill -9 -f '{_PREFIX[:-1]}[-]{self.token}' 2>/dev/null",
             'rm -rf "$b$t"; [ ! -e "$b$t" ]'])

@@ -11,8 +11,13 @@ static volatile unsigned speed = 1, readings;
 int clock_gettime(clockid_t clock, struct timespec *time) {
     static int (*volatile real)(clockid_t, struct timespec *);
     uint64_t rest;
-    if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
-    if (real(clock, time)) return -1;
+    if (counted && clock == CLOCK_MONOTONIC) {
+        time->tv_sec = (time_t)(counted[0] / 1000000000u);
+        time->tv_nsec = (long)(counted[0] % 1000000000u);
+    } else {
+        if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+        if (real(clock, time)) return -1;
+    }
     if (speed != 1 && clock == CLOCK_MONOTONIC) {
         readings++;
         rest = (uint64_t)time->tv_nsec * speed;

@@ -4,23 +4,26 @@
  *              [--seed N] [--kernels xnnpack|builtin] [--input FILE --output FILE] [--thermal FILE]
  *
  * Prints one "name value" on each line, times in microseconds; the last line is "done". Each start measures one thing, for
- * what is read beside the runs would disturb them. With --input, the file holds one or more input tensors, and their
+ * what is read beside the runs would disturb them. Where the emulator counts instructions in a file that MNV3_COUNTER names,
+ * a nanosecond is an instruction. With --input, the file holds one or more input tensors, and their
  * outputs go to --output; nothing is measured then. The library is opened at run time, so this program needs nothing but
  * the C library. */
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 /* The parts of LiteRT's C interface that are used here; handles are opaque, statuses are 0 for success. */
 typedef int Status;
 typedef void *Handle;
-enum { CPU = 1, LOCK_READ = 0, LOCK_WRITE = 1, FLOAT32 = 1, MOST_RANK = 8, MOST_RUNS = 1000000, MOST_THREADS = 1024,
+enum { CPU = 1, TO_READ = 0, TO_WRITE = 1, FLOAT32 = 1, MOST_RANK = 8, MOST_RUNS = 1000000, MOST_THREADS = 1024,
        MOST_PROFILED = 2000, KERNEL = 2, DELEGATE = 4, INSIDE = 8, MOST_KINDS = 4096 };
 
 /* A tensor's type. The strides are not used here; the room behind them is for what later versions may add. */
@@ -96,6 +99,15 @@ static void open_library(const char *path) {
     if (!library) fail("the library cannot be opened", dlerror());
 #define FIND(name, result, arguments) name = (result(*) arguments)symbol(library, #name);
     FUNCTIONS(FIND)
+}
+
+/* What the emulator counts: instructions, and the dot products among them. */
+static volatile const uint64_t *counted;
+
+static void open_counter(const char *path) {
+    int file = open(path, O_RDONLY);
+    void *mapped = mmap(NULL, 2 * sizeof *counted, PROT_READ, MAP_SHARED, file, 0);
+    if (mapped == MAP_FAILED || !*(counted = mapped)) fail("the emulator counts nothing", path);
 }
 
 static double now_us(void) {
@@ -178,7 +190,7 @@ static void load(const char *path, long threads, const char *kernels, bool profi
 
 static void give(const void *bytes) {
     void *memory;
-    check(LockTensorBuffer(input, &memory, LOCK_WRITE), "the input cannot be written");
+    check(LockTensorBuffer(input, &memory, TO_WRITE), "the input cannot be written");
     memcpy(memory, bytes, input_bytes);
     check(UnlockTensorBuffer(input), "the input cannot be written");
 }
@@ -215,7 +227,7 @@ static void run_inputs(const char *from, const char *to) {
         if (got != input_bytes) fail("the input file is not a whole number of tensors", from);
         give(bytes);
         invoke();
-        check(LockTensorBuffer(output, &memory, LOCK_READ), "the output cannot be read");
+        check(LockTensorBuffer(output, &memory, TO_READ), "the output cannot be read");
         if (fwrite(memory, 1, output_bytes, out) != output_bytes) fail("the output file cannot be written", to);
         check(UnlockTensorBuffer(output), "the output cannot be read");
         count++;
@@ -227,10 +239,12 @@ static void run_inputs(const char *from, const char *to) {
 
 static void measure(long runs, double seconds, long warmup, const char *zone) {
     double *times = malloc(sizeof(double) * MOST_RUNS), spent = 0;
+    uint64_t dots;
     long done = 0;
     if (!times) fail("no memory for the times", NULL);
     for (long i = 0; i < warmup; i++) invoke();
     print_temperature(zone);
+    dots = counted ? counted[1] : 0;
     while ((done < runs || spent < 1e6 * seconds) && done < MOST_RUNS) {
         double began = now_us();
         invoke();
@@ -241,6 +255,7 @@ static void measure(long runs, double seconds, long warmup, const char *zone) {
     printf("us");
     for (long i = 0; i < done; i++) printf(" %.3f", times[i]);
     printf("\n");
+    if (counted) printf("dot_products %llu\n", (unsigned long long)(counted[1] - dots) / (unsigned long long)done);
 }
 
 #include "kit_operators.c"
@@ -295,8 +310,9 @@ int main(int count, char **words) {
     long threads, runs, warmup;
     unsigned long seed;
     if (count < 3 || count % 2 == 0) fail("usage: kit_runner LIBRARY MODEL [--NAME VALUE]...", NULL);
-    printf("kit_runner 2\n");
+    printf("kit_runner 3\n");
     check_options(count, words);
+    if (getenv("MNV3_COUNTER")) open_counter(getenv("MNV3_COUNTER"));
     threads = (long)number(count, words, "--threads", "1", 1, MOST_THREADS);
     runs = (long)number(count, words, "--runs", "50", 1, MOST_RUNS);
     warmup = (long)number(count, words, "--warmup", "10", 0, MOST_RUNS);

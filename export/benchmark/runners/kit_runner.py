@@ -13,7 +13,7 @@ _NOISE = re.compile(r"^(INFO|WARNING|VERBOSE|DEBUG)\b|^kit_runner|^\w+ [\d. ]+$"
 
 @dataclass(frozen=True)
 class RunnerResult:
-    """What a run gave. Times in milliseconds.
+    """What a run gave. Times in milliseconds; where instructions are counted, a million of them is a millisecond.
 
     Attributes:
         samples_ms: of each timed run, in order; empty where something else was measured.
@@ -26,6 +26,7 @@ class RunnerResult:
         operators: where they were measured: of a run, in order.
         profiled_runs: that these are means of.
         total_ms: of all operators in a run: quartile, median and quartile over the runs.
+        dot_products: in a timed run, where instructions are counted.
     """
 
     samples_ms: tuple[float, ...]
@@ -38,6 +39,7 @@ class RunnerResult:
     operators: tuple[Event, ...] = ()
     profiled_runs: int = 0
     total_ms: tuple[float, ...] = ()
+    dot_products: int | None = None
 
 
 def runner_arguments(model: str, *, measure: Measured = "times", threads: int = 1, warmup: int = 10, runs: int = 50,
@@ -80,7 +82,7 @@ def parse_runner_output(text: str, errors: str = "", code: int = 0) -> RunnerRes
             temperatures.append(int(value) / 1000 if abs(int(value)) > 1000 else float(value))
         elif name == "operator":
             operators.append(value)
-        elif re.fullmatch(r"us|[a-z]+_us|[a-z]+_kb|[a-z]+_ns|outputs|fully_delegated|profiled_runs", name):
+        elif re.fullmatch(r"us|[a-z]+_us|[a-z]+_kb|[a-z]+_ns|outputs|fully_delegated|profiled_runs|dot_products", name):
             values[name] = value
     if "done" not in lines:
         return _reason([*lines, *errors.replace("\r", "\n").splitlines()], code)
@@ -95,7 +97,8 @@ def parse_runner_output(text: str, errors: str = "", code: int = 0) -> RunnerRes
             float(values["peak_kb"]) / 1000 if values.get("peak_kb", "-1") != "-1" else None,
             values.get("fully_delegated") == "1", tuple(temperatures), int(values.get("outputs", 0)), events,
             int(values.get("profiled_runs", 0)),
-            tuple(max(0.0, float(value) / 1e6 - clock_ms * len(events)) for value in values.get("total_ns", "").split()))
+            tuple(max(0.0, float(value) / 1e6 - clock_ms * len(events)) for value in values.get("total_ns", "").split()),
+            int(values["dot_products"]) if "dot_products" in values else None)
     except (KeyError, ValueError) as error:
         return f"the runner's output cannot be read ({error})"
 

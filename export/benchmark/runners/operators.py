@@ -108,12 +108,12 @@ def block_of(layer: str) -> str:
     return layer.partition("/")[0] if _BLOCK.match(layer) else "other"
 
 
-def time_by_block(ops: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Milliseconds by block, in the network's order, of a row's `ops`."""
+def sum_by_block(ops: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Milliseconds by block, in the network's order, of a row's `ops`; instructions where these were counted."""
     found: dict[str, float] = {}
     for op in ops:
         block = block_of(op["name"])
-        found[block] = found.get(block, 0.0) + op["mean_ms"]
+        found[block] = found.get(block, 0.0) + op.get("instructions", op.get("mean_ms"))
     return found
 
 

@@ -1,4 +1,5 @@
-"""Makes the kit's own runner for a device: compiled on demand, with LiteRT's library and what that needs beside it."""
+"""Makes the kit's own runner for a device: compiled on demand, with LiteRT's library and what that needs beside it; and the
+plugin that counts what an emulated processor executes."""
 
 import contextlib
 import ctypes
@@ -20,13 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from mnv3_tf.downloads import download, wrong_hash
-from mnv3_tf.errors import InputError, KitError
+from mnv3_tf.errors import InputError, KitError, NoDeviceError
 from mnv3_tf.files import cache_folder, read_json, sha256
-from mnv3_tf.progress import Progress
+from mnv3_tf.progress import Progress, Silent
 
 _HERE = Path(__file__).parent
 PROGRAM, LIBRARY = "kit_runner", "libLiteRt.so"
 _SOURCES = ("kit_runner.c", "kit_operators.c")
+_COUNTER = "instruction_counter.c"
+_OTHERWISE = "; phones and boards can also be measured with --runner benchmark_model"
 # The oldest GNU C library that the program runs on; the library beside it asks for more.
 _GLIBC = "2.27"
 _WHEEL_PLATFORMS = {"aarch64": ("manylinux_2_27_aarch64", "manylinux2014_aarch64"),
@@ -43,16 +46,18 @@ class RunnerBundle:
         files: name on the device -> file here.
         sha256: of the program's and the library's bytes together.
         version: of the runtime, such as "LiteRT 2.3.0".
+        through: words that start a program there, such as an emulator's.
     """
 
     loader: str
     files: dict[str, Path]
     sha256: str
     version: str
+    through: tuple[str, ...] = ()
 
     def command(self, folder: str) -> list[str]:
         """The words that start the program in a folder of the device, up to and with the library."""
-        return [f"{folder}/{self.loader}", "--library-path", folder, f"{folder}/{PROGRAM}", f"{folder}/{LIBRARY}"]
+        return [*self.through, f"{folder}/{self.loader}", "--library-path", folder, f"{folder}/{PROGRAM}", f"{folder}/{LIBRARY}"]
 
 
 def build_runner(architecture: str, progress: Progress) -> RunnerBundle:
@@ -78,10 +83,14 @@ def build_runner(architecture: str, progress: Progress) -> RunnerBundle:
             program, library = _compile(architecture, folder, progress), _library(architecture, version, folder, progress)
             files = {PROGRAM: program, LIBRARY: library, **_runtime(architecture, loader, folder, progress)}
     except OSError as error:
-        raise KitError(f"{folder}: the kit's runner cannot be kept there ({error.strerror or error}). Free some space, or name "
-                       "a folder that you may write to with XDG_CACHE_HOME.") from error
+        raise _unwritable(folder, error) from error
     digest = hashlib.sha256((sha256(program) + sha256(library)).encode()).hexdigest()
     return RunnerBundle(loader, files, digest, f"LiteRT {version}")
+
+
+def _unwritable(folder: Path, error: OSError) -> KitError:
+    return KitError(f"{folder}: the kit's runner cannot be kept there ({error.strerror or error}). Free some space, or name a "
+                    "folder that you may write to with XDG_CACHE_HOME.")
 
 
 @contextlib.contextmanager
@@ -108,28 +117,51 @@ def _table() -> dict[str, Any]:
     return dict(read_json(_HERE / "runtime_libraries.json"))
 
 
+def build_counter(interface: int) -> Path:
+    """The plugin of qemu that counts instructions, compiled for this machine or taken from the cache.
+
+    Args:
+        interface: the version of qemu's plugin interface.
+
+    Raises:
+        KitError: the compiler is missing, or the cache cannot be written.
+    """
+    folder = cache_folder() / "runner" / platform.machine()
+    words = ["-shared", "-fPIC", f"-DPLUGIN_API={interface}"]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            return _compiled("instruction_counter", (_COUNTER,), words, platform.machine(), folder, Silent())
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
 def _compile(architecture: str, folder: Path, progress: Progress) -> Path:
+    words = ["-s", "-rdynamic", "-target", f"{architecture}-linux-gnu.{_GLIBC}", "-ldl"]
+    return _compiled(PROGRAM, _SOURCES, words, architecture, folder, progress)
+
+
+def _compiled(name: str, sources: tuple[str, ...], words: list[str], architecture: str, folder: Path,
+              progress: Progress) -> Path:
+    """What is made of the first of the sources, which includes the others."""
     if util.find_spec("ziglang") is None:
-        raise KitError("the compiler for the kit's runner is not installed. Install it: pip install ziglang (the extra "
-                       "`device`), or take --runner benchmark_model.")
-    sources = b"".join((_HERE / name).read_bytes() for name in _SOURCES)
-    made_by = f"{metadata.version('ziglang')} {architecture} {_GLIBC}".encode()
-    key = hashlib.sha256(sources + made_by).hexdigest()[:16]
-    kept = folder / f"{PROGRAM}-{key}"
+        raise NoDeviceError("the compiler for the kit's runner is not installed. Install it: pip install ziglang (the extra "
+                            f"`device`){_OTHERWISE}.")
+    content = b"".join((_HERE / source).read_bytes() for source in sources)
+    made_by = " ".join((metadata.version("ziglang"), *words)).encode()
+    kept = folder / f"{name}-{hashlib.sha256(content + made_by).hexdigest()[:16]}"
     if kept.is_file():
         return kept
     progress.say(f"Compiling the kit's runner for {architecture}")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as store:
-        made = Path(store) / PROGRAM
-        words = [sys.executable, "-m", "ziglang", "cc", "-O2", "-s", "-std=c11", "-D_GNU_SOURCE", "-rdynamic", "-target",
-                 f"{architecture}-linux-gnu.{_GLIBC}", _SOURCES[0], "-o", str(made), "-ldl"]
-        done = subprocess.run(words, cwd=_HERE, capture_output=True, encoding="utf-8", errors="replace")
+        made = Path(store) / name
+        command = [sys.executable, "-m", "ziglang", "cc", "-O2", "-std=c11", "-D_GNU_SOURCE", *words, sources[0], "-o", str(made)]
+        done = subprocess.run(command, cwd=_HERE, capture_output=True, encoding="utf-8", errors="replace")
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no message"]
             reason = next((line for line in lines if "error:" in line), lines[-1])
-            raise KitError(f"the kit's runner cannot be compiled for {architecture}: {reason}. Reinstall ziglang, or take "
-                           "--runner benchmark_model.")
+            raise KitError(f"the kit's runner cannot be compiled for {architecture}: {reason}. Reinstall ziglang{_OTHERWISE}.")
         return made.replace(kept)
 
 

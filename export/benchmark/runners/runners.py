@@ -78,15 +78,22 @@ class KitRunner(_OnDevice):
     def slice(self, job: Job, runs: int, seconds: float, warmup: int) -> Slice:
         found, log = self._run(job, self._words(job, warmup=warmup, runs=runs, min_seconds=seconds), seconds)
         return Slice(found.samples_ms, {}, found.init_ms, found.first_ms, "xnnpack" if _XNNPACK_LINE in log else NO_DELEGATE,
-                     log=log)
+                     log=log, dot_products=found.dot_products)
 
     def memory(self, job: Job) -> tuple[float | None, str]:
         found, log = self._run(job, self._words(job, measure="memory", warmup=_MEMORY_RUNS), 0)
         return found.peak_memory_mb, log
 
     def profile(self, job: Job, runs: int) -> tuple[Profile, str]:
-        words = self._words(job, measure="operators", runs=max(runs, _PROFILED_RUNS), min_seconds=_PROFILED_SECONDS)
-        found, log = self._run(job, words, _PROFILED_SECONDS)
+        return self.operators(job, max(runs, _PROFILED_RUNS), _PROFILED_SECONDS)
+
+    def operators(self, job: Job, runs: int, seconds: float) -> tuple[Profile, str]:
+        """The profile of at least so many runs and seconds.
+
+        Raises:
+            SliceFailed: the runner gave none.
+        """
+        found, log = self._run(job, self._words(job, measure="operators", runs=runs, min_seconds=seconds), seconds)
         ops, problem = name_operators(found.operators, read_tflite(job.file))
         low, _, high = found.total_ms
         return Profile(ops, _BY_THE_RUNTIME, found.profiled_runs, low, high, problem), log

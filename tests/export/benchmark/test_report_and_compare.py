@@ -27,6 +27,32 @@ def record(median: float = 5.0, *, file: str = "a.tflite", seed: int = 0, **chan
             **changes}
 
 
+def counted(instructions: int, **changes: Any) -> dict[str, Any]:
+    """A row in which nothing was timed."""
+    untimed = dict.fromkeys(("median_ms", "mean_ms", "p90_ms", "p99_ms", "init_ms", "samples_ms"))
+    return record(**{**untimed, "target": "arm:cortex-a76",
+                     "device": "emulated Cortex-A76", "states": [], "instructions": instructions, **changes})
+
+
+def test_counts_are_drawn_and_compared_as_such(tmp_path: Path) -> None:
+    ops = [{"name": "stem/conv", "kind": "CONV_2D", "instructions": 4_000_000, "share": 1.0, "calls": 1, "kernel": ""}]
+    profile = {"method": "so", "runs": 2, "sum_instructions": 4_000_000, "of_all": 0.8, "problem": None}
+    rows = [counted(5_000_000, ops=ops, profile=profile), record(4.0, file="b.tflite")]
+    text = write_results_report(rows, tmp_path, "T", {"a.tflite": 0.9, "b.tflite": 0.8}).read_text()
+    for words in ("<th>million instructions</th>", "<strong>5.000</strong>", "are not time", "<td>4000000</td>",
+                  "add up to 4.000 million instructions", "Instructions against accuracy", "Latency against accuracy",
+                  "Instructions by block", "Time and instructions by block"):
+        assert words in text, words
+    markdown = (tmp_path / "report.md").read_text()
+    assert "| a.tflite | emulated Cortex-A76 | 1 | all |  |  |  | 5.000 | xnnpack |" in markdown
+    assert next(csv.DictReader((tmp_path / "report.csv").open()))["instructions"] == "5000000"
+    # Exact, so there is no interval; a regression by more than the threshold.
+    for new, verdict, regression in ((5_000_000, "as many instructions", False), (4_000_000, "fewer instructions", False),
+                                     (5_100_000, "more instructions", False), (5_300_000, "more instructions", True)):
+        change, = compare_results([counted(5_000_000)], [counted(new)], 1.05)
+        assert (change.ratio, change.verdict, change.regression, change.low) == (new / 5e6, verdict, regression, None)
+
+
 def test_the_page_is_offline_whole_and_the_same_again(tmp_path: Path) -> None:
     rows = [record(), record(4.0, file="b & c.tflite", flags=["throttling: thermal status light"]),
             record(2.0, target="host", device="CPU"), record(file="bad.tflite", median_ms=None, mean_ms=None, samples_ms=None,

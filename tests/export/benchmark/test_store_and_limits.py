@@ -52,6 +52,8 @@ def test_limits(limit: str, failures: int) -> None:
 
 
 def test_a_limit_says_what_is_wrong() -> None:
+    line, = check_limit(parse_limit("instructions < 5e6 @ arm"), [record(target="arm:cortex-a53", instructions=5_000_001)])
+    assert line == "instructions < 5e6 @ arm: a.tflite on Phone, 1 thread has 5000001"
     line, = check_limit(parse_limit("median_ms < 5"), [record()])
     assert line == "median_ms < 5: a.tflite on Phone, 1 thread has 5"
     line, = check_limit(parse_limit("median_ms < 5"), [record(median_ms=None, failure="it was killed")])

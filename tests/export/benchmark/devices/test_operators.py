@@ -15,7 +15,7 @@ from mnv3_tf.cli.main import main
 from mnv3_tf.export.benchmark.devices.bench import benchmark_device, open_target
 from mnv3_tf.export.benchmark.measure import BenchmarkSettings
 from mnv3_tf.export.benchmark.runners.kit_runner import RunnerResult, parse_runner_output, runner_arguments
-from mnv3_tf.export.benchmark.runners.operators import Event, Profile, block_of, layer_of, name_operators, time_by_block
+from mnv3_tf.export.benchmark.runners.operators import Event, Profile, block_of, layer_of, name_operators, sum_by_block
 from mnv3_tf.export.benchmark.runners.runner_build import build_runner
 from mnv3_tf.progress import Silent
 from mnv3_tf.tflite.file import OperatorInfo, TensorInfo, TfliteFile, read_tflite
@@ -67,7 +67,7 @@ def test_two_operators_that_ran_as_one() -> None:
         ("stem/conv", "CONV_2D"), ("stem/swish", "ADD+MUL"), ("block_01/depthwise", "DEPTHWISE_CONV_2D"),
         ("block_01/se_multiply", "MUL"), ("block_01/project", "CONV_2D"), ("block_01/add", "ADD")]
     assert ops[1].kernel == TABLE and ops[1].mean_ms == 2.0 and ops[1].share == pytest.approx(2 / 21)
-    assert time_by_block([{"name": op.name, "mean_ms": op.mean_ms} for op in ops]) == {"stem": 3.0, "block_01": 18.0}
+    assert sum_by_block([{"name": op.name, "mean_ms": op.mean_ms} for op in ops]) == {"stem": 3.0, "block_01": 18.0}
 
 
 @pytest.mark.parametrize(("names", "problem"), [
