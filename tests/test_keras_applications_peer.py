@@ -36,8 +36,8 @@ def test_int8_peer_is_cut_into_partitions():
 
 @pytest.mark.slow
 def test_large_peer():
-    """Its partitions are those at 224: the operators do not depend on the size."""
-    model = LiteRTModel(convert_keras_applications("large", 64, classes=7, calibration=synthetic_pictures(4, 64)))
+    """Its partitions are those at 224 and alpha 1: the operators depend on neither size nor width."""
+    model = LiteRTModel(convert_keras_applications("large", 64, alpha=0.35, classes=7, calibration=synthetic_pictures(2, 64)))
     assert model.partitions == 22
     assert model.undelegated_operators.count("HARD_SWISH") == 21
 

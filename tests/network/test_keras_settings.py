@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -12,8 +13,10 @@ import keras
 import numpy as np
 import pytest
 
+from mnv3_tf import backend
 from mnv3_tf.backend import own_settings
 from mnv3_tf.cli.options import quiet_libraries
+from mnv3_tf.errors import InputError
 from mnv3_tf.models import MobileNetV3
 from mnv3_tf.network.keras_io import batch_logits, load_keras, save_keras
 from mnv3_tf.network.spec import Block, NetworkSpec
@@ -51,11 +54,16 @@ def made(folder: Path) -> Made:
     return json.loads(json.dumps(model.get_config())), model.get_weights(), batch_logits(loaded, PIXELS)
 
 
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """With the settings of these tests."""
+    return made(tmp_path_factory.mktemp("made"))
+
+
 @pytest.mark.parametrize("others", [("channels_first", "float32", 1e-7, "float32"), ("channels_last", "float16", 1e-3, "float16"),
                                     ("channels_first", "float64", 1e-2, "float64")])
 @pytest.mark.usefixtures("restored")
-def test_the_network_is_the_same_bit_by_bit(others: tuple[str, str, float, str], tmp_path: Path) -> None:
-    expected = made(tmp_path)
+def test_the_network_is_the_same_bit_by_bit(others: tuple[str, str, float, str], expected: Made, tmp_path: Path) -> None:
     put(*others)
     found = made(tmp_path)
     assert settings() == others  # the program's own are as it left them
@@ -99,14 +107,20 @@ def test_a_saved_model_has_nothing_that_older_versions_of_keras_do_not_know(tmp_
 
 
 @pytest.mark.parametrize(("settings", "says"), [
-    ({"backend": "nosuch"}, "keras.json in "), ({"floatx": "float8"}, "Invalid `floatx` configuration"),
-    ({"backend": "numpy"}, "numpy")])
+    ({"backend": "nosuch"}, "keras.json in "), ({"floatx": "float8"}, "Invalid `floatx` configuration")])
 def test_what_keras_cannot_be_loaded_with_is_one_line(settings: dict[str, str], says: str, tmp_path: Path) -> None:
     (tmp_path / "keras.json").write_text(json.dumps(settings))
     code = "from mnv3_tf.errors import InputError\ntry:\n import mnv3_tf; mnv3_tf.MobileNetV3\nexcept InputError as e: print(e)"
     environment = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"} | {"KERAS_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout.count("\n") == 1 and says in done.stdout and "Set KERAS_BACKEND=tensorflow" in done.stdout, done.stderr
+
+
+def test_a_backend_of_keras_that_the_kit_does_not_know_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "numpy")
+    with pytest.raises(InputError, match=r"^Keras computes on numpy by keras.json in .* Set KERAS_BACKEND=tensorflow.*\.$"):
+        runpy.run_path(backend.__file__)
 
 
 def test_keras_is_taken_from_one_place() -> None:

@@ -1,5 +1,6 @@
 """Files of other projects, fetched when the test runs and kept in the user's cache; none is part of this repository."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -7,10 +8,12 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from mnv3_tf.export.inspection import worker
 from mnv3_tf.export.inspection.inspect import INT8, Inspection, inspect_file
 
 pytestmark = pytest.mark.slow
@@ -95,10 +98,17 @@ def fetch(package: str) -> dict[str, Path]:
     return {f"/{path.relative_to(kept)}": path for path in sorted(kept.rglob("*.tflite"))}
 
 
+def inspect_here(files: dict[str, Path]) -> dict[str, Inspection]:
+    """What is said of files that the runtime runs in this process."""
+    worker._apart = worker.run_here
+    return {name: inspect_file(path) for name, path in files.items()}
+
+
 @pytest.fixture(scope="module", params=EXPECTED)
 def inspected(request: pytest.FixtureRequest) -> tuple[str, dict[str, Inspection]]:
-    """A package, and what is said of each of its files."""
-    return request.param, {name: inspect_file(path) for name, path in fetch(request.param).items()}
+    """A package, and what is said of each of its files; one process runs them all, where `mnv3 inspect` begins one for each."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return request.param, pool.submit(inspect_here, fetch(request.param)).result()
 
 
 @pytest.mark.slow

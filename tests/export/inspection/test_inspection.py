@@ -18,7 +18,14 @@ from mnv3_tf.tflite.delegate_rules import CONSTANTS, FLOAT_ONLY_RARE, NEVER_RARE
 from mnv3_tf.tflite.file import operator_dtype
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runtime runs whole files in this process, which takes less than one of their own."""
+    monkeypatch.setattr(inspection_worker, "_apart", inspection_worker.run_here)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(("name", "kind", "partitions"), [
     ("plain_int8", INT8, 1), ("swish_int8", INT8, 3), ("plain_float32", "float32", 1),
     ("plain_float16", "float16 weights, computed in float32", 1), ("pixel_uint8", INT8, 1), ("pixel_float_io", INT8, 1)])
@@ -27,12 +34,14 @@ def test_kinds_and_partitions(files: dict[str, Path], name: str, kind: str, part
     assert (found.kind, found.run.partitions) == (kind, partitions) and not found.run.refused
 
 
+@pytest.mark.usefixtures("here")
 def test_a_dynamic_range_file(files: dict[str, Path]) -> None:
     found = inspect_file(files["plain_dynamic"])
     assert found.kind.startswith("dynamic range (hybrid): 8-bit weights, computed in float")
     assert found.failures(["int8"])[0].startswith("it is dynamic range")
 
 
+@pytest.mark.usefixtures("here")
 def test_hard_swish_cuts_the_graph_and_is_named(files: dict[str, Path]) -> None:
     found = inspect_file(files["swish_int8"])
     assert [(item.name, item.dtype) for item in found.outside] == [("HARD_SWISH", "int8")] * 2
@@ -73,6 +82,7 @@ def with_float_part() -> bytes:
         return bytes(converter.convert())
 
 
+@pytest.mark.usefixtures("here")
 def test_a_float_island_is_named(tmp_path: Path) -> None:
     (tmp_path / "m.tflite").write_bytes(with_float_part())
     found = inspect_file(tmp_path / "m.tflite")
@@ -130,12 +140,14 @@ def test_a_stray_conversion_is_named(files: dict[str, Path]) -> None:
     assert any("QUANTIZE (int8->int8) is inside the graph" in line for line in found.failures(["int8"]))
 
 
+@pytest.mark.usefixtures("here")
 def test_open_sizes(files: dict[str, Path]) -> None:
     found = inspect_file(files["open_batch"])
     assert found.to_dict()["dynamic_shapes"] is True
     assert any(line.startswith("open sizes (the input") for line in found.problems)
 
 
+@pytest.mark.usefixtures("here")
 def test_int16_activations(tmp_path: Path) -> None:
     import tensorflow as tf
 
@@ -225,7 +237,7 @@ def test_a_file_that_ends_the_runtime_is_one_line(files: dict[str, Path], tmp_pa
     whole = files["plain_int8"].read_bytes()
     rng = random.Random(3)
     seen = 0
-    while seen < 8:
+    while seen < 5:
         content = bytearray(whole)
         for _ in range(12):
             content[rng.randrange(len(content) // 2, len(content))] ^= 1 << rng.randrange(8)
@@ -278,6 +290,7 @@ def control_flow(kind: str) -> bytes:
     return converted(network, kind)
 
 
+@pytest.mark.usefixtures("here")
 def test_graphs_of_control_flow_count(tmp_path: Path) -> None:
     (tmp_path / "m.tflite").write_bytes(control_flow("int8"))
     found = inspect_file(tmp_path / "m.tflite")
@@ -459,6 +472,7 @@ def test_a_reshape_to_another_scale() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("here")
 def test_operators_that_keep_a_scale_and_are_given_two(tmp_path: Path) -> None:
     """XNNPACK takes them and fails later, so that the file does not load with it."""
     import tensorflow as tf
