@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import gc
 import os
 import shutil
@@ -63,9 +64,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """What the test files imported stays: the garbage collector need not look at it. Errors show Keras's and TensorFlow's own
-    frames, for hiding them takes time in every call."""
+    frames, for hiding them takes time in every call. What of a layer is not saved is found out once: Keras 3.15 means to keep
+    it, and by a misspelt name makes a layer anew for each that it saves or loads."""
     if "keras" in sys.modules:
         sys.modules["keras"].config.disable_traceback_filtering()
+        saving = sys.modules["keras"].src.saving.saving_lib
+        saving.get_attr_skipset = functools.cache(saving.get_attr_skipset)
     if "tensorflow" in sys.modules:
         sys.modules["tensorflow"].debugging.disable_traceback_filtering()
     gc.collect()
