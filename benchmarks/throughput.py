@@ -5,7 +5,9 @@ Small 0.5 at 96x96. The sides:
 - the kit: TrainingBatches and the model compiled as `mnv3 train` does, default batch, optimizer and augmentation.
 - Keras, defaults: image_dataset_from_directory, keras.applications.MobileNetV3Small, compile and fit, with nothing
   chosen: batches of 32, no augmentation, jit_compile="auto".
-- Keras, jit_compile=True: the same with XLA, which is what "auto" means where there is a GPU or on JAX.
+- Keras, augmented: the same with Keras's own layers in front of the network for what the kit changes by default, computed with
+  the step: mirroring, turning, zooming (for cropping), brightness, contrast, saturation, erasing.
+- Keras, jit_compile=True: the defaults with XLA, which is what "auto" means where there is a GPU or on JAX.
 
 Each side lives in a process of its own and trains in slices of whole epochs, taking turns; only one works at a time, on
 all cores. Timed is a fit from its start to the end of its last epoch. Building, compiling and two epochs to warm up are
@@ -26,7 +28,8 @@ from typing import Any
 
 ALPHA, SIZE = 0.5, 96
 CLASSES, PER_CLASS = 8, 64
-SIDES = {"kit": "the kit", "keras": "Keras, defaults", "keras-xla": "Keras, jit_compile=True"}
+SIDES = {"kit": "the kit", "keras": "Keras, defaults", "keras-augmented": "Keras, augmented",
+         "keras-xla": "Keras, jit_compile=True"}
 LOG_EPOCHS = 4
 
 
@@ -36,6 +39,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of class folders; made-up photos by default")
     parser.add_argument("--rounds", type=int, default=4, help="slices of each side")
     parser.add_argument("--slice-seconds", type=float, default=5, help="least length of a slice; at least one epoch")
+    parser.add_argument("--sides", nargs="*", choices=SIDES, default=list(SIDES), help="of these; the kit is always one")
     parser.add_argument("--json", type=Path, help="also write the measurements to this file")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)  # what a process of its own is started with
     arguments = parser.parse_args()
@@ -48,31 +52,32 @@ def main() -> None:
             data = Path(folder) / "photos"
             count = write_photos(data)
             print(f"{count} made-up JPEG photos of 320x240 in {CLASSES} classes", flush=True)
-        results = measure(data, arguments.rounds, arguments.slice_seconds)
+        chosen = [side for side in SIDES if side == "kit" or side in arguments.sides]
+        results = measure(data, chosen, arguments.rounds, arguments.slice_seconds)
     show(results)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2))
 
 
-def measure(data: Path, rounds: int, seconds: float) -> dict[str, Any]:
+def measure(data: Path, chosen: list[str], rounds: int, seconds: float) -> dict[str, Any]:
     """All measurements: rates in pictures per second."""
-    results: dict[str, Any] = {"xla": {}, "slices": {side: [] for side in SIDES}}
+    results: dict[str, Any] = {"xla": {}, "slices": {side: [] for side in chosen}}
     sides: dict[str, Side] = {}
     try:
-        for name in SIDES:
+        for name in chosen:
             sides[name] = Side(name, data)
             ready = sides[name].ask("prepare")
             results["xla"][name] = ready["xla"]
             print(f"{SIDES[name]} ({'with' if ready['xla'] else 'without'} XLA): ready after {ready['seconds']:.0f} s "
                   "of building, compiling and two epochs to warm up (not timed)", flush=True)
         for index in range(rounds):
-            for position in range(len(SIDES)):
-                name = list(SIDES)[(index + position) % len(SIDES)]
+            for position in range(len(chosen)):
+                name = chosen[(index + position) % len(chosen)]
                 answer = sides[name].ask(f"train {seconds}")
                 results["slices"][name].append(answer["pictures"] / answer["seconds"])
             print(f"round {index + 1} of {rounds}: " + ", ".join(
-                f"{SIDES[name]} {results['slices'][name][-1]:.0f}" for name in SIDES) + " pictures/s", flush=True)
-        results["pipeline"] = {name: sides[name].ask("pipeline")["rates"] for name in ("kit", "keras")}
+                f"{SIDES[name]} {results['slices'][name][-1]:.0f}" for name in chosen) + " pictures/s", flush=True)
+        results["pipeline"] = {name: sides[name].ask("pipeline")["rates"] for name in chosen[:2]}
         results["log"] = sides["kit"].ask("log")["rates"]
     finally:
         for side in sides.values():
@@ -91,12 +96,12 @@ def show(results: dict[str, Any]) -> None:
     slices = results["slices"]
     # The statistics want times of the same rounds: seconds per picture.
     times = {name: [[1 / rate] for rate in rates] for name, rates in slices.items()}
-    ratios = {name: ratio_with_interval(times[name], times["kit"]) for name in SIDES}
+    ratios = {name: ratio_with_interval(times[name], times["kit"]) for name in slices}
     table = Table("training", "XLA", "pictures/s", "slices", "the kit is faster by (95%)", box=box.SIMPLE_HEAD,
                   pad_edge=False, title=f"MobileNetV3-Small {ALPHA} at {SIZE}x{SIZE} from JPEG files, {cores()} cores")
-    for name, label in SIDES.items():
+    for name in slices:
         text = "{:.1f}x ({:.1f} to {:.1f})".format(*ratios[name]) if name != "kit" else "1"
-        table.add_row(label, "yes" if results["xla"][name] else "no", f"{median(slices[name]):.0f}",
+        table.add_row(SIDES[name], "yes" if results["xla"][name] else "no", f"{median(slices[name]):.0f}",
                       f"{min(slices[name]):.0f} to {max(slices[name]):.0f}", text)
     pipelines = Table("input pipeline alone", "first epoch (decoding)", "later epochs", box=box.SIMPLE_HEAD,
                       pad_edge=False, title="pictures/s")
@@ -110,8 +115,8 @@ def show(results: dict[str, Any]) -> None:
           f"{median(later) / training:.1f} times in later ones.")
     print(f"The log of a real `mnv3 train` of {LOG_EPOCHS} epochs says, from the second on: "
           f"{', '.join(f'{rate:.0f}' for rate in results['log'])} pictures/s (with averaged weights and callbacks).")
-    print(f"Small {ALPHA} at {SIZE}: the kit trains {says(ratios['keras'])} faster than Keras with its defaults and "
-          f"{says(ratios['keras-xla'])} faster than Keras with jit_compile=True.")
+    for name in list(slices)[1:]:
+        print(f"Small {ALPHA} at {SIZE}: the kit trains {says(ratios[name])} as fast as {SIDES[name]}.")
 
 
 def says(ratio: tuple[float, float, float]) -> str:
@@ -182,7 +187,8 @@ def serve(name: str, data: Path) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no answer
     quiet_libraries()
-    worker: Worker = Kit(data) if name == "kit" else Keras(data, jit_compile=True if name == "keras-xla" else "auto")
+    worker: Worker = Kit(data) if name == "kit" else Keras(data, jit_compile=True if name == "keras-xla" else "auto",
+                                                           augmented=name == "keras-augmented")
     for line in sys.stdin:
         request, *numbers = line.split()
         print(json.dumps(getattr(worker, request)(*map(float, numbers))), file=answers, flush=True)
@@ -301,12 +307,26 @@ class Kit(Worker):
                 return {"rates": [float(row["pictures_per_second"]) for row in csv.DictReader(file)][1:]}
 
 
+def augmenting_layers() -> list[Any]:
+    """Keras's layers for the kit's default augmentation."""
+    from keras import layers
+
+    from mnv3_tf.config import AugmentConfig
+
+    kit, pixels = AugmentConfig(), (0, 255)
+    nearest = 1 - kit.smallest_area ** 0.5
+    return [layers.RandomFlip("horizontal"), layers.RandomRotation(kit.rotation / 360), layers.RandomZoom((-nearest, 0)),
+            layers.RandomBrightness(kit.brightness, pixels), layers.RandomContrast(kit.contrast, pixels),
+            layers.RandomSaturation((0.5 - kit.saturation / 2, 0.5 + kit.saturation / 2), pixels),
+            layers.RandomErasing(kit.erase, scale=(0.02, 0.2), value_range=pixels)]
+
+
 class Keras(Worker):
     """Training as the Keras tutorials show it."""
 
-    def __init__(self, data: Path, jit_compile: bool | str):
+    def __init__(self, data: Path, jit_compile: bool | str, augmented: bool):
         self.data = data / "train" if (data / "train").is_dir() else data
-        self.jit_compile = jit_compile
+        self.jit_compile, self.augmented = jit_compile, augmented
 
     def build(self) -> None:
         import keras
@@ -315,6 +335,8 @@ class Keras(Worker):
         self.pictures = len(self.dataset.file_paths)
         self.model = keras.applications.MobileNetV3Small(
             input_shape=(SIZE, SIZE, 3), alpha=ALPHA, weights=None, classes=len(self.dataset.class_names))
+        if self.augmented:
+            self.model = keras.Sequential([keras.Input((SIZE, SIZE, 3)), *augmenting_layers(), self.model])
         self.model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"],
                            jit_compile=self.jit_compile)
 
