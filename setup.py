@@ -54,6 +54,8 @@ EXTRAS = {
     "mlflow": ["mlflow>=2.14,<4"],
     # Compiles the program that measures on a phone.
     "device": [ZIG],
+    # What `inspect --require micro` and `ethos-u` run.
+    "micro": ["tflite-micro>=0.dev20261023182759,<1", "ethos-u-vela>=5.2,<6"],
     "test": [ZIG, "adbutils>=2.8,<3", "jsonschema>=4.21,<5", "pytest>=8.2,<10", "pytest-timeout>=2.3,<3", "pytest-xdist>=3.6,<4",
              "hypothesis>=6.100,<7", "ruff>=0.9", "mypy>=1.11", "types-PyYAML"],
 }

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from mnv3_tf.progress import Progress
 
 
+# Targets for which tools on this machine are enough.
+_TOOLS = ("arm", "micro", "ethos-u")
+
+
 class ThreadCounts(click.ParamType):
     """Comma-separated numbers of threads, such as 1,2."""
 
@@ -47,9 +51,9 @@ class Targets(click.ParamType):
         parts = tuple(dict.fromkeys(part.strip() for part in str(value).split(",")))
         for part in parts:
             kind, _, name = part.partition(":")
-            if part not in ("host", "adb", "arm", "all") and not (kind in ("adb", "ssh", "arm") and name):
-                self.fail(f"{part!r} is not a target: give host, adb, adb:SERIAL, ssh:HOST, arm, arm:PROCESSOR or all.",
-                          param, ctx)
+            if part not in ("host", "adb", "all", *_TOOLS) and not (kind in ("adb", "ssh", "arm", "ethos-u") and name):
+                self.fail(f"{part!r} is not a target: give host, adb, adb:SERIAL, ssh:HOST, arm, arm:PROCESSOR, micro, ethos-u, "
+                          "ethos-u:ACCELERATOR or all.", param, ctx)
         return parts
 
 
@@ -71,7 +75,8 @@ class Shapes(click.ParamType):
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
 @click.option("--target", "targets", type=Targets(), default="host", show_default=True,
               help="Where to measure: host, adb (the one connected phone), adb:SERIAL, ssh:HOST, or all (host and every phone). "
-                   "arm and arm:cortex-a53 count instructions on an emulated Cortex-A76 or A53. Several, separated by commas.")
+                   "arm and arm:cortex-a53 count instructions on an emulated Cortex-A76 or A53; micro and ethos-u ask "
+                   "tflite-micro and Vela. Several, separated by commas.")
 @click.option("--threads", type=ThreadCounts(), default="1", show_default=True,
               help="Numbers of CPU threads, separated by commas; each file is measured with each.")
 @click.option("--cores", default="all", show_default=True, metavar="CHOICE[;...]",
@@ -186,11 +191,13 @@ def _on_devices(targets: list[str], files: list[Path], settings: "BenchmarkSetti
 
 def _without_device(target: str) -> "Callable[[str, Sequence[Path], BenchmarkSettings, Progress], Result] | None":
     """What measures a target for which this machine is enough, and where nothing is timed."""
-    if target.partition(":")[0] != "arm":
+    kind = target.partition(":")[0]
+    if kind not in _TOOLS:
         return None
     from mnv3_tf.export.benchmark.instructions import count_instructions
+    from mnv3_tf.export.benchmark.micro import measure_micro
 
-    return count_instructions
+    return count_instructions if kind == "arm" else measure_micro
 
 
 def _failed_rows(result: "Result", name: str) -> list[str]:

@@ -6,12 +6,14 @@ import click
 
 from mnv3_tf.cli.options import json_option, new_table, print_json, show
 from mnv3_tf.errors import CheckFailed
+from mnv3_tf.files import plain
 from mnv3_tf.text import counted, few
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from mnv3_tf.export.inspection.inspect import Inspection
+    from mnv3_tf.export.microcontrollers import EthosURun, MicroRun
 
 # Numbers of operators outside of the delegate that are printed; --json has all.
 _SHOWN = 6
@@ -20,8 +22,9 @@ _SHOWN = 6
 @click.command()
 @click.argument("file", metavar="FILE.tflite", type=click.Path())
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of the TFLite runtime.")
-@click.option("--require", type=click.Choice(["int8", "one-partition"]), multiple=True,
-              help="Exit with 3 unless the file is int8 throughout, or runs as one XNNPACK partition. May be given twice.")
+@click.option("--require", type=click.Choice(["int8", "one-partition", "micro", "ethos-u"]), multiple=True,
+              help="Exit with 3 unless the file is int8 throughout, runs as one XNNPACK partition, runs on tflite-micro as the "
+                   "reference kernels do, or wholly on an Arm Ethos-U. May be given more than once.")
 @json_option
 def inspect(file: str, threads: int, require: tuple[str, ...], as_json: bool) -> None:
     """Shows what is in a .tflite file, made by this kit or not.
@@ -31,14 +34,32 @@ def inspect(file: str, threads: int, require: tuple[str, ...], as_json: bool) ->
     """
     from mnv3_tf.export.inspection.inspect import inspect_file
 
+    tools = _ask_tools(file, require)
     found = inspect_file(file, threads=threads)
-    failures = found.failures(require)  # type: ignore[arg-type]
+    failures = [*found.failures(name for name in require if name not in tools),  # type: ignore[arg-type]
+                *(line for tool in tools.values() for line in tool.failures())]
     if as_json:
-        print_json({**found.to_dict(), "required": require, "failures": failures})
+        asked = {name.replace("-", "_"): plain(tool) for name, tool in tools.items()}
+        print_json({**found.to_dict(), **asked, "required": require, "failures": failures})
     else:
         _print(found)
+        for tool in tools.values():
+            show(tool.sentence())
     if failures:
         raise CheckFailed(f"{file}: does not meet --require: {'; '.join(failures)}.")
+
+
+def _ask_tools(file: str, require: tuple[str, ...]) -> "dict[str, MicroRun | EthosURun]":
+    """What the tools of microcontrollers say that are required, by requirement."""
+    from mnv3_tf.export.microcontrollers import ETHOS_U, MICRO, compile_for_ethos_u, run_on_micro
+    from mnv3_tf.tflite.file import read_tflite_bytes
+
+    found: dict[str, MicroRun | EthosURun] = {}
+    if MICRO in require:
+        found[MICRO] = run_on_micro(read_tflite_bytes(file), file)
+    if ETHOS_U in require:
+        found[ETHOS_U] = compile_for_ethos_u(read_tflite_bytes(file))
+    return found
 
 
 def _print(found: "Inspection") -> None:

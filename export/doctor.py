@@ -208,7 +208,8 @@ def _packages() -> Finding:
 
 
 def _extras() -> Finding:
-    uses = {"jax": "KERAS_BACKEND=jax", "ziglang": "--target adb, ssh and arm (compiles the runner)"}
+    uses = {"jax": "KERAS_BACKEND=jax", "ziglang": "--target adb, ssh and arm (compiles the runner)",
+            "tflite-micro": "--target and --require micro", "ethos-u-vela": "--target and --require ethos-u"}
     rows = {name: (_version(name), required().get(name, ("", ""))[0], use) for name, use in uses.items()}
     text = "; ".join(f"{name} {version} ({wanted}{'' if within(version, wanted) else ': another one'})" if version else
                      f"no {name}, which is for {use}" for name, (version, wanted, use) in rows.items())

@@ -123,15 +123,24 @@ class SliceFailed(KitError):
         self.log = log
 
 
-class Runner(Protocol):
-    """What measures files."""
+class Program(Protocol):
+    """What figures come from."""
 
-    name: str
-    version: str
+    @property
+    def name(self) -> str:
+        """As rows call it."""
+
+    @property
+    def version(self) -> str:
+        """Of it, or of the runtime in it."""
 
     @property
     def sha256(self) -> str | None:
-        """Of its program, where it is one of its own."""
+        """Of its bytes, where it is one of its own."""
+
+
+class Runner(Program, Protocol):
+    """What measures files."""
 
     def slice(self, job: Job, runs: int, seconds: float, warmup: int) -> Slice:
         """Runs a job for at least so many runs and seconds.

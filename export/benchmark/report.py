@@ -8,7 +8,7 @@ from pathlib import Path
 from mnv3_tf.errors import InputError
 from mnv3_tf.export.benchmark.runners.operators import sum_by_block
 from mnv3_tf.export.benchmark.store import COUNTED, Record, figure, latency, targets
-from mnv3_tf.export.benchmark.table import millions, ms
+from mnv3_tf.export.benchmark.table import counts, millions, ms
 from mnv3_tf.export.drawing import BLUE, GREY, INK, ORANGE, as_svg, explain, new_figure, render_page
 from mnv3_tf.files import write_text
 
@@ -17,6 +17,7 @@ _COLUMNS = ("file", "target", "device", "runner", "threads", "cores", "delegate"
             *COUNTED, "size_bytes", "accuracy", "file_sha256", "runner_sha256", "build_fingerprint", "written", "flags",
             "failure")
 _COLOURS = (BLUE, ORANGE, "#16a34a", "#9333ea", "#dc2626", "#0891b2")
+_FIGURES = ("median_ms", *COUNTED)
 # What of a row's median no operator took.
 _OUTSIDE = "runtime"
 # Rows whose distribution is drawn.
@@ -43,10 +44,10 @@ def write_results_report(records: Sequence[Record], folder: str | Path, title: s
     page = folder / "index.html"
     write_text(page, render_page(
         "mnv3_tf.export.benchmark", "results.html.j2", title=title, rows=rows, name=lambda row: Path(row["file"]).name, ms=ms,
-        millions=millions, counted=any(map(_is_counted, rows)), latency=latency,
+        millions=millions, columns=_columns(rows), counts=counts, latency=latency,
         distribution=_distribution(rows), temperatures=_temperatures(rows),
-        trade_offs=[_trade_off(rows, counted) for counted in (False, True)],
-        operators=[_operators(rows, counted) for counted in (False, True)], profiled=[row for row in rows if row.get("ops")],
+        trade_offs=[_trade_off(rows, about) for about in _FIGURES],
+        operators=[_operators(rows, about) for about in _FIGURES], profiled=[row for row in rows if row.get("ops")],
         devices=list({row["target"]: row for row in rows}.values())))
     return page
 
@@ -71,13 +72,13 @@ def accuracy_by_file(pairs: Sequence[str]) -> dict[str, float]:
 
 
 def _markdown(rows: Sequence[Record], title: str) -> str:
-    counted = ["million instructions"] if any(map(_is_counted, rows)) else []
+    counted = _columns(rows)
     headings = ("file", "device", "threads", "cores", "median ms", "p90 ms", "p99 ms", *counted, "delegate", "top-1")
     lines = [f"# {title}", "", "| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
     for row in rows:
         cells = (Path(row["file"]).name, row["device"], row["threads"], row["cores"],
                  "failed" if row["failure"] else ms(latency(row)), ms(row["p90_ms"]), ms(row["p99_ms"]),
-                 *(millions(row.get("instructions")) for _ in counted), row["delegate"] or "",
+                 *(counts(row)[column] for column in counted), row["delegate"] or "",
                  "" if row["accuracy"] is None else f"{row['accuracy']:.4f}")
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     notes = [f"- {Path(row['file']).name} on {row['device']}: {text}" for row in rows
@@ -102,8 +103,9 @@ def _colour(row: Record, rows: Sequence[Record]) -> str:
     return _COLOURS[targets(rows).index(row["target"]) % len(_COLOURS)]
 
 
-def _is_counted(row: Record) -> bool:
-    return row.get("instructions") is not None
+def _columns(rows: Sequence[Record]) -> list[str]:
+    """Columns of what was counted in any row."""
+    return list(dict.fromkeys(column for row in rows for column, text in counts(row).items() if text))
 
 
 def _distribution(rows: Sequence[Record]) -> str:
@@ -126,9 +128,9 @@ def _distribution(rows: Sequence[Record]) -> str:
     return as_svg(figure, "Distribution of the latency by row")
 
 
-def _trade_off(rows: Sequence[Record], counted: bool) -> str:
-    """Latency or instructions against accuracy, with the line of rows that no other beats in both, by target."""
-    known = [row for row in rows if row["accuracy"] is not None and figure(row)[1] is not None and _is_counted(row) is counted]
+def _trade_off(rows: Sequence[Record], about: str) -> str:
+    """Latency or another figure against accuracy, with the line of rows that no other beats in both, by target."""
+    known = [row for row in rows if row["accuracy"] is not None and figure(row)[0] == about and figure(row)[1] is not None]
     if not known:
         return ""
     drawing, axes = new_figure(9, 3.6)
@@ -145,15 +147,19 @@ def _trade_off(rows: Sequence[Record], counted: bool) -> str:
         for x, y, row in points:
             axes.annotate(Path(row["file"]).stem, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7, color=INK)
     axes.set_xlim(left=0)
-    explain(axes, "instructions" if counted else "median milliseconds", "top-1")
-    return as_svg(drawing, f"{'Instructions' if counted else 'Latency'} against accuracy")
+    explain(axes, COUNTED.get(about, "median milliseconds"), "top-1")
+    return as_svg(drawing, f"{_title(about)} against accuracy")
 
 
-def _operators(rows: Sequence[Record], counted: bool) -> str:
+def _title(about: str) -> str:
+    return COUNTED[about].capitalize() if about in COUNTED else "Latency"
+
+
+def _operators(rows: Sequence[Record], about: str) -> str:
     """Time or instructions by block of the network for each row that was profiled, and what lies outside of the operators."""
     # Rows of earlier versions are not asked for a profile's facts.
     profiled = [row for row in rows if row.get("ops") and not (row.get("profile") or {}).get("problem")
-                and _is_counted(row) is counted][:_DRAWN]
+                and figure(row)[0] == about][:_DRAWN]
     if not profiled:
         return ""
     spent = [sum_by_block(row["ops"]) for row in profiled]
@@ -170,8 +176,8 @@ def _operators(rows: Sequence[Record], counted: bool) -> str:
         axes.bar([place + number * width for place in range(len(blocks))], [times.get(block, 0.0) for block in blocks], width,
                  label=_label(row), color=_COLOURS[number % len(_COLOURS)])
     axes.set_xticks([place + 0.4 - width / 2 for place in range(len(blocks))], blocks, rotation=60, ha="right", fontsize=7)
-    explain(axes, "", "instructions" if counted else "milliseconds")
-    return as_svg(drawing, "Instructions by block" if counted else "Time by block")
+    explain(axes, "", COUNTED.get(about, "milliseconds"))
+    return as_svg(drawing, f"{_title(about)} by block" if about in COUNTED else "Time by block")
 
 
 def _temperatures(rows: Sequence[Record]) -> str:

@@ -9,7 +9,17 @@ from typing import Any
 from mnv3_tf.export.benchmark.devices.identity import DeviceIdentity
 from mnv3_tf.export.benchmark.devices.other_load import load_flags, other_load
 from mnv3_tf.export.benchmark.devices.state import DeviceState, throttle_flags
-from mnv3_tf.export.benchmark.measure import BenchmarkSettings, Job, JobResult, Measurement, Runner, Slice, StateAt, measure
+from mnv3_tf.export.benchmark.measure import (
+    BenchmarkSettings,
+    Job,
+    JobResult,
+    Measurement,
+    Program,
+    Runner,
+    Slice,
+    StateAt,
+    measure,
+)
 from mnv3_tf.export.benchmark.statistics import percentile
 from mnv3_tf.export.benchmark.store import REQUIRED, SCHEMA, Record, latency
 from mnv3_tf.files import plain
@@ -66,7 +76,7 @@ def measure_rows(jobs: Sequence[Job], facts: Mapping[Path, TfliteFile], runner: 
     return Result(tuple(rows), measured, tuple("\n".join(result.logs) for result in measured.results), identity)
 
 
-def unmeasured_row(job: Job, file: TfliteFile, runner: Runner, *, target: str, identity: DeviceIdentity, delegate: str,
+def unmeasured_row(job: Job, file: TfliteFile, runner: Program, *, target: str, identity: DeviceIdentity, delegate: str,
                    failure: str = "") -> Record:
     """A row that says of which file and where, and holds no figures: those that must be there are null.
 

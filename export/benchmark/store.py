@@ -32,7 +32,7 @@ REQUIRED = ("schema", "written", "file", "file_sha256", "size_bytes", "target", 
 
 Record = dict[str, Any]
 #: Fields of rows in which nothing is timed, with the words for what they count; the first that a row has is what it is about.
-COUNTED = {"instructions": "instructions"}
+COUNTED = {"instructions": "instructions", "estimated_cycles": "cycles by Vela's estimate", "arena_bytes": "bytes of arena"}
 _IN_LOGS = {"file": re.compile(r"(?:^Graph: \[|^Loaded model |\bModel:\s+)([^\]]+?\.tflite)"),
             "threads": re.compile(r"^(?:Num threads:|#threads used for CPU inference:)\s*\[?(\d{1,4})")}
 

@@ -45,7 +45,7 @@ def _cells(row: Record) -> dict[str, str]:
     mean_only = row["median_ms"] is None and row["mean_ms"] is not None
     median = "failed" if row["failure"] else ms(latency(row)) + (" (mean)" if mean_only else "")
     peak = f"{row['peak_memory_mb']:.1f}" if row["peak_memory_mb"] else ""
-    return {"million instructions": millions(row.get("instructions")), "median ms": median, "p90 ms": ms(row["p90_ms"]),
+    return {**counts(row), "median ms": median, "p90 ms": ms(row["p90_ms"]),
             "p99 ms": ms(row["p99_ms"]), "init ms": ms(row["init_ms"]),
             "peak MB": peak, "size MB": f"{row['size_bytes'] / 1e6:.2f}", "delegate": f"{row['delegate'] or ''}{partitions}"}
 
@@ -53,6 +53,14 @@ def _cells(row: Record) -> dict[str, str]:
 def ms(value: float | None) -> str:
     """Milliseconds with three significant digits or more; nothing for None."""
     return "" if value is None else f"{value:.3f}" if value < 10 else f"{value:.1f}"
+
+
+def counts(row: Record) -> dict[str, str]:
+    """What of a row was counted: column -> text, which is "" where it was not."""
+    arena = row.get("arena_bytes")
+    return {"million instructions": millions(row.get("instructions")),
+            "million cycles (Vela's estimate)": millions(row.get("estimated_cycles")),
+            "arena kB": "" if arena is None else f"{arena / 1000:.1f}"}
 
 
 def millions(count: int | None) -> str:

@@ -39,7 +39,7 @@ def test_counts_are_drawn_and_compared_as_such(tmp_path: Path) -> None:
     profile = {"method": "so", "runs": 2, "sum_instructions": 4_000_000, "of_all": 0.8, "problem": None}
     rows = [counted(5_000_000, ops=ops, profile=profile), record(4.0, file="b.tflite")]
     text = write_results_report(rows, tmp_path, "T", {"a.tflite": 0.9, "b.tflite": 0.8}).read_text()
-    for words in ("<th>million instructions</th>", "<strong>5.000</strong>", "are not time", "<td>4000000</td>",
+    for words in ("<th>million instructions</th>", "<strong>5.000</strong>", "is not time", "<td>4000000</td>",
                   "add up to 4.000 million instructions", "Instructions against accuracy", "Latency against accuracy",
                   "Instructions by block", "Time and instructions by block"):
         assert words in text, words
