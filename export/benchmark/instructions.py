@@ -60,7 +60,7 @@ def count_instructions(target: str, files: Sequence[Path], settings: BenchmarkSe
             advance(len(files), "")
         identity = _identity(emulated, runner)
     notes = (f"Counted on an {identity.name} ({emulated.about}; {identity.system}, {runner.version}): instructions of one "
-             "inference, the same on every machine and under any load. They are not time: what caches, memory and slow "
+             "inference, which do not depend on this machine's speed or load. They are not time: what caches, memory and slow "
              "instructions cost is not in them.",)
     return Result(tuple(rows), None, tuple(logs), identity, notes=notes)
 
