@@ -51,14 +51,17 @@ def inspect(file: str, threads: int, require: tuple[str, ...], as_json: bool) ->
 
 def _ask_tools(file: str, require: tuple[str, ...]) -> "dict[str, MicroRun | EthosURun]":
     """What the tools of microcontrollers say that are required, by requirement."""
+    if not {"micro", "ethos-u"}.intersection(require):
+        return {}
     from mnv3_tf.export.microcontrollers import ETHOS_U, MICRO, compile_for_ethos_u, run_on_micro
     from mnv3_tf.tflite.file import read_tflite_bytes
 
+    content = read_tflite_bytes(file)
     found: dict[str, MicroRun | EthosURun] = {}
     if MICRO in require:
-        found[MICRO] = run_on_micro(read_tflite_bytes(file), file)
+        found[MICRO] = run_on_micro(content, file)
     if ETHOS_U in require:
-        found[ETHOS_U] = compile_for_ethos_u(read_tflite_bytes(file))
+        found[ETHOS_U] = compile_for_ethos_u(content)
     return found
 
 

@@ -102,7 +102,7 @@ def run_on_micro(content: bytes, name: str) -> MicroRun:
 
     Raises:
         NoDeviceError: tflite-micro is not installed.
-        KitError: the reference kernels do not run the file.
+        KitError: the reference kernels do not run the file, or tflite-micro does not say how large its arena is.
     """
     version = _version("tflite_micro", "tflite-micro")
     try:
@@ -141,7 +141,10 @@ def _micro_here(content: bytes, version: str) -> MicroRun:
             refused = str(error)
     if refused:
         return MicroRun(version, read_refusal(said) or refused)
-    return MicroRun(version, "", compared(found, expected), read_arena(said))
+    arena = read_arena(said)
+    if arena is None:
+        raise KitError(f"tflite-micro {version} did not say how large its arena is. Install the version of the extra `micro`.")
+    return MicroRun(version, "", compared(found, expected), arena)
 
 
 def read_refusal(lines: list[str]) -> str:
@@ -166,19 +169,19 @@ def compared(found: list[Any], expected: list[Any]) -> str:
     return f"{wrong} of {ours.size} output bytes are not the reference kernels'" if wrong else ""
 
 
-def compile_for_ethos_u(content: bytes, accelerator: str = "") -> EthosURun:
+def compile_for_ethos_u(content: bytes, accelerator: str = ACCELERATOR) -> EthosURun:
     """Compiles a file with Vela, which says what runs on the NPU.
 
     Args:
         content: of a `.tflite` file.
-        accelerator: as Vela calls it; "" is :data:`ACCELERATOR`.
+        accelerator: as Vela calls it.
 
     Raises:
         NoDeviceError: Vela is not installed.
         InputError: it knows no such accelerator.
         KitError: it did not come to an end.
     """
-    accelerator, version = accelerator or ACCELERATOR, _version("ethosu", "ethos-u-vela")
+    version = _version("ethosu", "ethos-u-vela")
     with interrupts(), tempfile.TemporaryDirectory(prefix="mnv3-vela-") as folder:
         (Path(folder) / "model.tflite").write_bytes(content)
         words = [sys.executable, "-m", "ethosu.vela", "model.tflite", "--accelerator-config", accelerator, "--output-dir",

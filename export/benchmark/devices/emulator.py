@@ -20,7 +20,7 @@ from mnv3_tf.export.benchmark.runners.runners import KitRunner
 from mnv3_tf.progress import Progress
 from mnv3_tf.text import nearest
 
-_INSTALL = "Install it (Debian and Ubuntu: apt install qemu-user)"
+_PACKAGE = "Debian and Ubuntu: apt install qemu-user"
 # Versions of qemu's plugin interface that the plugin can be compiled for; 1 is that of qemu 4.2 to 8.2.
 _INTERFACES = (1, 2, 3, 4, 5)
 _CORES = 2
@@ -88,7 +88,7 @@ class EmulatedArm(LocalDevice):
         self.name = f"emulated {emulated.name.title()}"
         qemu = shutil.which("qemu-aarch64") or (None if counting else shutil.which("qemu-aarch64-static"))
         if qemu is None:
-            raise NoDeviceError(f"qemu-aarch64 was not found, and an ARM processor is emulated with it. {_INSTALL}.")
+            raise NoDeviceError(f"qemu-aarch64 was not found, and an ARM processor is emulated with it. Install it ({_PACKAGE}).")
         self.qemu, self.counting = qemu, counting
         self._counter = Path(base) / "counter"
         root = Path(base) / "root"
@@ -127,7 +127,7 @@ class EmulatedArm(LocalDevice):
                 return
             said = said or last_line(done.stderr)
         raise NoDeviceError(f"{self.qemu} ({self.version}) loads no plugin to count with: {said or 'no message'}. Take one that "
-                            "does (Debian and Ubuntu: apt install qemu-user).")
+                            f"does ({_PACKAGE}).")
 
     def execute(self, script: str, seconds: float) -> tuple[str, str]:
         try:
